@@ -1,0 +1,34 @@
+"""VectorFit: fine-tuning by training the singular values and biases that a model's weights already have."""
+
+from .config import VectorFitConfig
+from .errors import VectorFitError
+from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
+from .inject import disabled, inject, merge, remove, set_strength, unmerge, vector_parameters
+from .layers import VectorFitLinear
+from .plan import LayerPlan, Plan, plan
+from .vectors_file import load_vectors, read_metadata, save_vectors, set_subjects
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveVectorFreezing",
+    "AvfSchedule",
+    "LayerPlan",
+    "Plan",
+    "VectorFitConfig",
+    "VectorFitError",
+    "VectorFitLinear",
+    "avf_schedule",
+    "disabled",
+    "inject",
+    "load_vectors",
+    "merge",
+    "plan",
+    "read_metadata",
+    "remove",
+    "save_vectors",
+    "set_strength",
+    "set_subjects",
+    "unmerge",
+    "vector_parameters",
+]

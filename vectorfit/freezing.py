@@ -1,0 +1,115 @@
+"""Adaptive Vector Freezing: from time to time the most trained vectors pause, so that the others catch up."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .errors import VectorFitError
+from .inject import vector_parameters
+from .plan import Models
+
+
+@dataclass(frozen=True)
+class AvfSchedule:
+    """When vectors are frozen: first at `first_step` (t_i), then every `every` (t_f) steps, `num_freezes` (n_f) times."""
+
+    first_step: int
+    every: int
+    num_freezes: int
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("first_step", self.first_step, 1),
+            ("every", self.every, 1),
+            ("num_freezes", self.num_freezes, 0),
+        ):
+            if value < least:
+                raise VectorFitError(f"{name}: got {value}, expected at least {least}")
+
+    def __contains__(self, step: int) -> bool:
+        since = step - self.first_step
+        return since >= 0 and since % self.every == 0 and since // self.every < self.num_freezes
+
+
+def avf_schedule(total_steps: int) -> AvfSchedule:
+    """The schedule for a run of `total_steps`: first at 35 % of the steps, then every 3 %, ten times.
+
+    The paper's guideline counts epochs of its data sets (Appendix C); these shares carry it over to a run whose
+    epochs mean little, such as DreamBooth's. Every value is at least 1.
+    """
+    if total_steps < 1:
+        raise VectorFitError(f"total_steps: got {total_steps}, expected at least 1")
+    return AvfSchedule(max(1, round(0.35 * total_steps)), max(1, round(0.03 * total_steps)), 10)
+
+
+class AdaptiveVectorFreezing:
+    """Freezes the `top_k` most trained vectors over all models at each AVF step.
+
+    A frozen vector's gradient is None when the optimizer steps, so that momentum and weight decay do not move it and
+    its optimizer state waits; `requires_grad` stays, as DDP needs. Vectors are known by name.
+
+    Raises:
+        VectorFitError: a value out of range, or `top_k` would leave nothing to train.
+
+    Source: Eq. 4, 5 of VectorFit (arXiv 2503.19530).
+    """
+
+    def __init__(
+        self, models: Models, *, first_step: int, every: int, num_freezes: int, top_k: int = 5, beta: float = 0.99
+    ) -> None:
+        count = len(vector_parameters(models))
+        if not 0 <= top_k < count:
+            raise VectorFitError(f"top_k: got {top_k}, expected 0 to {count - 1}: the models have {count} vectors")
+        if not 0 <= beta < 1:
+            raise VectorFitError(f"beta: got {beta}, expected at least 0 and below 1")
+        self.models = models
+        self.schedule = AvfSchedule(first_step, every, num_freezes)
+        self.top_k, self.beta = top_k, beta
+        self.frozen: tuple[str, ...] = ()
+        self._averages = dict.fromkeys(vector_parameters(models), 0.0)
+        self._last_step = 0
+
+    def strengths(self) -> dict[str, float]:
+        """S_v of each vector now: the mean absolute distance from its start. Eq. 4."""
+        vectors = vector_parameters(self.models)
+        means = torch.stack([vector.detach().abs().mean() for vector in vectors.values()])
+        return dict(zip(vectors, means.tolist(), strict=True))
+
+    def averages(self) -> dict[str, float]:
+        """S'_v of each vector, the moving average taken at the AVF steps so far. Eq. 5."""
+        return dict(self._averages)
+
+    def step(self, step: int) -> tuple[str, ...]:
+        """Chooses anew at an AVF step, drops the gradients of the frozen vectors, and returns the frozen names.
+
+        Called after backward (and its all-reduce), before clipping and `optimizer.step()`; `step` counts optimizer
+        updates from 1. A step given twice is counted once.
+
+        Raises:
+            VectorFitError: `step` lies before one already made.
+        """
+        if step < self._last_step:
+            raise VectorFitError(f"step: got {step} after {self._last_step}, expected steps that do not go back")
+        if step > self._last_step and step in self.schedule:
+            for name, strength in self.strengths().items():
+                self._averages[name] = self.beta * self._averages[name] + (1 - self.beta) * strength
+            # The name breaks ties, so that every rank freezes the same vectors.
+            ranked = sorted(self._averages, key=lambda name: (-self._averages[name], name))
+            self.frozen = tuple(ranked[: self.top_k])
+        self._last_step = step
+        vectors = vector_parameters(self.models)
+        for name in self.frozen:
+            vectors[name].grad = None
+        return self.frozen
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"frozen": list(self.frozen), "averages": self.averages(), "last_step": self._last_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state. Raises VectorFitError when it is of other vectors."""
+        unlike = set(state["averages"]) ^ set(self._averages)
+        if unlike:
+            raise VectorFitError(f"the AVF state is of other vectors: {sorted(unlike)[:3]} and {max(0, len(unlike) - 3)} more")
+        self.frozen, self._averages = tuple(state["frozen"]), dict(state["averages"])
+        self._last_step = int(state["last_step"])

@@ -1,0 +1,233 @@
+"""The delta file: a few vectors in safetensors, with what it takes to know the base they belong to."""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from .config import VectorFitConfig
+from .errors import VectorFitError
+from .inject import inject, remove, set_strength, vector_parameters
+from .layers import VectorFitLinear
+from .plan import Models, join, named_models, vectorfit_layers
+
+FORMAT_VERSION = "1"
+PREFIX = "vectorfit."  # of our keys in the file's metadata
+PathLike = str | os.PathLike[str]
+
+
+def canonical_name(name: str) -> str:
+    """A vector's name without the `text_model.` level that CLIPTextModel has in some transformers and not in others."""
+    return ".".join(part for part in name.split(".") if part != "text_model")
+
+
+def write_atomically(path: PathLike, data: bytes) -> None:
+    """Writes a file that is either whole or absent: aside, synced, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order: the writer shuffles them from run to run."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = {"__metadata__": header.pop("__metadata__"), **dict(sorted(header.items()))}
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+def _base_layers(models: Models) -> dict[str, VectorFitLinear]:
+    return dict(sorted((canonical_name(path), layer) for path, layer in vectorfit_layers(models)))
+
+
+def weights_sha256(models: Models, paths: Collection[str] | None = None) -> str:
+    """SHA-256 over the adapted base weights: each layer's canonical path, shape and float32 bytes, in sorted order.
+
+    `paths` narrows it to the layers of those canonical paths.
+    """
+    digest = hashlib.sha256()
+    for path, layer in _base_layers(models).items():
+        if paths is not None and path not in paths:
+            continue
+        weight = (layer.pristine or (layer.weight,))[0].detach().float().cpu().contiguous()
+        digest.update(f"{path} {tuple(weight.shape)}".encode())
+        digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_vectors(
+    models: Models,
+    path: PathLike,
+    *,
+    base_model: str,
+    base_revision: str | None = None,
+    config: VectorFitConfig | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the deltas, float32, with the metadata that `load_vectors` verifies. Equal inputs give equal bytes.
+
+    Raises:
+        VectorFitError: there is nothing to save, or a delta is not finite.
+    """
+    vectors = {canonical_name(name): v.detach().float().cpu().contiguous() for name, v in vector_parameters(models).items()}
+    if not vectors:
+        raise VectorFitError(f"{path}: the model has no VectorFit layers to save; call vectorfit.inject first")
+    broken = [name for name, vector in vectors.items() if not torch.isfinite(vector).all()]
+    if broken:
+        raise VectorFitError(f"{path}: not written, {broken[0]} and {len(broken) - 1} more hold NaN or infinity")
+    config = config or VectorFitConfig()
+    own = {
+        "format_version": FORMAT_VERSION,
+        "base_model": base_model,
+        "base_revision": base_revision or "",
+        "base_sha256": weights_sha256(models),
+        "factorisation": "float32 factors of a float64 Gram eigendecomposition, or float64 SVD",
+        "num_vectors": str(len(vectors)),
+        "config": json.dumps({"variant": config.variant}, sort_keys=True),
+    }
+    header = {"format": "pt", **(metadata or {}), **{PREFIX + key: value for key, value in own.items()}}
+    write_atomically(path, _sorted_header(save(dict(sorted(vectors.items())), header)))
+
+
+def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        data = Path(path).read_bytes()
+        vectors = load(data)
+        (length,) = struct.unpack("<Q", data[:8])
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except OSError as error:
+        raise VectorFitError(f"{path}: cannot be read ({error.strerror}); expected a VectorFit .safetensors file") from error
+    except (SafetensorError, ValueError, struct.error) as error:
+        raise VectorFitError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from error
+    version = metadata.get(PREFIX + "format_version")
+    if version is None:
+        raise VectorFitError(f"{path}: a safetensors file, but not one of VectorFit's: it has no {PREFIX}format_version")
+    if version != FORMAT_VERSION:
+        raise VectorFitError(f"{path}: format version {version}, expected {FORMAT_VERSION}; a newer vectorfit reads it")
+    return vectors, metadata
+
+
+def read_metadata(path: PathLike) -> dict[str, str]:
+    """The metadata of a delta file. Raises VectorFitError when it is not one."""
+    return _read(path)[1]
+
+
+def _layers_of(vectors: Mapping[str, Tensor]) -> set[str]:
+    """The canonical paths of the layers that a file's vectors belong to."""
+    return {name.rpartition(".")[0] for name in vectors}
+
+
+def _inject_missing(models: Models, loaded: Sequence["_Subject"]) -> bool:
+    """Injects the layers that the files adapt, where they are not injected yet; says whether it did."""
+    present = {canonical_name(path) for path, _ in vectorfit_layers(models)}
+    wanted = present.union(*(_layers_of(subject.vectors) for subject in loaded))
+    if wanted == present:
+        return False
+    modules = [(prefix, path, m) for prefix, model in named_models(models).items() for path, m in model.named_modules()]
+    linear = (nn.Linear, VectorFitLinear)
+    paths = {canonical_name(join(prefix, path)): join(prefix, path) for prefix, path, m in modules if isinstance(m, linear)}
+    for subject in loaded:
+        absent = sorted(_layers_of(subject.vectors) - set(paths))
+        if absent:
+            raise VectorFitError(
+                f"{subject.path}: it adapts {absent[0]} and {len(absent) - 1} more layers that the model lacks; {subject.remedy}"
+            )
+    remove(models)
+    inject(models, VectorFitConfig(target_modules=tuple(paths[name] for name in sorted(wanted))))
+    return True
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A delta file as read, with the strength it is wanted at."""
+
+    path: PathLike
+    strength: float
+    vectors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @property
+    def remedy(self) -> str:
+        return f"it was trained on {self.metadata.get(PREFIX + 'base_model', 'an unnamed base')!r}, load it on that base model"
+
+
+def _verify(models: Models, subject: _Subject) -> None:
+    parameters = {canonical_name(name): p for name, p in vector_parameters(models).items()}
+    vectors, metadata, problems = subject.vectors, subject.metadata, []
+    if metadata.get(PREFIX + "num_vectors") != str(len(vectors)):
+        problems.append(f"it holds {len(vectors)} vectors, expected {metadata.get(PREFIX + 'num_vectors')}")
+    for name, vector in sorted(vectors.items()):
+        if name not in parameters:
+            problems.append(f"{name} is unknown to the model")
+        elif parameters[name].shape != vector.shape:
+            problems.append(f"{name} has shape {tuple(vector.shape)}, expected {tuple(parameters[name].shape)}")
+        elif not torch.isfinite(vector).all():
+            problems.append(f"{name} holds NaN or infinity")
+    if problems:
+        more = f" and {len(problems) - 3} more problems" if len(problems) > 3 else ""
+        raise VectorFitError(f"{subject.path}: {'; '.join(problems[:3])}{more}; {subject.remedy}")
+    expected, got = metadata.get(PREFIX + "base_sha256"), weights_sha256(models, _layers_of(vectors))
+    if expected != got:
+        raise VectorFitError(
+            f"{subject.path}: made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}...; {subject.remedy}"
+        )
+
+
+def set_subjects(models: Models, subjects: Sequence[tuple[PathLike, float]]) -> None:
+    """Loads several delta files at once, each with its strength, replacing what was loaded; the deltas add up.
+
+    Injects where needed. The effective weights are always made from the base's own, so switching never drifts. With no
+    subjects the model is the base. Damaged files and files of another base change nothing.
+
+    Raises:
+        VectorFitError: a file is damaged, or its deltas belong to other weights: with path, got, expected and remedy.
+    """
+    loaded = [_Subject(path, strength, *_read(path)) for path, strength in subjects]
+    was_injected = next(vectorfit_layers(models), None) is not None
+    injected = _inject_missing(models, loaded)
+    try:
+        for subject in loaded:
+            _verify(models, subject)
+    except VectorFitError:
+        if injected and not was_injected:
+            remove(models)
+        raise
+    with torch.no_grad():
+        for name, parameter in vector_parameters(models).items():
+            total, key = torch.zeros_like(parameter), canonical_name(name)
+            for subject in loaded:
+                if key in subject.vectors:
+                    total += subject.strength * subject.vectors[key].to(total)
+            parameter.copy_(total)
+    set_strength(models, 1.0)
+
+
+def load_vectors(models: Models, path: PathLike, strength: float = 1.0) -> dict[str, Any]:
+    """Loads one delta file onto its base and returns its metadata.
+
+    Raises:
+        VectorFitError: as `set_subjects` does.
+    """
+    set_subjects(models, [(path, 1.0)])
+    set_strength(models, strength)
+    return read_metadata(path)

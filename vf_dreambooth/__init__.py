@@ -1,0 +1,1 @@
+"""DreamBooth with VectorFit: five photos in, a subject file out, prompts answered."""

@@ -1,0 +1,83 @@
+"""Latents computed once, and the batch of any step as a pure function of the seed and the step."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from .images import square, to_tensor
+from .randomness import shuffled_position, stacked_integers, stacked_normal
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Posterior mean and standard deviation [n, c, h, w] of pictures, scaled as the UNet expects them."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, images: list[Image.Image], resolution: int, batch_size: int = 4) -> Latents:
+    """The posterior of every picture, cropped square to `resolution` pixels."""
+    device, scale = vae.device, vae.config.scaling_factor
+    means, deviations = [], []
+    for start in range(0, len(images), batch_size):
+        pixels = torch.stack([to_tensor(square(image, resolution)) for image in images[start : start + batch_size]])
+        posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+        means.append(posterior.mean.float().cpu() * scale)
+        deviations.append(posterior.std.float().cpu() * scale)
+    return Latents(torch.cat(means), torch.cat(deviations))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents [n, c, h, w], their noise, timesteps [n], and for each sample whether it is of the class."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    is_class: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(getattr(self, field).to(device) for field in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws the batch of any step: `batch_size` instance samples and, where class latents are given, as many of the class.
+
+    A sample depends on the seed, the step and its index in the global batch alone: neither on what ran before nor on
+    how many processes share the batch.
+    """
+
+    instance: Latents
+    prior: Latents | None
+    batch_size: int
+    global_batch_size: int
+    num_timesteps: int
+    seed: int
+
+    def batch(self, step: int, first: int = 0) -> Batch:
+        """The samples `first` to `first + batch_size` of the global batch of `step` (from 1)."""
+        sides = [self._side(self.instance, "instance", step, first)]
+        if self.prior is not None:
+            sides.append(self._side(self.prior, "class", step, first))
+        latents, noise, timesteps = (torch.cat(parts) for parts in zip(*sides, strict=True))
+        is_class = torch.arange(len(latents)) >= self.batch_size
+        return Batch(latents, noise, timesteps, is_class)
+
+    def _side(self, source: Latents, kind: str, step: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        indices = range(first, first + self.batch_size)
+        start = (step - 1) * self.global_batch_size
+        chosen = [shuffled_position(len(source), start + i, self.seed, f"{kind} order") for i in indices]
+        shape = tuple(source.mean.shape[1:])
+        spread = stacked_normal(shape, self.seed, f"{kind} posterior", step, indices)
+        noise = stacked_normal(shape, self.seed, f"{kind} noise", step, indices)
+        timesteps = stacked_integers(self.num_timesteps, self.seed, f"{kind} timestep", step, indices)
+        return source.mean[chosen] + source.deviation[chosen] * spread, noise, timesteps

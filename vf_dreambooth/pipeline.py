@@ -1,0 +1,116 @@
+"""The one loader and the one sampler: base, subject files and strengths to a pipeline, prompts and seeds to pictures."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import nn
+
+import vectorfit as vf
+from vectorfit.runs import RunFolder
+
+from .base_models import BaseModel, Preset, load, resolve
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are sampled: denoising steps, guidance, side in pixels, and how many at once."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    resolution: int
+    batch_size: int = 8
+    negative_prompt: str = ""
+
+    @classmethod
+    def of(cls, preset: Preset, batch_size: int = 8) -> "Sampling":
+        return cls(preset.num_inference_steps, preset.guidance_scale, preset.resolution, batch_size)
+
+
+def adapted_models(pipe: StableDiffusionPipeline) -> dict[str, nn.Module]:
+    """The models that VectorFit adapts, under the names they have in subject files."""
+    return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+
+
+def subject_file(path: str | Path) -> Path:
+    """The subject file meant by a run folder or by the file itself."""
+    path = Path(path)
+    return RunFolder(path).vectors if path.is_dir() else path
+
+
+def base_of(path: str | Path) -> BaseModel:
+    """The base model a run folder or a subject file was trained on.
+
+    Raises:
+        VectorFitError: the file is not a subject file, or its base is not to be found.
+    """
+    path = Path(path)
+    file = subject_file(path)
+    run = RunFolder(file.parent)
+    metadata = vf.read_metadata(file)
+    if run.config.exists():
+        settings = run.read_config().get("base", {})
+        return resolve(settings.get("location_given", metadata["vectorfit.base_model"]), settings.get("revision"))
+    return resolve(metadata["vectorfit.base_model"], metadata.get("vectorfit.base_revision") or None)
+
+
+def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | Path, float]]) -> None:
+    """Gives a pipeline these subjects, each with its strength, in place of those it had; with none it is the base.
+
+    Weights are composed from the base's own each time, so switching neither reloads nor drifts.
+
+    Raises:
+        VectorFitError: a file is damaged or belongs to another base.
+    """
+    models = adapted_models(pipe)
+    vf.set_subjects(models, [(subject_file(path), strength) for path, strength in subjects])
+    vf.merge(models)
+
+
+def load_pipeline(
+    base: BaseModel, subjects: Sequence[tuple[str | Path, float]] = (), *, device: str | torch.device | None = None
+) -> StableDiffusionPipeline:
+    """A pipeline of `base` with the given subjects, ready to sample on `device` (by default the accelerator, if any)."""
+    pipe = load(base)
+    set_subjects(pipe, subjects)
+    device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    return pipe.to(device)
+
+
+@torch.no_grad()
+def sample(pipe: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[Image.Image]:
+    """One picture per (prompt, seed). A seed's noise is drawn on the CPU, the same on every device and in every batch."""
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), sampling.batch_size):
+        chunk = list(prompts[start : start + sampling.batch_size])
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + len(chunk)]]
+        images += pipe(
+            chunk,
+            negative_prompt=[sampling.negative_prompt] * len(chunk),
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            generator=generators,
+            height=sampling.resolution,
+            width=sampling.resolution,
+        ).images
+    return images
+
+
+@contextmanager
+def previewing(pipe: StableDiffusionPipeline) -> Iterator[None]:
+    """Within the context the pipeline's models are merged and in eval mode; afterwards they are as before."""
+    models = adapted_models(pipe)
+    modes = {name: model.training for name, model in models.items()}
+    try:
+        for model in models.values():
+            model.eval()
+        vf.merge(models)
+        yield
+    finally:
+        vf.unmerge(models)
+        for name, model in models.items():
+            model.train(modes[name])

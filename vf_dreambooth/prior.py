@@ -1,0 +1,109 @@
+"""Class images: pictures the base makes of the class, which keep the class what it was."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from vectorfit import VectorFitError
+from vectorfit.vectors_file import write_atomically
+
+from .base_models import fingerprint
+from .images import open_photo, read_folder
+from .pipeline import Sampling, sample
+from .randomness import generator
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that class images depend on. Two recipes that differ never share a folder."""
+
+    base_sha256: str
+    prompt: str
+    scheduler: str
+    num_inference_steps: int
+    guidance_scale: float
+    resolution: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def recipe_for(pipe: StableDiffusionPipeline, prompt: str, sampling: Sampling, seed: int) -> Recipe:
+    return Recipe(
+        fingerprint(pipe.unet, pipe.text_encoder, pipe.vae),
+        prompt,
+        f"{type(pipe.scheduler).__name__} {json.dumps(dict(pipe.scheduler.config), sort_keys=True, default=str)}",
+        sampling.num_inference_steps,
+        sampling.guidance_scale,
+        sampling.resolution,
+        seed,
+    )
+
+
+def image_seed(seed: int, index: int) -> int:
+    """The seed of one class image: its own, whatever the number of images or processes."""
+    return generator(seed, "class image", index).initial_seed() % 2**32
+
+
+def _check_manifest(folder: Path, recipe: Recipe) -> None:
+    """Raises VectorFitError when the folder's images were made otherwise."""
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        write_atomically(manifest, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
+        return
+    found, wanted = json.loads(manifest.read_text(encoding="utf-8")), asdict(recipe)
+    unlike = [
+        f"{name}: made with {found.get(name)!r}, wanted {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]
+    ]
+    if unlike:
+        raise VectorFitError(
+            f"{manifest}: the class images do not fit this run ({'; '.join(unlike)}); use another folder or delete it"
+        )
+
+
+def class_images(
+    pipe: StableDiffusionPipeline,
+    recipe: Recipe,
+    count: int,
+    root: Path,
+    sampling: Sampling,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Image.Image]:
+    """The first `count` class images of a recipe, kept under `root` by content; only what is missing is made.
+
+    Raises:
+        VectorFitError: the folder's manifest tells of another recipe.
+    """
+    folder = root / recipe.key
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_manifest(folder, recipe)
+    paths = [folder / f"{index:04d}.png" for index in range(count)]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    for start in range(0, len(missing), sampling.batch_size):
+        chunk = missing[start : start + sampling.batch_size]
+        images = sample(pipe, [recipe.prompt] * len(chunk), [image_seed(recipe.seed, index) for index in chunk], sampling)
+        for index, image in zip(chunk, images, strict=True):
+            data = BytesIO()
+            image.save(data, format="PNG")
+            write_atomically(paths[index], data.getvalue())
+        report(start + len(chunk), len(missing))
+    return [open_photo(path) for path in paths]
+
+
+def user_class_images(folder: Path, count: int) -> list[Image.Image]:
+    """The user's own class images, as they are: all of the folder's, at most `count`.
+
+    Raises:
+        VectorFitError: as `read_folder` does.
+    """
+    return read_folder(folder).images[:count]

@@ -1,0 +1,28 @@
+"""Random numbers as pure functions of what they are for, so that nothing drawn for one purpose shifts another."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
+    """A CPU generator for (seed, purpose, index): the same ones give the same stream on every machine and rank."""
+    digest = hashlib.sha256(repr((seed, purpose, index)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def stacked_normal(shape: tuple[int, ...], seed: int, purpose: str, step: int, indices: range) -> Tensor:
+    """Standard normal [len(indices), *shape]; the row of an index depends on that index, not on its neighbours."""
+    return torch.stack([torch.randn(shape, generator=generator(seed, purpose, step, i)) for i in indices])
+
+
+def stacked_integers(high: int, seed: int, purpose: str, step: int, indices: range) -> Tensor:
+    """Uniform integers [len(indices)] in 0..high-1, one per index."""
+    return torch.cat([torch.randint(high, (1,), generator=generator(seed, purpose, step, i)) for i in indices])
+
+
+def shuffled_position(count: int, position: int, seed: int, purpose: str) -> int:
+    """Element `position` of an endless sequence that runs through 0..count-1 in a new order each time."""
+    epoch, offset = divmod(position, count)
+    return int(torch.randperm(count, generator=generator(seed, purpose, epoch))[offset])
