@@ -53,7 +53,9 @@ def prepare(arguments: Sequence[str] | None) -> Setup:
     run = RunFolder(config.output_dir)
     if run.vectors.exists():
         raise vf.VectorFitError(f"--output_dir: {run.path} holds a finished run; give another folder or delete it")
-    sampling = Sampling(base.preset.num_inference_steps, base.preset.guidance_scale, config.resolution, config.sample_batch_size)
+    sampling = Sampling(
+        base.preset.num_inference_steps, base.preset.guidance_scale, config.resolution, config.sample_batch_size
+    )
     return Setup(config, base, photos, run, sampling)
 
 
@@ -68,10 +70,10 @@ def announce(setup: Setup, say) -> None:
     prior = config.class_data_dir or f"{config.num_class_images} class images, weight {config.prior_loss_weight}"
     say(f"prior        {prior if config.with_prior_preservation else 'none'}")
     images = config.train_batch_size * (2 if config.with_prior_preservation else 1)
-    say(f"training     {config.max_train_steps} steps of {images} images, rate {config.learning_rate}, seed {config.seed}")
-    freezing = (
-        f"top {config.avf_top_k} at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
+    say(
+        f"training     {config.max_train_steps} steps of {images} images, rate {config.learning_rate}, seed {config.seed}"
     )
+    freezing = f"top {config.avf_top_k} at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
     say(f"freezing     {freezing if config.avf else 'none'}")
     say(f"run folder   {setup.run.path}")
 
@@ -123,7 +125,9 @@ def write_samples(setup: Setup, pipe: StableDiffusionPipeline, step: int) -> Non
         return
     prompts = preview_prompts(config.instance_prompt, config.class_prompt)
     with previewing(pipe):
-        images = sample(pipe, [p for p in prompts for _ in range(count)], [*range(count)] * len(prompts), setup.sampling)
+        images = sample(
+            pipe, [p for p in prompts for _ in range(count)], [*range(count)] * len(prompts), setup.sampling
+        )
     rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
     grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution))).save(setup.run.samples(step))
 
@@ -132,11 +136,15 @@ def save(setup: Setup, pipe: StableDiffusionPipeline, path: Path) -> None:
     """The subject file: the same training gives the same bytes."""
     config = setup.config
     inferred = {
-        k: v for k, v in config.as_dict().items() if k not in ("output_dir", "instance_data_dir", "class_data_dir", "base_model")
+        k: v
+        for k, v in config.as_dict().items()
+        if k not in ("output_dir", "instance_data_dir", "class_data_dir", "base_model")
     }
     metadata = {
         "vectorfit.training": json.dumps(inferred, sort_keys=True),
-        "modelspec.trigger_phrase": f"{config.token} {config.class_noun}" if config.class_noun else config.instance_prompt,
+        "modelspec.trigger_phrase": f"{config.token} {config.class_noun}"
+        if config.class_noun
+        else config.instance_prompt,
     }
     vf.save_vectors(
         adapted_models(pipe) if config.train_text_encoder else {"unet": pipe.unet},
@@ -163,7 +171,10 @@ def train(setup: Setup, pipe: StableDiffusionPipeline, sampler: Sampler, acceler
         eps=config.adam_epsilon,
     )
     schedule = get_scheduler(
-        config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.max_train_steps
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_train_steps,
     )
     avf = None
     if config.avf:
@@ -182,7 +193,12 @@ def train(setup: Setup, pipe: StableDiffusionPipeline, sampler: Sampler, acceler
     images_per_step = sampler.global_batch_size * (2 if sampler.prior is not None else 1)
     if accelerator.is_main_process:
         write_samples(setup, pipe, 0)
-    bar = tqdm(range(1, config.max_train_steps + 1), desc="training", unit="step", disable=not accelerator.is_local_main_process)
+    bar = tqdm(
+        range(1, config.max_train_steps + 1),
+        desc="training",
+        unit="step",
+        disable=not accelerator.is_local_main_process,
+    )
     for step in bar:
         parts = torch.zeros(3, device=accelerator.device)
         for micro in range(config.gradient_accumulation_steps):
@@ -203,7 +219,9 @@ def train(setup: Setup, pipe: StableDiffusionPipeline, sampler: Sampler, acceler
         optimizer.zero_grad(set_to_none=True)
         loss, instance, prior = accelerator.reduce(parts, "mean").tolist()
         if not math.isfinite(loss):
-            raise vf.VectorFitError(f"the loss is {loss} at step {step}; lower --learning_rate (now {config.learning_rate})")
+            raise vf.VectorFitError(
+                f"the loss is {loss} at step {step}; lower --learning_rate (now {config.learning_rate})"
+            )
         bar.set_postfix(loss=f"{loss:.3f}", images_per_s=f"{images_per_step * (bar.format_dict['rate'] or 0):.1f}")
         entry = {"step": step, "loss": loss, "instance_loss": instance, "class_loss": prior}
         entry |= {"lr": schedule.get_last_lr()[0], "grad_norm": float(norm)}

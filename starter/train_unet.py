@@ -102,7 +102,9 @@ def _preview(pipe: StableDiffusionPipeline, path: Path) -> str:
     generator = [torch.Generator(device()).manual_seed(seed) for seed in range(len(PREVIEW_PROMPTS) * 4)]
     prompts = [prompt for prompt in PREVIEW_PROMPTS for _ in range(4)]
     size = scenes.world.SIZE
-    images = pipe(prompts, num_inference_steps=20, guidance_scale=4.0, generator=generator, height=size, width=size).images
+    images = pipe(
+        prompts, num_inference_steps=20, guidance_scale=4.0, generator=generator, height=size, width=size
+    ).images
     sheet = Image.new("RGB", (8 * size, 4 * size))
     for index, image in enumerate(images):
         sheet.paste(image, (index % 8 * size, index // 8 * size))

@@ -74,7 +74,10 @@ def main() -> None:
         weight_decay=0.0,
     )
     latents = torch.cat(
-        [vae.encode(data.batch(torch.arange(i, i + 50), device())).latent_dist.mode().detach() for i in range(0, 1000, 50)]
+        [
+            vae.encode(data.batch(torch.arange(i, i + 50), device())).latent_dist.mode().detach()
+            for i in range(0, 1000, 50)
+        ]
     )
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     assert math.isfinite(vae.config.scaling_factor)

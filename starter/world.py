@@ -50,11 +50,20 @@ def _jungle(rng: Rng) -> Image.Image:
     image = _gradient(_vary((26, 74, 38), rng), _vary((52, 110, 46), rng))
     draw = ImageDraw.Draw(image)
     for _ in range(16):
-        x, y, angle, length = rng.uniform(0, CANVAS), rng.uniform(-10, CANVAS), rng.uniform(0, math.tau), rng.uniform(24, 44)
+        x, y, angle, length = (
+            rng.uniform(0, CANVAS),
+            rng.uniform(-10, CANVAS),
+            rng.uniform(0, math.tau),
+            rng.uniform(24, 44),
+        )
         color = _vary(((34, 128, 52), (74, 158, 56), (18, 92, 46))[rng.integers(3)], rng)
         dx, dy = math.cos(angle), math.sin(angle)
         side = length * 0.22
-        points = [(x, y), (x + dx * length / 2 - dy * side, y + dy * length / 2 + dx * side), (x + dx * length, y + dy * length)]
+        points = [
+            (x, y),
+            (x + dx * length / 2 - dy * side, y + dy * length / 2 + dx * side),
+            (x + dx * length, y + dy * length),
+        ]
         points.append((x + dx * length / 2 + dy * side, y + dy * length / 2 - dx * side))
         draw.polygon(points, fill=color)
     return image
@@ -67,9 +76,12 @@ def _snow(rng: Rng) -> Image.Image:
     for x in rng.uniform(0, CANVAS, 3):
         height = rng.uniform(20, 34)
         base = horizon + rng.uniform(0, 5)
-        draw.polygon([(x - height * 0.4, base), (x, base - height), (x + height * 0.4, base)], fill=_vary((58, 106, 88), rng))
         draw.polygon(
-            [(x - height * 0.2, base - height / 2), (x, base - height), (x + height * 0.2, base - height / 2)], fill=(244, 248, 253)
+            [(x - height * 0.4, base), (x, base - height), (x + height * 0.4, base)], fill=_vary((58, 106, 88), rng)
+        )
+        draw.polygon(
+            [(x - height * 0.2, base - height / 2), (x, base - height), (x + height * 0.2, base - height / 2)],
+            fill=(244, 248, 253),
         )
     for x, y in rng.uniform(0, CANVAS, (14, 2)):
         _blob(draw, x, y, 1.8, 1.8, (255, 255, 255))
@@ -130,7 +142,8 @@ def _city(rng: Rng) -> Image.Image:
     while x < CANVAS:
         width, top = int(rng.integers(18, 28)), int(rng.integers(14, 52))
         draw.rectangle(
-            (x, top, x + width - 2, 92), fill=_vary(((96, 108, 136), (134, 120, 122), (78, 90, 112))[rng.integers(3)], rng, 6)
+            (x, top, x + width - 2, 92),
+            fill=_vary(((96, 108, 136), (134, 120, 122), (78, 90, 112))[rng.integers(3)], rng, 6),
         )
         for wy in range(top + 5, 86, 11):
             for wx in range(x + 4, x + width - 6, 9):

@@ -110,6 +110,8 @@ class AdaptiveVectorFreezing:
         """Takes up a saved state. Raises VectorFitError when it is of other vectors."""
         unlike = set(state["averages"]) ^ set(self._averages)
         if unlike:
-            raise VectorFitError(f"the AVF state is of other vectors: {sorted(unlike)[:3]} and {max(0, len(unlike) - 3)} more")
+            raise VectorFitError(
+                f"the AVF state is of other vectors: {sorted(unlike)[:3]} and {max(0, len(unlike) - 3)} more"
+            )
         self.frozen, self._averages = tuple(state["frozen"]), dict(state["averages"])
         self._last_step = int(state["last_step"])

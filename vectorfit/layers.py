@@ -32,7 +32,9 @@ class _Dense(torch.autograd.Function):
     """y = x W^T + b with W composed; backward makes dx, d_sigma, db and nothing for W0, U, Vh."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, d_sigma: Tensor, bias: Tensor | None, weight: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, d_sigma: Tensor, bias: Tensor | None, weight: Tensor, U: Tensor, Vh: Tensor
+    ) -> Tensor:
         composed = compose(weight, d_sigma, U, Vh).to(weight.dtype).to(x.dtype)
         ctx.save_for_backward(x, composed, U, Vh)
         return F.linear(x, composed, None if bias is None else bias.to(x.dtype))

@@ -45,7 +45,9 @@ class Plan:
         rows = [f"{'layer':{width}}  {'weight':>13}  {'sigma':>7}  {'bias':>7}"]
         for layer in self.layers:
             shape = f"{layer.shape[0]} x {layer.shape[1]}"
-            rows.append(f"{layer.path:{width}}  {shape:>13}  {layer.vectors.get('sigma', 0):7,}  {layer.vectors.get('bias', 0):7,}")
+            rows.append(
+                f"{layer.path:{width}}  {shape:>13}  {layer.vectors.get('sigma', 0):7,}  {layer.vectors.get('bias', 0):7,}"
+            )
         return "\n".join([*rows, self.summary()])
 
     def summary(self) -> str:

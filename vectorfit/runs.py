@@ -49,7 +49,9 @@ class RunFolder:
         try:
             return json.loads(self.config.read_text(encoding="utf-8"))
         except OSError as error:
-            raise VectorFitError(f"{self.path}: not a run folder, it has no readable config.json ({error.strerror})") from error
+            raise VectorFitError(
+                f"{self.path}: not a run folder, it has no readable config.json ({error.strerror})"
+            ) from error
         except ValueError as error:
             raise VectorFitError(f"{self.config}: not valid JSON ({error})") from error
 

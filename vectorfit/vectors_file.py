@@ -89,7 +89,9 @@ def save_vectors(
     Raises:
         VectorFitError: there is nothing to save, or a delta is not finite.
     """
-    vectors = {canonical_name(name): v.detach().float().cpu().contiguous() for name, v in vector_parameters(models).items()}
+    vectors = {
+        canonical_name(name): v.detach().float().cpu().contiguous() for name, v in vector_parameters(models).items()
+    }
     if not vectors:
         raise VectorFitError(f"{path}: the model has no VectorFit layers to save; call vectorfit.inject first")
     broken = [name for name, vector in vectors.items() if not torch.isfinite(vector).all()]
@@ -116,12 +118,16 @@ def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     except OSError as error:
-        raise VectorFitError(f"{path}: cannot be read ({error.strerror}); expected a VectorFit .safetensors file") from error
+        raise VectorFitError(
+            f"{path}: cannot be read ({error.strerror}); expected a VectorFit .safetensors file"
+        ) from error
     except (SafetensorError, ValueError, struct.error) as error:
         raise VectorFitError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from error
     version = metadata.get(PREFIX + "format_version")
     if version is None:
-        raise VectorFitError(f"{path}: a safetensors file, but not one of VectorFit's: it has no {PREFIX}format_version")
+        raise VectorFitError(
+            f"{path}: a safetensors file, but not one of VectorFit's: it has no {PREFIX}format_version"
+        )
     if version != FORMAT_VERSION:
         raise VectorFitError(f"{path}: format version {version}, expected {FORMAT_VERSION}; a newer vectorfit reads it")
     return vectors, metadata
@@ -145,7 +151,9 @@ def _inject_missing(models: Models, loaded: Sequence["_Subject"]) -> bool:
         return False
     modules = [(prefix, path, m) for prefix, model in named_models(models).items() for path, m in model.named_modules()]
     linear = (nn.Linear, VectorFitLinear)
-    paths = {canonical_name(join(prefix, path)): join(prefix, path) for prefix, path, m in modules if isinstance(m, linear)}
+    paths = {
+        canonical_name(join(prefix, path)): join(prefix, path) for prefix, path, m in modules if isinstance(m, linear)
+    }
     for subject in loaded:
         absent = sorted(_layers_of(subject.vectors) - set(paths))
         if absent:

@@ -80,7 +80,9 @@ def resolve(name: str, revision: str | None = None) -> BaseModel:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "model_index.json").exists():
-            raise VectorFitError(f"{name}: not a diffusers model, it has no model_index.json; expected a saved Stable Diffusion")
+            raise VectorFitError(
+                f"{name}: not a diffusers model, it has no model_index.json; expected a saved Stable Diffusion"
+            )
         # Only the folder's name goes into files: a path would tell of one machine and mean nothing on another.
         return BaseModel(folder.resolve().name, str(folder), None, PRESETS[SD14])
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -106,9 +108,13 @@ def load(base: BaseModel, variant: str | None = None) -> StableDiffusionPipeline
             f"base model {base.location!r} cannot be loaded ({first_line}); give --base_model a local diffusers folder, "
             "or --base_model starter, which comes along and needs no download"
         ) from error
-    lacking = [part for part in ("unet", "text_encoder", "vae", "tokenizer", "scheduler") if getattr(pipe, part, None) is None]
+    lacking = [
+        part for part in ("unet", "text_encoder", "vae", "tokenizer", "scheduler") if getattr(pipe, part, None) is None
+    ]
     if lacking:
-        raise VectorFitError(f"base model {base.location!r} lacks {', '.join(lacking)}; expected a complete Stable Diffusion")
+        raise VectorFitError(
+            f"base model {base.location!r} lacks {', '.join(lacking)}; expected a complete Stable Diffusion"
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

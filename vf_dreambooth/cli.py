@@ -50,11 +50,17 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         kind = _value_type(item.type)
         if kind is bool:
             group.add_argument(
-                *flags, dest=item.name, action=argparse.BooleanOptionalAction, default=default, help=item.metadata["help"]
+                *flags,
+                dest=item.name,
+                action=argparse.BooleanOptionalAction,
+                default=default,
+                help=item.metadata["help"],
             )
         else:
             choices = item.metadata["choices"] or None
-            group.add_argument(*flags, dest=item.name, type=kind, default=default, choices=choices, help=text.replace("%", "%%"))
+            group.add_argument(
+                *flags, dest=item.name, type=kind, default=default, choices=choices, help=text.replace("%", "%%")
+            )
     return parser
 
 

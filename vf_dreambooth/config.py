@@ -22,10 +22,16 @@ class TrainConfig:
     instance_data_dir: str = option(
         "", "folder with three to ten photos of the subject (required)", group="subject", flags=("--instance_dir",)
     )
-    class_noun: str | None = option(None, "what the subject is, such as dog; by default from the folder's name", group="subject")
+    class_noun: str | None = option(
+        None, "what the subject is, such as dog; by default from the folder's name", group="subject"
+    )
     token: str = option("sks", "the rare word that will name the subject", group="subject")
-    instance_prompt: str | None = option(None, "prompt of the photos; by default 'a photo of TOKEN NOUN'", group="subject")
-    class_prompt: str | None = option(None, "prompt of the class images; by default 'a photo of a NOUN'", group="subject")
+    instance_prompt: str | None = option(
+        None, "prompt of the photos; by default 'a photo of TOKEN NOUN'", group="subject"
+    )
+    class_prompt: str | None = option(
+        None, "prompt of the class images; by default 'a photo of a NOUN'", group="subject"
+    )
 
     base_model: str = option(
         "auto",
@@ -51,7 +57,10 @@ class TrainConfig:
     gradient_accumulation_steps: int = option(1, "batches per update", group="training")
     learning_rate: float | None = option(None, "learning rate of sigma and bias deltas", group="training")
     lr_scheduler: str = option(
-        "constant", "course of the rate", group="training", choices=("constant", "constant_with_warmup", "linear", "cosine")
+        "constant",
+        "course of the rate",
+        group="training",
+        choices=("constant", "constant_with_warmup", "linear", "cosine"),
     )
     lr_warmup_steps: int = option(0, "updates of warm-up, where the scheduler has it", group="training")
     train_text_encoder: bool = option(True, "adapt the text encoder too", group="training")
@@ -70,14 +79,20 @@ class TrainConfig:
     seed: int = option(0, "seed of everything random", group="training")
 
     avf: bool = option(True, "Adaptive Vector Freezing", group="adaptive vector freezing")
-    avf_first_step: int | None = option(None, "t_i: first freezing; by default 35 % of the steps", group="adaptive vector freezing")
+    avf_first_step: int | None = option(
+        None, "t_i: first freezing; by default 35 % of the steps", group="adaptive vector freezing"
+    )
     avf_every: int | None = option(
         None, "t_f: steps between freezings; by default 3 % of the steps", group="adaptive vector freezing"
     )
-    avf_num_freezes: int | None = option(None, "n_f: number of freezings; by default 10", group="adaptive vector freezing")
+    avf_num_freezes: int | None = option(
+        None, "n_f: number of freezings; by default 10", group="adaptive vector freezing"
+    )
     avf_top_k: int = option(5, "k: vectors frozen at a time", group="adaptive vector freezing")
 
-    output_dir: str | None = option(None, "run folder; by default runs/FOLDER, numbered where that exists", group="output")
+    output_dir: str | None = option(
+        None, "run folder; by default runs/FOLDER, numbered where that exists", group="output"
+    )
     checkpointing_steps: int | None = option(
         None, "steps between checkpoints and sample grids; by default a quarter of the steps", group="output"
     )

@@ -23,16 +23,24 @@ from .pipeline import Sampling, base_of, load_pipeline, sample, set_subjects
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vf_dreambooth.generate", description=__doc__, allow_abbrev=False)
     parser.add_argument("--vectors", required=True, type=Path, help="run folder or subject file")
-    parser.add_argument("--prompt", required=True, action="append", dest="prompts", help="prompt; may be given several times")
+    parser.add_argument(
+        "--prompt", required=True, action="append", dest="prompts", help="prompt; may be given several times"
+    )
     parser.add_argument("--num", type=int, default=4, help="pictures per prompt (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture; the others count on (default 0)")
-    parser.add_argument("--strength", type=float, default=1.0, help="0 is the base model, 1 the trained subject (default 1)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first picture; the others count on (default 0)"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="0 is the base model, 1 the trained subject (default 1)"
+    )
     parser.add_argument("--negative_prompt", default="", help="what should not be shown")
     parser.add_argument("--num_inference_steps", type=int, help="denoising steps; by default the base's preset")
     parser.add_argument("--guidance_scale", type=float, help="classifier-free guidance; by default the base's preset")
     parser.add_argument("--base_model", help="by default the one the subject was trained on")
     parser.add_argument("--out", type=Path, help="folder for the pictures; by default generated/ in the run folder")
-    parser.add_argument("--compare", action="store_true", help="draw comparison.png too: references, base and personalised")
+    parser.add_argument(
+        "--compare", action="store_true", help="draw comparison.png too: references, base and personalised"
+    )
     return parser
 
 
@@ -81,7 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = _rows(pipe, flags.prompts, flags, sampling)
     for number, (prompt, row) in enumerate(zip(flags.prompts, rows, strict=True)):
         for index, image in enumerate(row):
-            parameters = {"prompt": prompt, "seed": flags.seed + index, "strength": flags.strength, "base_model": base.name}
+            parameters = {
+                "prompt": prompt,
+                "seed": flags.seed + index,
+                "strength": flags.strength,
+                "base_model": base.name,
+            }
             parameters |= {name: value for name, value in vars(sampling).items() if name != "batch_size"}
             _save(image, out / f"{number:02d}-{_file_name(prompt)}-{flags.seed + index}.png", parameters)
     cell = min(256, max(128, sampling.resolution))

@@ -82,7 +82,9 @@ def load_pipeline(
 
 
 @torch.no_grad()
-def sample(pipe: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[Image.Image]:
+def sample(
+    pipe: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+) -> list[Image.Image]:
     """One picture per (prompt, seed). A seed's noise is drawn on the CPU, the same on every device and in every batch."""
     images: list[Image.Image] = []
     for start in range(0, len(prompts), sampling.batch_size):

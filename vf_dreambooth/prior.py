@@ -62,13 +62,10 @@ def _check_manifest(folder: Path, recipe: Recipe) -> None:
         write_atomically(manifest, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
         return
     found, wanted = json.loads(manifest.read_text(encoding="utf-8")), asdict(recipe)
-    unlike = [
-        f"{name}: made with {found.get(name)!r}, wanted {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]
-    ]
+    unlike = [name for name in wanted if found.get(name) != wanted[name]]
     if unlike:
-        raise VectorFitError(
-            f"{manifest}: the class images do not fit this run ({'; '.join(unlike)}); use another folder or delete it"
-        )
+        differences = "; ".join(f"{name}: made with {found.get(name)!r}, wanted {wanted[name]!r}" for name in unlike)
+        raise VectorFitError(f"{manifest}: the class images do not fit this run ({differences}); delete that folder")
 
 
 def class_images(
@@ -91,7 +88,9 @@ def class_images(
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     for start in range(0, len(missing), sampling.batch_size):
         chunk = missing[start : start + sampling.batch_size]
-        images = sample(pipe, [recipe.prompt] * len(chunk), [image_seed(recipe.seed, index) for index in chunk], sampling)
+        images = sample(
+            pipe, [recipe.prompt] * len(chunk), [image_seed(recipe.seed, index) for index in chunk], sampling
+        )
         for index, image in zip(chunk, images, strict=True):
             data = BytesIO()
             image.save(data, format="PNG")

@@ -23,49 +23,9 @@ KNOWN_SUBJECTS = {
     "wolf_plushie": "stuffed animal",
 }
 UNINFORMATIVE = frozenset(
-    [
-        "data",
-        "dataset",
-        "datasets",
-        "download",
-        "downloads",
-        "example",
-        "examples",
-        "folder",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "input",
-        "inputs",
-        "instance",
-        "instances",
-        "my",
-        "new",
-        "photo",
-        "photos",
-        "pic",
-        "pics",
-        "picture",
-        "pictures",
-        "reference",
-        "references",
-        "sample",
-        "samples",
-        "set",
-        "subject",
-        "subjects",
-        "test",
-        "tmp",
-        "train",
-        "training",
-        "upload",
-        "uploads",
-        "camera",
-        "dcim",
-        "jpg",
-        "png",
-    ]
+    "data dataset datasets download downloads example examples folder image images img imgs input inputs instance "
+    "instances my new photo photos pic pics picture pictures reference references sample samples set subject subjects "
+    "test tmp train training upload uploads camera dcim jpg png".split()
 )
 
 
@@ -94,4 +54,9 @@ def default_prompts(token: str, noun: str) -> tuple[str, str]:
 
 def preview_prompts(instance_prompt: str, class_prompt: str) -> list[str]:
     """What a training shows of itself: the subject as photographed, in two new scenes, and the class to be kept."""
-    return [instance_prompt, f"{instance_prompt} in the snow", f"{instance_prompt} on top of a wooden floor", class_prompt]
+    return [
+        instance_prompt,
+        f"{instance_prompt} in the snow",
+        f"{instance_prompt} on top of a wooden floor",
+        class_prompt,
+    ]
