@@ -1,4 +1,4 @@
-"""The one training loop of the starter: bf16 autocast where the hardware has it, cosine rate, averaged weights, resumable."""
+"""The one training loop of the starter: cosine rate, averaged weights, bf16 where it is fast, resumable."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""Trains the starter's text encoder and UNet together on the latents of rendered scenes: `python -m starter.train_unet`."""
+"""Trains the starter's text encoder and UNet together on latents of scenes: `python -m starter.train_unet`."""
 
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def _preview(pipe: StableDiffusionPipeline, path: Path) -> str:
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=2800, batch=64, rate=1e-3, scenes=20000)
+    flags = arguments(__doc__, steps=2800, batch=48, rate=1e-3, scenes=20000)
     data = scenes.cached(flags.scenes, scenes.TRAINING_SEED)
     vae = AutoencoderKL.from_pretrained(PIPELINE / "vae", torch_dtype=torch.float32).to(device()).eval()
     vocabulary = tokenizer.build()

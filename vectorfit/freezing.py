@@ -12,7 +12,7 @@ from .plan import Models
 
 @dataclass(frozen=True)
 class AvfSchedule:
-    """When vectors are frozen: first at `first_step` (t_i), then every `every` (t_f) steps, `num_freezes` (n_f) times."""
+    """When vectors are frozen: at `first_step` (t_i), then every `every` (t_f) steps, `num_freezes` (n_f) times."""
 
     first_step: int
     every: int

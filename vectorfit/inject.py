@@ -52,7 +52,7 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
 
 
 def vector_parameters(models: Models) -> dict[str, nn.Parameter]:
-    """The trainable vectors by name, `<module path>.sigma` and `<module path>.bias`: the one definition of "trainable"."""
+    """The trainable vectors, named `<module path>.sigma` and `.bias`: the one definition of "trainable"."""
     return {
         f"{path}.{kind}": vector for path, layer in vectorfit_layers(models) for kind, vector in layer.vectors.items()
     }

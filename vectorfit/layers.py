@@ -1,6 +1,7 @@
 """The layer: a linear map whose singular values and bias are trained.
 
-Legend: `N` tokens, `out` x `in` the weight, `r = min(out, in)`. U [out, r], sigma [r], Vh [r, in], d_sigma [r], d_bias [out].
+Legend: `N` tokens, `out` x `in` the weight, `r = min(out, in)`.
+U [out, r], sigma [r], Vh [r, in], d_sigma [r], d_bias [out].
 """
 
 from typing import Any

@@ -45,9 +45,8 @@ class Plan:
         rows = [f"{'layer':{width}}  {'weight':>13}  {'sigma':>7}  {'bias':>7}"]
         for layer in self.layers:
             shape = f"{layer.shape[0]} x {layer.shape[1]}"
-            rows.append(
-                f"{layer.path:{width}}  {shape:>13}  {layer.vectors.get('sigma', 0):7,}  {layer.vectors.get('bias', 0):7,}"
-            )
+            sigma, bias = layer.vectors.get("sigma", 0), layer.vectors.get("bias", 0)
+            rows.append(f"{layer.path:{width}}  {shape:>13}  {sigma:7,}  {bias:7,}")
         return "\n".join([*rows, self.summary()])
 
     def summary(self) -> str:
@@ -111,7 +110,7 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
         config: None stands for `VectorFitConfig()`.
 
     Raises:
-        VectorFitError: a target or exclusion matches no layer (the nearest names are given), or nothing is left to train.
+        VectorFitError: a name matches no layer (the nearest are given), or nothing is left to train.
     """
     config = config or VectorFitConfig()
     linears = dict(_linears(models))

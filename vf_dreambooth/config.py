@@ -11,8 +11,8 @@ from .base_models import Preset
 from .prompts import class_noun, default_prompts
 
 
-def option(default: Any, help: str, *, group: str, flags: tuple[str, ...] = (), choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "group": group, "flags": flags, "choices": choices})
+def option(default: Any, text: str, *, group: str, flags: tuple[str, ...] = (), choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "group": group, "flags": flags, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TrainConfig:
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", group="training")
     mixed_precision: str = option(
         "auto",
-        "precision of the forward pass; the trained vectors are always float32. auto takes bf16 where the hardware computes in it",
+        "precision of the forward pass; vectors are always float32; auto takes bf16 where the hardware computes in it",
         group="training",
         choices=("auto", "no", "fp16", "bf16"),
     )

@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws the batch of any step: `batch_size` instance samples and, where class latents are given, as many of the class.
+    """Draws the batch of any step: `batch_size` instance samples and, with class latents, as many of the class.
 
     A sample depends on the seed, the step and its index in the global batch alone: neither on what ran before nor on
     how many processes share the batch.

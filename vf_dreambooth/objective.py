@@ -16,7 +16,7 @@ class Denoiser(nn.Module):
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(self, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor) -> Tensor:
-        """Prediction [n, c, h, w]; `prompt_ids` [p, length] are encoded once each, `prompt_index` [n] picks one per sample."""
+        """Prediction [n, c, h, w]; each of `prompt_ids` [p, length] is encoded once, `prompt_index` [n] picks."""
         states = self.text_encoder(prompt_ids).last_hidden_state
         return self.unet(noisy, timesteps, states[prompt_index]).sample
 

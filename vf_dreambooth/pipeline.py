@@ -1,4 +1,4 @@
-"""The one loader and the one sampler: base, subject files and strengths to a pipeline, prompts and seeds to pictures."""
+"""The one loader and the one sampler: base and subject files to a pipeline, prompts and seeds to pictures."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +54,7 @@ def base_of(path: str | Path) -> BaseModel:
     metadata = vf.read_metadata(file)
     if run.config.exists():
         settings = run.read_config().get("base", {})
-        return resolve(settings.get("location_given", metadata["vectorfit.base_model"]), settings.get("revision"))
+        return resolve(settings.get("location", metadata["vectorfit.base_model"]), settings.get("revision"))
     return resolve(metadata["vectorfit.base_model"], metadata.get("vectorfit.base_revision") or None)
 
 
@@ -74,7 +74,7 @@ def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | P
 def load_pipeline(
     base: BaseModel, subjects: Sequence[tuple[str | Path, float]] = (), *, device: str | torch.device | None = None
 ) -> StableDiffusionPipeline:
-    """A pipeline of `base` with the given subjects, ready to sample on `device` (by default the accelerator, if any)."""
+    """A pipeline of `base` with the given subjects, on `device`: by default the accelerator, where there is one."""
     pipe = load(base)
     set_subjects(pipe, subjects)
     device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
@@ -85,7 +85,7 @@ def load_pipeline(
 def sample(
     pipe: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
 ) -> list[Image.Image]:
-    """One picture per (prompt, seed). A seed's noise is drawn on the CPU, the same on every device and in every batch."""
+    """One picture per (prompt, seed). The noise is drawn on the CPU: the same on every device and in every batch."""
     images: list[Image.Image] = []
     for start in range(0, len(prompts), sampling.batch_size):
         chunk = list(prompts[start : start + sampling.batch_size])

@@ -41,7 +41,8 @@ def class_noun(folder_name: str) -> str:
     words = [word for word in re.split(r"[\W\d_]+", name) if word and word not in UNINFORMATIVE]
     if not words:
         raise VectorFitError(
-            f"the folder name {folder_name!r} does not say what the subject is; name it with --class_noun, as in --class_noun dog"
+            f"the folder name {folder_name!r} does not say what the subject is; "
+            "name it with --class_noun, as in --class_noun dog"
         )
     return " ".join(words)
 
