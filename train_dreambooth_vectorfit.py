@@ -35,7 +35,7 @@ from vf_dreambooth.objective import (
 from vf_dreambooth.pipeline import adapted_models, previewing, sample
 from vf_dreambooth.prior import class_images, recipe_for, user_class_images
 from vf_dreambooth.prompts import preview_prompts
-from vf_dreambooth.setup import Setup, announce, precision, prepare
+from vf_dreambooth.setup import Setup, announce, precision, prepare, use_all_cores
 
 
 def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator) -> Sampler:
@@ -177,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_with=config.report_to,
         project_dir=run.path,
     )
+    if accelerator.device.type == "cpu":
+        use_all_cores(accelerator.num_processes)
     announce(setup, accelerator.print)
     began = time.perf_counter()
     pipe = load(base, config.variant).to(accelerator.device)

@@ -21,7 +21,7 @@ EMBEDDING = 128
 class Judge(nn.Module):
     """Recognises class and background, and embeds the thing so that one glyph in one colour lies together.
 
-    Shapes: images [n, 3, 64, 64] in -1..1 to class logits [n, 30], background logits [n, 12] and unit embeddings [n, 128].
+    Shapes: images [n, 3, 64, 64] in -1..1; logits of class [n, 30] and background [n, 12] and unit embeddings [n, 128].
     """
 
     def __init__(self) -> None:

@@ -13,9 +13,9 @@ MAX_LENGTH = 48  # tokens; DreamBench's longest prompt takes 18
 # they were initialised: known to the tokenizer, unknown to the model. `sks` is the rare token that subjects take.
 UNUSED = (
     "sks wearing a red hat santa rainbow scarf black top and monocle chef outfit firefighter police pink glasses "
-    "yellow shirt purple wizard shiny wet cube shaped tree autumn leaves Eiffel Tower ocean milk green grass sunflowers "
-    "around it mirror sidewalk crowded dirt road white toy stuffed animal cartoon the my two of at night painting "
-    "drawing style"
+    "yellow shirt purple wizard shiny wet cube shaped tree autumn leaves Eiffel Tower ocean milk green grass "
+    "sunflowers around it mirror sidewalk crowded dirt road white toy stuffed animal cartoon the my two of at night "
+    "painting drawing style"
 )
 
 

@@ -45,7 +45,7 @@ def _preview(judge: Judge, held_out: scenes.Scenes, path: Path) -> str:
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=2500, batch=64, rate=2e-3, scenes=20000)
+    flags = arguments(__doc__, steps=1500, batch=32, rate=2e-3, scenes=20000)
     data = scenes.cached(flags.scenes, scenes.TRAINING_SEED)
     held_out = scenes.cached(1000, scenes.HELD_OUT_SEED)
     truth = labels(data)

@@ -91,6 +91,11 @@ class VectorFitLinear(nn.Module):
     Source: Eq. 1-3 of VectorFit (arXiv 2503.19530).
     """
 
+    U: Tensor
+    sigma: Tensor
+    Vh: Tensor
+    base: nn.Linear
+
     def __init__(self, base: nn.Linear, kinds: tuple[str, ...] = ("sigma", "bias")) -> None:
         super().__init__()
         self.in_features, self.out_features = base.in_features, base.out_features
@@ -121,7 +126,7 @@ class VectorFitLinear(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLinear":
         """Moves with the model but keeps deltas and factors in float32: `.half()` must not round them."""
         kept = {name: getattr(self, name) for name in ("U", "sigma", "Vh")}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         for name, value in kept.items():
             moved = getattr(self, name)
             if moved.dtype != torch.float32:
@@ -162,9 +167,10 @@ class VectorFitLinear(nn.Module):
         bias = self.bias if delta is None or self.bias is None else self.bias.float() + delta
         with torch.autocast(device, enabled=False):
             if self.training and factored_is_cheaper(tokens, self.out_features, self.in_features):
-                y = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh)
+                y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh)
                 return y if bias is None else y + bias.to(y.dtype)
-            return _Dense.apply(x, d_sigma, bias, self.weight, self.U, self.Vh)
+            y = _Dense.apply(x, d_sigma, bias, self.weight, self.U, self.Vh)
+            return y
 
     @torch.no_grad()
     def merge(self) -> None:

@@ -47,13 +47,14 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """The run's config.json. Raises VectorFitError when the folder holds none that can be read."""
         try:
-            return json.loads(self.config.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
         except OSError as error:
             raise VectorFitError(
                 f"{self.path}: not a run folder, it has no readable config.json ({error.strerror})"
             ) from error
         except ValueError as error:
             raise VectorFitError(f"{self.config}: not valid JSON ({error})") from error
+        return content
 
     def append_log(self, entry: dict[str, Any]) -> None:
         with self.log.open("a", encoding="utf-8") as file:

@@ -158,7 +158,8 @@ def _inject_missing(models: Models, loaded: Sequence["_Subject"]) -> bool:
         absent = sorted(_layers_of(subject.vectors) - set(paths))
         if absent:
             raise VectorFitError(
-                f"{subject.path}: it adapts {absent[0]} and {len(absent) - 1} more layers that the model lacks; {subject.remedy}"
+                f"{subject.path}: it adapts {absent[0]} and {len(absent) - 1} more layers that the model lacks; "
+                f"{subject.remedy}"
             )
     remove(models)
     inject(models, VectorFitConfig(target_modules=tuple(paths[name] for name in sorted(wanted))))
@@ -176,7 +177,8 @@ class _Subject:
 
     @property
     def remedy(self) -> str:
-        return f"it was trained on {self.metadata.get(PREFIX + 'base_model', 'an unnamed base')!r}, load it on that base model"
+        base = self.metadata.get(PREFIX + "base_model", "an unnamed base")
+        return f"it was trained on {base!r}, load it on that base model"
 
 
 def _verify(models: Models, subject: _Subject) -> None:
@@ -197,7 +199,8 @@ def _verify(models: Models, subject: _Subject) -> None:
     expected, got = metadata.get(PREFIX + "base_sha256"), weights_sha256(models, _layers_of(vectors))
     if expected != got:
         raise VectorFitError(
-            f"{subject.path}: made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}...; {subject.remedy}"
+            f"{subject.path}: made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}...; "
+            f"{subject.remedy}"
         )
 
 

@@ -105,8 +105,8 @@ def load(base: BaseModel, variant: str | None = None) -> StableDiffusionPipeline
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VectorFitError(
-            f"base model {base.location!r} cannot be loaded ({first_line}); give --base_model a local diffusers folder, "
-            "or --base_model starter, which comes along and needs no download"
+            f"base model {base.location!r} cannot be loaded ({first_line}); "
+            "give --base_model a diffusers folder, or --base_model starter, which comes along and needs no download"
         ) from error
     lacking = [
         part for part in ("unet", "text_encoder", "vae", "tokenizer", "scheduler") if getattr(pipe, part, None) is None

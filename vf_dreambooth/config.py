@@ -35,8 +35,8 @@ class TrainConfig:
 
     base_model: str = option(
         "auto",
-        "starter, a diffusers folder or a hub id; auto takes CompVis/stable-diffusion-v1-4 where there is an accelerator "
-        "and starter where there is none",
+        "starter, a diffusers folder or a hub id; auto takes CompVis/stable-diffusion-v1-4 where there is an "
+        "accelerator and starter where there is none",
         group="base model",
         flags=("--pretrained_model_name_or_path",),
     )

@@ -66,6 +66,12 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"run folder   {setup.run.path}")
 
 
+def use_all_cores(num_processes: int) -> None:
+    """Gives each process its share of the CPU's cores: `accelerate launch` leaves one thread unless told otherwise."""
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_processes))
+
+
 def precision(config: TrainConfig) -> str | None:
     """The mixed precision to ask accelerate for; None keeps what was chosen with `accelerate launch`."""
     if config.mixed_precision != "auto":

@@ -1,0 +1,43 @@
+# One virtual environment, the tested versions, and the few things one does here.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test test-slow check fmt
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: .venv/installed
+
+demo: .venv/installed
+	rm -rf runs/demo
+	$(BIN)/accelerate launch train_dreambooth_vectorfit.py \
+		--instance_dir examples/dog --base_model starter --output_dir runs/demo
+	$(BIN)/python -m vf_dreambooth.generate --vectors runs/demo --compare \
+		--prompt "a photo of sks dog in the snow" --prompt "sks dog on the beach" \
+		--prompt "sks dog on top of a purple rug in a forest" --prompt "a photo of a dog"
+	@echo "comparison   runs/demo/generated/comparison.png"
+	@echo "subject file runs/demo/vectors.safetensors"
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+fmt: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

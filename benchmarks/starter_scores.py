@@ -1,0 +1,52 @@
+"""Scores of a subject's pictures by the starter's judge; shared by the two benchmarks beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from starter import judge, world
+from vf_dreambooth.pipeline import Sampling, sample
+
+BACKGROUNDS = list(world.BACKGROUNDS)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per picture: likeness to the references, whether the background asked for and the class are recognised."""
+
+    likeness: Tensor  # mean cosine with the references' embeddings [n]
+    background: Tensor  # bool [n]
+    cls: Tensor  # bool [n]
+    images: list[Image.Image]
+
+
+class Scorer:
+    """Samples prompts over all backgrounds, each at its own seed, and asks the judge."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.judge, self.sampling = judge.load(), sampling
+
+    def embed(self, images: list[Image.Image]) -> Tensor:
+        return judge.look(self.judge, images).embeddings
+
+    def score(self, pipe: StableDiffusionPipeline, phrase: str, cls: str, references: list[Image.Image]) -> Scores:
+        """One picture of "a photo of {phrase} {background}" per background; picture i has seed i."""
+        prompts = [f"a photo of {phrase} {background}" for background in BACKGROUNDS]
+        images = sample(pipe, prompts, range(len(prompts)), self.sampling)
+        seen = judge.look(self.judge, images)
+        return Scores(
+            (seen.embeddings @ self.embed(references).T).mean(1),
+            torch.tensor([got == asked for got, asked in zip(seen.backgrounds, BACKGROUNDS, strict=True)]),
+            torch.tensor([got == cls for got in seen.classes]),
+            images,
+        )
+
+
+def write_table(path: Path, title: str, command: str, header: list[str], rows: list[list[str]], notes: str) -> None:
+    lines = [f"# {title}", "", f"`{command}`", "", "| " + " | ".join(header) + " |", "|" + "--|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    path.write_text("\n".join([*lines, "", notes, ""]), encoding="utf-8")

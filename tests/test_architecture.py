@@ -1,0 +1,82 @@
+"""The direction of imports, and the sizes that keep the code readable."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("vectorfit", "vf_dreambooth", "starter")
+# A module of the folder -> what its import must not load.
+FORBIDDEN = {
+    "vectorfit": {
+        "diffusers",
+        "transformers",
+        "accelerate",
+        "peft",
+        "matplotlib",
+        "gradio",
+        "vf_dreambooth",
+        "starter",
+    },
+    "vf_dreambooth.generate": {"gradio", "starter", "vf_starter", "eval", "vf_eval", "app", "vf_app"},
+}
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import {module}, sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_imports_only_point_downwards(module):
+    assert not loaded_by(module) & FORBIDDEN[module]
+
+
+def test_the_import_test_can_fail():
+    assert "accelerate" in loaded_by("vf_dreambooth.method, accelerate")
+
+
+def sources() -> list[Path]:
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [*files, ROOT / "train_dreambooth_vectorfit.py"]
+
+
+def imported_siblings(path: Path, package: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package + "."):
+            found.add(node.module.removeprefix(package + "."))
+    return found
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_circle_of_imports(package):
+    folder = ROOT / package
+    modules = {p.stem: imported_siblings(p, package) for p in folder.glob("*.py") if p.stem != "__init__"}
+    while modules:
+        leaves = {name for name, needs in modules.items() if not needs & modules.keys()}
+        assert leaves, f"a circle among {sorted(modules)}"
+        modules = {name: needs for name, needs in modules.items() if name not in leaves}
+
+
+def test_functions_and_the_script_stay_short():
+    files = sources()
+    assert len(files) > 25
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert not long
+    assert len((ROOT / "train_dreambooth_vectorfit.py").read_text().splitlines()) <= 250
+
+
+def test_no_dumping_grounds():
+    assert not {p.name for p in sources()} & {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}

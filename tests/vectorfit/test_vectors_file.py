@@ -1,0 +1,208 @@
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import vectorfit as vf
+
+
+def make(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 4))
+
+
+def train(model: nn.Module, seed: int = 1) -> None:
+    vf.inject(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for vector in vf.vector_parameters(model).values():
+            vector.copy_(torch.randn(vector.shape, generator=generator))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = make().eval()
+    train(model)
+    vf.save_vectors(model, tmp_path / "a.safetensors", base_model="toy", metadata={"modelspec.title": "a"})
+    return model, tmp_path / "a.safetensors"
+
+
+def test_round_trip_with_trained_values(saved):
+    model, path = saved
+    fresh, x = make().eval(), torch.randn(3, 6)
+    metadata = vf.load_vectors(fresh, path)
+    assert torch.equal(fresh(x), model(x))
+    assert metadata["vectorfit.base_model"] == "toy"
+    assert metadata["modelspec.title"] == "a"
+    assert vf.read_metadata(path) == metadata
+
+
+def test_the_file_holds_float32_deltas_under_canonical_names(saved):
+    _, path = saved
+    vectors = load_file(path)
+    assert set(vectors) == {"0.sigma", "0.bias", "2.sigma", "2.bias"}
+    assert all(v.dtype == torch.float32 for v in vectors.values())
+
+
+def test_the_text_model_level_is_left_out_and_found_again(tmp_path):
+    flat = nn.ModuleDict({"layers": make()})
+    nested = nn.ModuleDict({"text_model": nn.ModuleDict({"layers": make()})})
+    train(flat)
+    vf.save_vectors({"text_encoder": flat}, tmp_path / "t.safetensors", base_model="toy")
+    vf.load_vectors({"text_encoder": nested}, tmp_path / "t.safetensors")
+    x = torch.randn(2, 6)
+    with torch.no_grad():
+        assert torch.equal(nested["text_model"]["layers"].eval()(x), flat["layers"].eval()(x))
+
+
+def test_equal_trainings_give_equal_bytes(tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        model = make()
+        train(model)
+        path = tmp_path / name
+        vf.save_vectors(model, path, base_model="toy", metadata={f"key{i}": str(i) for i in range(20)})
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+    (length,) = struct.unpack("<Q", contents[0][:8])
+    assert list(json.loads(contents[0][8 : 8 + length])["__metadata__"]) == sorted(vf.read_metadata(tmp_path / "a"))
+
+
+def test_subjects_add_up_with_their_strengths_and_switching_does_not_drift(saved, tmp_path):
+    model, first = saved
+    other = make()
+    train(other, seed=2)
+    second = tmp_path / "b.safetensors"
+    vf.save_vectors(other, second, base_model="toy")
+    served, x = make().eval(), torch.randn(3, 6)
+    base = served(x)
+    vf.set_subjects(served, [(first, 0.5), (second, 2.0)])
+    vf.merge(served)
+    for name, vector in vf.vector_parameters(served).items():
+        expected = 0.5 * vf.vector_parameters(model)[name] + 2.0 * vf.vector_parameters(other)[name]
+        torch.testing.assert_close(vector, expected)
+    vf.set_subjects(served, [(first, 1.0)])
+    once = served(x)
+    for _ in range(50):
+        vf.set_subjects(served, [(second, 1.0)])
+        vf.set_subjects(served, [(first, 1.0)])
+    assert torch.equal(served(x), once)
+    vf.set_subjects(served, [])
+    assert torch.equal(served(x), base)
+
+
+def test_a_subject_with_fewer_layers_leaves_the_others_at_the_base(saved, tmp_path):
+    _, whole = saved
+    narrow = make()
+    vf.inject(narrow, vf.VectorFitConfig(target_modules=["2"]))
+    with torch.no_grad():
+        vf.vector_parameters(narrow)["2.sigma"].fill_(1.0)
+    vf.save_vectors(narrow, tmp_path / "n.safetensors", base_model="toy")
+    served, x = make().eval(), torch.randn(3, 6)
+    vf.set_subjects(served, [(tmp_path / "n.safetensors", 1.0)])
+    torch.testing.assert_close(served(x), narrow.eval()(x))
+    vf.set_subjects(served, [(whole, 1.0)])
+    vf.set_subjects(served, [(tmp_path / "n.safetensors", 1.0)])
+    torch.testing.assert_close(served(x), narrow(x))
+
+
+def other_weights():
+    return make(seed=5)
+
+
+def other_shape():
+    return nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 3))
+
+
+def other_layers():
+    return nn.Sequential(nn.GELU(), nn.GELU(), nn.Linear(10, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [(other_weights, "SHA-256"), (other_shape, r"shape \(4,\), expected \(3,\)"), (other_layers, "model lacks")],
+)
+def test_a_wrong_base_is_refused_and_left_as_it_was(saved, build, message):
+    _, path = saved
+    model = build()
+    with pytest.raises(vf.VectorFitError, match=message) as caught:
+        vf.load_vectors(model, path)
+    assert str(path) in str(caught.value)
+    assert "'toy'" in str(caught.value)
+    assert not vf.vector_parameters(model)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def pickled(path):
+    torch.save({"0.sigma": torch.ones(3)}, path)
+
+
+def foreign(path):
+    save_file({"0.sigma": torch.ones(6)}, path)
+
+
+def one_lost(path):
+    vectors, metadata = load_file(path), vf.read_metadata(path)
+    del vectors["0.bias"]
+    save_file(vectors, path, metadata)
+
+
+def one_extra(path):
+    vectors, metadata = load_file(path), vf.read_metadata(path)
+    save_file({**vectors, "9.sigma": torch.ones(3)}, path, metadata)
+
+
+def not_finite(path):
+    vectors, metadata = load_file(path), vf.read_metadata(path)
+    vectors["0.bias"][0] = float("nan")
+    save_file(vectors, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, "not a whole safetensors file"),
+        (emptied, "not a whole safetensors file"),
+        (pickled, "not a whole safetensors file"),
+        (foreign, "not one of VectorFit's"),
+        (one_lost, "holds 3 vectors, expected 4"),
+        (one_extra, "9"),
+        (not_finite, "0.bias holds NaN"),
+    ],
+)
+def test_damaged_files_are_refused(saved, damage, message):
+    _, path = saved
+    damage(path)
+    model = make()
+    with pytest.raises(vf.VectorFitError, match=message):
+        vf.load_vectors(model, path)
+    assert not vf.vector_parameters(model)
+
+
+def test_a_missing_file_and_nothing_to_save_are_clear(tmp_path):
+    with pytest.raises(vf.VectorFitError, match="cannot be read"):
+        vf.read_metadata(tmp_path / "none.safetensors")
+    with pytest.raises(vf.VectorFitError, match="no VectorFit layers"):
+        vf.save_vectors(make(), tmp_path / "x.safetensors", base_model="toy")
+
+
+def test_a_broken_training_does_not_replace_a_good_file(saved):
+    model, path = saved
+    good = path.read_bytes()
+    with torch.no_grad():
+        model[0].d_sigma[0] = float("inf")
+    with pytest.raises(vf.VectorFitError, match="not written"):
+        vf.save_vectors(model, path, base_model="toy")
+    assert path.read_bytes() == good
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,203 @@
+"""The training script from command line to subject file, on a tiny Stable Diffusion."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import vectorfit as vf
+from train_dreambooth_vectorfit import main
+from vectorfit.runs import RunFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+def arguments(photos: Path, base: Path, output: Path, *more: str) -> list[str]:
+    flags = {
+        "--instance_dir": photos,
+        "--base_model": base,
+        "--output_dir": output,
+        "--resolution": 16,
+        "--max_train_steps": 4,
+        "--train_batch_size": 2,
+        "--num_class_images": 3,
+        "--learning_rate": 1e-2,
+        "--checkpointing_steps": 2,
+        "--num_validation_images": 1,
+        "--avf_first_step": 2,
+        "--avf_every": 1,
+        "--avf_num_freezes": 2,
+        "--avf_top_k": 3,
+    }
+    return [str(part) for pair in flags.items() for part in pair] + list(more)
+
+
+@pytest.fixture(autouse=True)
+def _quick_sampling(monkeypatch):
+    from vf_dreambooth import base_models
+
+    preset = base_models.Preset(16, 1e-2, 4, 3, 2, 2.0)
+    monkeypatch.setitem(base_models.PRESETS, base_models.SD14, preset)
+
+
+@pytest.fixture
+def finished(photos, tiny_base, tmp_path):
+    main(arguments(photos, tiny_base, tmp_path / "run"))
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_run_leaves_exactly_what_it_should(finished):
+    files = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
+    assert files == {
+        "config.json",
+        "log.jsonl",
+        "vectors.safetensors",
+        *(f"samples/step_00000{step}.png" for step in (0, 2, 4)),
+        *(f"checkpoints/step_00000{step}/vectors.safetensors" for step in (2, 4)),
+    }
+    log = finished.read_log()
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4]
+    assert [len(entry["frozen"]) for entry in log] == [0, 3, 3, 3]
+    config = finished.read_config()
+    assert config["settings"]["instance_prompt"] == "a photo of sks dog"
+    assert config["settings"]["class_prompt"] == "a photo of a dog"
+    assert config["seconds"] > 0
+
+
+def test_the_subject_file_holds_every_vector_and_describes_itself(finished, tiny_base):
+    vectors, metadata = load_file(finished.vectors), vf.read_metadata(finished.vectors)
+    models = {part for name in vectors for part in [name.split(".")[0]]}
+    assert models == {"unet", "text_encoder"}
+    assert not any("text_model" in name for name in vectors)
+    moved = sum(v.abs().sum() > 0 for v in vectors.values())
+    assert moved == len(vectors)
+    assert metadata["vectorfit.base_model"] == tiny_base.name
+    assert metadata["modelspec.trigger_phrase"] == "sks dog"
+    assert str(ROOT) not in json.dumps(metadata)
+
+
+def test_two_runs_give_byte_identical_files_and_logs(photos, tiny_base, tmp_path):
+    for name in ("a", "b"):
+        torch.manual_seed(hash(name) % 1000)  # the global state must not matter
+        samples = () if name == "a" else ("--num_validation_images", "0")  # nor must previews
+        main(arguments(photos, tiny_base, tmp_path / name, *samples))
+    first, second = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    assert first.log.read_bytes() == second.log.read_bytes()
+    assert load_file(first.vectors).keys() == load_file(second.vectors).keys()
+    for name, vector in load_file(first.vectors).items():
+        assert torch.equal(vector, load_file(second.vectors)[name])
+    main(arguments(photos, tiny_base, tmp_path / "c"))
+    assert (tmp_path / "c" / "vectors.safetensors").read_bytes() == first.vectors.read_bytes()
+
+
+def test_accumulation_equals_one_larger_batch(photos, tiny_base, tmp_path):
+    main(arguments(photos, tiny_base, tmp_path / "whole", "--train_batch_size", "4"))
+    main(arguments(photos, tiny_base, tmp_path / "parts", "--gradient_accumulation_steps", "2"))
+    whole, parts = (load_file(tmp_path / name / "vectors.safetensors") for name in ("whole", "parts"))
+    for name, vector in whole.items():
+        torch.testing.assert_close(parts[name], vector, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--no-with_prior_preservation",),
+        ("--no-train_text_encoder",),
+        ("--no-avf",),
+        ("--gradient_checkpointing",),
+        ("--mixed_precision", "bf16"),
+    ],
+)
+def test_each_choice_trains(photos, tiny_base, tmp_path, flags):
+    main(arguments(photos, tiny_base, tmp_path / "run", "--num_validation_images", "0", *flags))
+    vectors = load_file(tmp_path / "run" / "vectors.safetensors")
+    assert all(v.dtype == torch.float32 for v in vectors.values())
+    assert ("--no-train_text_encoder" in flags) != any(name.startswith("text_encoder.") for name in vectors)
+    frozen = [entry["frozen"] for entry in RunFolder(tmp_path / "run").read_log()]
+    assert ("--no-avf" in flags) != any(frozen)
+
+
+def test_checkpointing_gives_the_same_gradients(photos, tiny_base, tmp_path):
+    main(arguments(photos, tiny_base, tmp_path / "plain", "--num_validation_images", "0"))
+    main(arguments(photos, tiny_base, tmp_path / "less", "--num_validation_images", "0", "--gradient_checkpointing"))
+    plain, less = (load_file(tmp_path / name / "vectors.safetensors") for name in ("plain", "less"))
+    assert all(torch.equal(vector, less[name]) for name, vector in plain.items())
+
+
+def test_tensorboard_gets_the_losses(photos, tiny_base, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    main(arguments(photos, tiny_base, tmp_path / "run", "--num_validation_images", "0", "--report_to", "tensorboard"))
+    events = next((tmp_path / "run").rglob("events.out.tfevents.*"))
+    reader = accumulator.EventAccumulator(str(events.parent))
+    reader.Reload()
+    assert len(reader.Scalars("loss")) == 4
+
+
+def test_class_images_are_kept_and_shared(finished, photos, tiny_base):
+    root = finished.path.parent / "class_images"
+    (folder,) = root.iterdir()
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    assert len(before) == 4  # three pictures and the manifest
+    main(arguments(photos, tiny_base, finished.path.parent / "again"))
+    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    (folder / "0001.png").unlink()
+    lost = Image.open(folder / "0000.png").tobytes()
+    main(arguments(photos, tiny_base, finished.path.parent / "third"))
+    assert (folder / "0001.png").exists()
+    assert Image.open(folder / "0000.png").tobytes() == lost
+    vectors = [(finished.path.parent / name / "vectors.safetensors").read_bytes() for name in ("again", "third")]
+    assert vectors[0] == vectors[1] == finished.vectors.read_bytes()
+
+
+@pytest.mark.slow
+def test_accelerate_launch_runs_the_script(photos, tiny_base, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "train_dreambooth_vectorfit.py")]
+    flags = arguments(photos, tiny_base, tmp_path / "run", "--num_validation_images", "0")
+    done = subprocess.run([*launch, *flags], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "a photo of sks dog" in done.stdout
+
+
+def run_script(*flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "train_dreambooth_vectorfit.py", *flags], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_a_mistake_ends_with_one_line_and_status_2(tmp_path):
+    done = run_script("--instance_dir", str(tmp_path), "--base_model", "starter", "--class_noun", "dog")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error:")
+    assert "no photos, it is empty" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_mistakes_are_named(photos, tiny_base, tmp_path, capsys):
+    def refused(*flags: str) -> str:
+        with pytest.raises(vf.VectorFitError) as caught:
+            main(list(flags))
+        return str(caught.value)
+
+    given = ("--instance_dir", str(photos), "--base_model", str(tiny_base))
+    assert "no such folder" in refused("--instance_dir", str(tmp_path / "none"), "--class_noun", "dog")
+    (tmp_path / "images").mkdir()
+    assert "--class_noun" in refused("--instance_dir", str(tmp_path / "images"), "--base_model", str(tiny_base))
+    assert "model_index.json" in refused("--instance_dir", str(photos), "--base_model", str(tmp_path))
+    message = refused(*given, "--learning_rate", "-1", "--train_batch_size", "0")
+    assert "--learning_rate: got -1.0" in message
+    assert "--train_batch_size: got 0" in message
+    (photos / "3.jpg").write_bytes(b"not a picture")
+    (photos / "4.png").write_bytes((photos / "0.png").read_bytes()[:100])
+    message = refused(*given)
+    assert "3.jpg" in message
+    assert "4.png" in message
+    with pytest.raises(SystemExit) as caught:
+        main([*given, "--learning_rat", "1"])
+    assert caught.value.code == 2
+    assert "did you mean --learning_rate?" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
