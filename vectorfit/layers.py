@@ -165,12 +165,13 @@ class VectorFitLinear(nn.Module):
         tokens = x.numel() // self.in_features
         delta = self._delta_bias()
         bias = self.bias if delta is None or self.bias is None else self.bias.float() + delta
+        factored = self.training and factored_is_cheaper(tokens, self.out_features, self.in_features)
         with torch.autocast(device, enabled=False):
-            if self.training and factored_is_cheaper(tokens, self.out_features, self.in_features):
+            if factored:
                 y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh)
-                return y if bias is None else y + bias.to(y.dtype)
-            y = _Dense.apply(x, d_sigma, bias, self.weight, self.U, self.Vh)
-            return y
+            else:
+                y = _Dense.apply(x, d_sigma, bias, self.weight, self.U, self.Vh)
+            return y + bias.to(y.dtype) if factored and bias is not None else y
 
     @torch.no_grad()
     def merge(self) -> None:
