@@ -24,7 +24,7 @@ def asked(index: int) -> tuple[str, str]:
 
 def generate() -> list[Image.Image]:
     """Picture i answers a prompt for `asked(i)` with seed i."""
-    pipe = StableDiffusionPipeline.from_pretrained(PIPELINE, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(PIPELINE, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
     for start in range(0, COUNT, 20):
@@ -52,7 +52,7 @@ def sheet(images: list[Image.Image], columns: int = 20, cell: int = 96) -> Image
 
 def main() -> None:
     held_out = scenes.cached(1000, scenes.HELD_OUT_SEED)
-    pipe = StableDiffusionPipeline.from_pretrained(PIPELINE, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(PIPELINE, dtype=torch.float32)
     critic = judge.load()
     by_class, by_background = accuracy(critic, held_out)
     images = generate()

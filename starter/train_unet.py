@@ -115,7 +115,7 @@ def _preview(pipe: StableDiffusionPipeline, path: Path) -> str:
 def main() -> None:
     flags = arguments(__doc__, steps=2800, batch=48, rate=1e-3, scenes=20000)
     data = scenes.cached(flags.scenes, scenes.TRAINING_SEED)
-    vae = AutoencoderKL.from_pretrained(PIPELINE / "vae", torch_dtype=torch.float32).to(device()).eval()
+    vae = AutoencoderKL.from_pretrained(PIPELINE / "vae", dtype=torch.float32).to(device()).eval()
     vocabulary = tokenizer.build()
     token_ids = vocabulary(data.captions, padding="max_length", return_tensors="pt").input_ids
     empty = vocabulary("", padding="max_length", return_tensors="pt").input_ids

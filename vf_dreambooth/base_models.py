@@ -100,7 +100,7 @@ def load(base: BaseModel, variant: str | None = None) -> StableDiffusionPipeline
     """
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            base.location, revision=base.revision, variant=variant, torch_dtype=torch.float32
+            base.location, revision=base.revision, variant=variant, dtype=torch.float32
         )
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,6 +8,9 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
 from vectorfit import VectorFitError
 
 from .config import TrainConfig
@@ -71,6 +74,8 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "train_dreambooth_
 
 def exit_clearly(main: Callable[[], None]) -> None:
     """Runs a command; what the user can mend ends it with its message and exit status 2, without a traceback."""
+    diffusers_logging.disable_progress_bar()  # loading shards from disk takes no bar; downloads keep theirs
+    transformers_logging.disable_progress_bar()
     try:
         main()
     except VectorFitError as error:

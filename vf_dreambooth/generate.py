@@ -107,5 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(out / "comparison.png")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The console script."""
     exit_clearly(main)
+
+
+if __name__ == "__main__":
+    run()

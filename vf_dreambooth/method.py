@@ -59,7 +59,8 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Method:
         )
     for model in models.values():
         if config.gradient_checkpointing:
-            enable = getattr(model, "enable_gradient_checkpointing", None) or model.gradient_checkpointing_enable
-            enable()
+            # diffusers' name, then transformers' name
+            names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
+            next(getattr(model, name) for name in names if hasattr(model, name))()
         model.train()
     return Method(plan, vectors, optimizer, schedule, avf)

@@ -38,6 +38,12 @@ def arguments(photos: Path, base: Path, output: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
 def _quick_sampling(monkeypatch):
     from vf_dreambooth import base_models
 
