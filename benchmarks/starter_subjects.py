@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.starter_scores import BACKGROUNDS, Scorer, write_table
 from starter import world
@@ -16,6 +17,7 @@ from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
 
 WORK = Path("runs/subjects")
 RESULT = Path(__file__).with_suffix(".md")
+GALLERY = Path(__file__).parents[1] / "docs" / "comparison.png"
 SHOWN = (0, 1, 3, 8)  # backgrounds of the pictures in the README
 
 
@@ -33,6 +35,18 @@ def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
     means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def gallery(names: tuple[str, ...]) -> None:
+    """The README's picture: some subjects' comparisons below one another."""
+    pictures = [Image.open(RunFolder(WORK / name).path / "comparison.png") for name in names]
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    GALLERY.parent.mkdir(exist_ok=True)
+    sheet.quantize(256).save(GALLERY, optimize=True)
 
 
 def main() -> None:
@@ -58,6 +72,7 @@ def main() -> None:
         columns = {title: [[images[i]] for i in SHOWN] for title, images in picture.items()}
         prompts = [f"sks {cls} {BACKGROUNDS[i]}" for i in SHOWN]
         comparison(photos[:4], columns, prompts, cell=128).save(run.path / "comparison.png")
+    gallery(("dog", "bird", "clock"))
     low, high = interval(np.array(gains))
     means = np.array(summary).mean(0)
     rows.append(["**mean**", *(f"{n:.2f}" for n in means), "", ""])
