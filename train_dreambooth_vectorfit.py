@@ -53,7 +53,8 @@ def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
                 bar.total = total
                 bar.update(done - bar.n)
 
-            prior = class_images(pipe, recipe, config.num_class_images, root, setup.sampling, report)
+            with accelerator.autocast():
+                prior = class_images(pipe, recipe, config.num_class_images, root, setup.sampling, report)
     return Sampler(
         encode_images(pipe.vae, setup.photos.images, config.resolution),
         encode_images(pipe.vae, prior, config.resolution) if prior else None,
@@ -64,14 +65,14 @@ def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
     )
 
 
-def write_samples(setup: Setup, pipe: StableDiffusionPipeline, step: int) -> None:
+def write_samples(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator, step: int) -> None:
     """The sample grid of a step: fixed prompts, fixed seeds. Training does not notice."""
     config, count = setup.config, setup.config.num_validation_images
     if not count:
         return
     prompts = preview_prompts(config.instance_prompt, config.class_prompt)
     seeds = [*range(count)] * len(prompts)
-    with previewing(pipe):
+    with previewing(pipe), accelerator.autocast():
         images = sample(pipe, [p for p in prompts for _ in range(count)], seeds, setup.sampling)
     rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
     grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution))).save(setup.run.samples(step))
@@ -138,7 +139,7 @@ def train(setup: Setup, pipe: StableDiffusionPipeline, sampler: Sampler, acceler
     loss_of = Loss(setup, pipe, sampler, accelerator)
     denoiser, optimizer = accelerator.prepare(Denoiser(pipe.unet, pipe.text_encoder), method.optimizer)
     if accelerator.is_main_process:
-        write_samples(setup, pipe, 0)
+        write_samples(setup, pipe, accelerator, 0)
     per_step = sampler.global_batch_size * (1 if sampler.prior is None else 2)
     steps = range(1, config.max_train_steps + 1)
     bar = tqdm(steps, desc="training", unit="step", disable=not accelerator.is_local_main_process)
@@ -163,7 +164,7 @@ def train(setup: Setup, pipe: StableDiffusionPipeline, sampler: Sampler, acceler
         run.append_log({**entry, "frozen": list(frozen)})
         if step % config.checkpointing_steps == 0 or step == config.max_train_steps:
             save(setup, models, run.checkpoint(step) / "vectors.safetensors")
-            write_samples(setup, pipe, step)
+            write_samples(setup, pipe, accelerator, step)
     if accelerator.is_main_process:
         save(setup, models, run.vectors)
 

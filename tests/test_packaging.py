@@ -45,7 +45,14 @@ def test_the_wheel_works_alone(tmp_path):
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", site, wheel], check=True)
     libraries = next(path for path in sys.path if path.endswith("site-packages"))
-    code = "import vf_dreambooth, vf_starter; from vf_dreambooth.base_models import *; load(resolve('starter'))"
+    code = f"""
+import sys
+sys.path[:0] = [{str(site)!r}, {libraries!r}]
+import vf_starter
+from vf_dreambooth.base_models import load, resolve
+load(resolve("starter"))
+print(vf_starter.__file__)
+"""
     done = subprocess.run(
         [
             python,

@@ -125,17 +125,18 @@ class VectorFitLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLinear":
         """Moves with the model but keeps deltas and factors in float32: `.half()` must not round them."""
-        kept = {name: getattr(self, name) for name in ("U", "sigma", "Vh")}
+        factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh")}
+        vectors = [(vector, vector.data) for vector in self.vectors.values()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        for name, value in kept.items():
-            moved = getattr(self, name)
-            if moved.dtype != torch.float32:
-                setattr(self, name, value.to(moved.device))
+        for name, value in factors.items():
+            if getattr(self, name).dtype != torch.float32:
+                setattr(self, name, value.to(getattr(self, name).device))
+        for vector, value in vectors:
+            if vector.dtype != torch.float32:
+                vector.data = value.to(vector.device)
         if self.pristine is not None:
             weight, bias = self.pristine
             self.pristine = (fn(weight), None if bias is None else fn(bias))
-        for vector in self.vectors.values():
-            vector.data = vector.data.float()
         return self
 
     def _delta_bias(self) -> Tensor | None:

@@ -41,10 +41,11 @@ def test_zero_deltas_are_the_base_bit_for_bit_under_autocast():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_deltas_and_factors_stay_float32_whatever_the_base(dtype):
-    layer = VectorFitLinear(nn.Linear(6, 4).to(dtype))
+    layer = trained(nn.Linear(6, 4).to(dtype))
+    before = [t.clone() for t in (*layer.vectors.values(), layer.U, layer.sigma, layer.Vh)]
     for moved in (layer, layer.half(), layer.bfloat16(), layer.double()):
-        for tensor in (*moved.vectors.values(), moved.U, moved.sigma, moved.Vh):
-            assert tensor.dtype == torch.float32
+        after = (*moved.vectors.values(), moved.U, moved.sigma, moved.Vh)
+        assert all(t.dtype == torch.float32 and torch.equal(t, was) for t, was in zip(after, before, strict=True))
     assert layer.weight.dtype == torch.float64
 
 
