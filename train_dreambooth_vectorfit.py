@@ -44,7 +44,7 @@ def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
     if config.with_prior_preservation and config.class_data_dir:
         prior = user_class_images(Path(config.class_data_dir), config.num_class_images)
     elif config.with_prior_preservation:
-        recipe = recipe_for(pipe, config.class_prompt, setup.sampling, config.seed)
+        recipe = recipe_for(pipe, config.class_prompt, setup.sampling, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
         quiet = not accelerator.is_local_main_process
         with accelerator.main_process_first(), tqdm(desc="class images", unit="img", disable=quiet) as bar:

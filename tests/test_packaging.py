@@ -53,15 +53,6 @@ from vf_dreambooth.base_models import load, resolve
 load(resolve("starter"))
 print(vf_starter.__file__)
 """
-    done = subprocess.run(
-        [
-            python,
-            "-c",
-            f"import sys; sys.path[:0] = [{str(site)!r}, {libraries!r}]; {code}; print(vf_starter.__file__)",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(site) in done.stdout

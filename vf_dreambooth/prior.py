@@ -31,6 +31,7 @@ class Recipe:
     num_inference_steps: int
     guidance_scale: float
     resolution: int
+    precision: str
     seed: int
 
     @property
@@ -38,7 +39,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def recipe_for(pipe: StableDiffusionPipeline, prompt: str, sampling: Sampling, seed: int) -> Recipe:
+def recipe_for(pipe: StableDiffusionPipeline, prompt: str, sampling: Sampling, precision: str, seed: int) -> Recipe:
     return Recipe(
         fingerprint(pipe.unet, pipe.text_encoder, pipe.vae),
         prompt,
@@ -46,6 +47,7 @@ def recipe_for(pipe: StableDiffusionPipeline, prompt: str, sampling: Sampling, s
         sampling.num_inference_steps,
         sampling.guidance_scale,
         sampling.resolution,
+        precision,
         seed,
     )
 
