@@ -1,5 +1,6 @@
 """Trains the starter's text encoder and UNet together on latents of scenes: `python -m starter.train_unet`."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -83,6 +84,16 @@ def encode_scenes(vae: AutoencoderKL, data: scenes.Scenes) -> tuple[torch.Tensor
     return torch.cat(means) * scale, torch.cat(deviations) * scale
 
 
+def cached_latents(vae: AutoencoderKL, data: scenes.Scenes) -> tuple[torch.Tensor, torch.Tensor]:
+    """`encode_scenes`, kept in the work folder for as long as the VAE is the same."""
+    digest = hashlib.sha256(b"".join(v.detach().cpu().numpy().tobytes() for v in vae.state_dict().values()))
+    path = scenes.WORK / f"latents-{digest.hexdigest()[:12]}-{len(data.captions)}.pt"
+    if not path.exists():
+        torch.save(encode_scenes(vae, data), path)
+    mean, deviation = torch.load(path, map_location=device(), weights_only=True)
+    return mean, deviation
+
+
 def pipeline(model: TextToNoise, vae: AutoencoderKL, vocabulary: CLIPTokenizer) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
         vae=vae,
@@ -119,7 +130,7 @@ def main() -> None:
     vocabulary = tokenizer.build()
     token_ids = vocabulary(data.captions, padding="max_length", return_tensors="pt").input_ids
     empty = vocabulary("", padding="max_length", return_tensors="pt").input_ids
-    mean, deviation = encode_scenes(vae, data)
+    mean, deviation = cached_latents(vae, data)
     torch.manual_seed(0)
     model, schedule = TextToNoise(vocabulary).to(device()), scheduler()
 
@@ -128,7 +139,8 @@ def main() -> None:
         shape = (flags.batch, *mean.shape[1:])
         spread, noise = torch.randn((2, *shape), generator=generator).to(device())
         latents = mean[index] + deviation[index] * spread
-        timesteps = torch.randint(1000, (flags.batch,), generator=generator).to(device())
+        # Logit-normal (Esser et al. 2024): most steps go where shapes form, between noise and detail.
+        timesteps = (1000 * torch.randn(flags.batch, generator=generator).sigmoid()).long().to(device())
         unsaid = torch.rand(flags.batch, 1, generator=generator) < CAPTION_DROPOUT
         words = torch.where(unsaid, empty, token_ids[index]).to(device())
         predicted = model(schedule.add_noise(latents, noise, timesteps), timesteps, words)
