@@ -1,12 +1,14 @@
 """The starter's tokenizer: CLIP's byte-level BPE with a vocabulary learned from the world's few words."""
 
-import json
+from collections import Counter
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from . import world
 
+END = "</w>"  # marks the unit that ends a word
 MAX_LENGTH = 48  # tokens; DreamBench's longest prompt takes 18
 
 # Words of the DreamBench prompts and of common requests that the world's captions do not use. Their embeddings stay as
@@ -28,16 +30,32 @@ def corpus() -> list[str]:
 def build() -> CLIPTokenizer:
     """A CLIPTokenizer whose vocabulary holds all bytes, inside and at the end of a word, so that any text tokenises."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=4000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator(sorted(set(corpus())), trainer)
-    merges = [tuple(pair) for pair in _merges(learner)]
-    units = [*alphabet, *(unit + "</w>" for unit in alphabet), *("".join(pair) for pair in merges)]
+    merges = learn_merges(corpus())
+    units = [*alphabet, *(unit + END for unit in alphabet), *("".join(pair) for pair in merges)]
     units = [*dict.fromkeys(units), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {unit: index for index, unit in enumerate(units)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
 
 
-def _merges(learner: Tokenizer) -> list[list[str]]:
-    return json.loads(learner.to_str())["model"]["merges"]
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make every word one token: always the commonest pair, the first in order among equals.
+
+    The tokenizers library breaks such ties differently from run to run, which would renumber the vocabulary.
+    """
+    pieces = [[*word[:-1], word[-1] + END] for word in sorted(set(words))]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for word in pieces for pair in pairwise(word)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        pieces = [_merged(word, best) for word in pieces]
+    return merges
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    result: list[str] = []
+    for unit in word:
+        if result and (result[-1], unit) == pair:
+            result[-1] += unit
+        else:
+            result.append(unit)
+    return result
