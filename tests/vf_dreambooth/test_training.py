@@ -103,11 +103,14 @@ def test_two_runs_give_byte_identical_files_and_logs(photos, tiny_base, tmp_path
 
 
 def test_accumulation_equals_one_larger_batch(photos, tiny_base, tmp_path):
-    main(arguments(photos, tiny_base, tmp_path / "whole", "--train_batch_size", "4"))
-    main(arguments(photos, tiny_base, tmp_path / "parts", "--gradient_accumulation_steps", "2"))
+    # With a large epsilon AdamW does not divide rounding errors by gradients near zero.
+    flags = ("--num_validation_images", "0", "--adam_epsilon", "1")
+    main(arguments(photos, tiny_base, tmp_path / "whole", "--train_batch_size", "4", *flags))
+    main(arguments(photos, tiny_base, tmp_path / "parts", "--gradient_accumulation_steps", "2", *flags))
     whole, parts = (load_file(tmp_path / name / "vectors.safetensors") for name in ("whole", "parts"))
     for name, vector in whole.items():
-        torch.testing.assert_close(parts[name], vector, atol=2e-4, rtol=1e-3)
+        assert vector.abs().max() > 0
+        torch.testing.assert_close(parts[name], vector, atol=1e-7, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
