@@ -29,7 +29,7 @@ class Preset:
 PRESETS = {
     # Rate and class images: Appendix C.5 of the paper, which gives no steps; 1000 are DreamBooth's.
     SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5),
-    # From the sweep in benchmarks/starter_preset.md.
+    # A first guess from single trials; benchmarks/starter_preset.py sweeps it.
     "starter": Preset(64, 2e-2, 300, 40, 25, 4.0),
 }
 
