@@ -6,201 +6,212 @@
 The recipe, top to bottom: settings, base model, class images and latents, VectorFit layers, the loop, the subject file.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from accelerate import Accelerator, PartialState
+from accelerate.utils import GradientAccumulationPlugin
+from diffusers import StableDiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
+from vf_dreambooth import checkpoint, estimate, faults, hub
 from vf_dreambooth import method as vectorfit_method
 from vf_dreambooth.base_models import load
 from vf_dreambooth.cli import exit_clearly
-from vf_dreambooth.data import Sampler, encode_images
-from vf_dreambooth.images import grid
-from vf_dreambooth.objective import (
-    Denoiser,
-    combine,
-    encode_prompts,
-    per_sample_loss,
-    target,
-    unique_prompts,
-)
-from vf_dreambooth.pipeline import adapted_models, previewing, sample
+from vf_dreambooth.data import Latents, Sampler, encode_images
+from vf_dreambooth.images import square, views
+from vf_dreambooth.interruption import Interruption
+from vf_dreambooth.objective import Denoiser, Objective
+from vf_dreambooth.pipeline import adapted_models
 from vf_dreambooth.prior import class_images, recipe_for, user_class_images
-from vf_dreambooth.prompts import preview_prompts
-from vf_dreambooth.setup import Setup, announce, precision, prepare, use_all_cores
+from vf_dreambooth.randomness import generator
+from vf_dreambooth.record import Record
+from vf_dreambooth.setup import Setup, announce, prepare, use_all_cores
 
 
-def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator) -> Sampler:
-    """Class images where wanted, then every picture's latents, computed once."""
-    config, prior = setup.config, None
-    if config.with_prior_preservation and config.class_data_dir:
-        prior = user_class_images(Path(config.class_data_dir), config.num_class_images)
-    elif config.with_prior_preservation:
+def class_latents(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator) -> Latents | None:
+    """The class images' latents, where the prior is kept by class images; what is missing is drawn first."""
+    config = setup.config
+    if not config.with_class_images:
+        return None
+    if config.class_data_dir:
+        images = user_class_images(Path(config.class_data_dir), config.num_class_images)
+    else:
         recipe = recipe_for(pipe, config.class_prompt, setup.sampling, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
         quiet = not accelerator.is_local_main_process
-        with accelerator.main_process_first(), tqdm(desc="class images", unit="img", disable=quiet) as bar:
+        with tqdm(desc="class images", unit="batch", disable=quiet) as bar:
 
             def report(done: int, total: int, bar: tqdm = bar) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            with accelerator.autocast():
-                prior = class_images(pipe, recipe, config.num_class_images, root, setup.sampling, report)
+            images = class_images(pipe, recipe, config.num_class_images, root, setup.sampling, accelerator, report)
+    return encode_images(pipe.vae, [[square(image, config.resolution)] for image in images])
+
+
+def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator) -> Sampler:
+    """Every picture's latents, computed once, and the batches to be drawn from them."""
+    config = setup.config
+    prior = class_latents(setup, pipe, accelerator)
+    choices = {"center_crop": config.center_crop, "random_flip": config.random_flip}
+    squares = [
+        views(image, config.resolution, generator=generator(config.seed, "crops", index), **choices)
+        for index, image in enumerate(setup.photos.images)
+    ]
     return Sampler(
-        encode_images(pipe.vae, setup.photos.images, config.resolution),
-        encode_images(pipe.vae, prior, config.resolution) if prior else None,
+        encode_images(pipe.vae, squares),
+        prior,
         batch_size=config.train_batch_size,
-        global_batch_size=config.train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps,
+        global_batch_size=config.effective_batch_size * accelerator.num_processes,
         num_timesteps=pipe.scheduler.config.num_train_timesteps,
         seed=config.seed,
     )
 
 
-def write_samples(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator, step: int) -> None:
-    """The sample grid of a step: fixed prompts, fixed seeds. Training does not notice."""
-    config, count = setup.config, setup.config.num_validation_images
-    if not count:
-        return
-    prompts = preview_prompts(config.instance_prompt, config.class_prompt)
-    seeds = [*range(count)] * len(prompts)
-    with previewing(pipe), accelerator.autocast():
-        images = sample(pipe, [p for p in prompts for _ in range(count)], seeds, setup.sampling)
-    rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
-    grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution))).save(setup.run.samples(step))
+class Loop:
+    """The training of one subject."""
+
+    def __init__(self, setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator, sampler: Sampler) -> None:
+        self.setup, self.config, self.accelerator, self.sampler = setup, setup.config, accelerator, sampler
+        models = adapted(pipe, self.config.train_text_encoder)
+        self.method = vectorfit_method.build(self.config, models)
+        accelerator.print(f"method       VectorFit: {self.method.plan.summary()}")
+        self.record = Record(setup, pipe, models, self.method, accelerator)
+        vectors = self.method.vectors.values()
+        self.objective = Objective(self.config, pipe, sampler, setup.photos.captions, vectors)
+        parts = Denoiser(pipe.unet, pipe.text_encoder), self.method.optimizer
+        self.denoiser, self.optimizer = accelerator.prepare(*parts)
+
+    def update(self, step: int, interruption: Interruption) -> tuple[dict, bool]:
+        """One optimizer update; returns its log entry, and whether any process was asked to stop."""
+        config, accelerator, method = self.config, self.accelerator, self.method
+        parts = self.objective.backward(self.denoiser, step, accelerator)
+        wish = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
+        loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, wish]), "mean").tolist()
+        self.require_finite("loss", loss, step)
+        frozen = method.freeze(step)
+        norm = float(accelerator.clip_grad_norm_(method.vectors.values(), config.max_grad_norm))
+        if accelerator.scaler is None:  # a scaler meets infinities as it looks for its scale, and skips those updates
+            self.require_finite("gradient", norm, step)
+        self.optimizer.step()
+        method.after_update()
+        self.optimizer.zero_grad(set_to_none=True)
+        entry = {"step": step, "loss": loss, "instance_loss": instance, "prior_loss": prior}
+        entry |= {"lr": method.schedule.get_last_lr()[0], "grad_norm": norm}
+        return {**entry, "frozen": list(frozen)}, stopping > 0
+
+    def require_finite(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            self.record.checkpoint(step - 1)
+            names = self.setup.photos.names
+            raise vf.VectorFitError(faults.not_finite(what, value, step, self.config, self.sampler, names))
+
+    def run(self, done: int) -> bool:
+        """All steps after the first `done`; returns whether it came to the end or was asked to stop before."""
+        config, accelerator, record = self.config, self.accelerator, self.record
+        images = self.sampler.global_batch_size * (1 if self.sampler.prior is None else 2)
+        steps = range(done + 1, config.max_train_steps + 1)
+        quiet = not accelerator.is_local_main_process
+        bar = tqdm(steps, desc="training", unit="step", disable=quiet, initial=done, total=config.max_train_steps)
+        with Interruption() as interruption:
+            for step in bar:
+                entry, stopping = self.update(step, interruption)
+                bar.set_postfix(
+                    loss=f"{entry['loss']:.3f}", images_per_s=f"{images * (bar.format_dict['rate'] or 0):.1f}"
+                )
+                accelerator.log({name: value for name, value in entry.items() if name != "frozen"}, step=step)
+                record.log(entry)
+                last = step == config.max_train_steps
+                if stopping or last or step % config.checkpointing_steps == 0:
+                    record.checkpoint(step)
+                    record.samples(step)
+                if stopping and not last:
+                    return False
+        return True
 
 
-def save(setup: Setup, models: dict[str, nn.Module], path: Path) -> None:
-    """The subject file; the same training gives the same bytes, so no path and no time goes into it."""
-    config = setup.config
-    places = ("output_dir", "instance_data_dir", "class_data_dir", "base_model", "report_to")
-    settings = {name: value for name, value in config.as_dict().items() if name not in places}
-    trigger = f"{config.token} {config.class_noun}" if config.class_noun else config.instance_prompt
-    vf.save_vectors(
-        models,
-        path,
-        base_model=setup.base.name,
-        base_revision=setup.base.revision,
-        metadata={
-            "vectorfit.training": json.dumps(settings, sort_keys=True),
-            "modelspec.trigger_phrase": trigger,
-        },
-    )
-
-
-class Loss:
-    """The loss of a step's micro-batches on this process."""
-
-    def __init__(self, setup: Setup, pipe: StableDiffusionPipeline, sampler: Sampler, accelerator: Accelerator) -> None:
-        config = setup.config
-        self.config, self.sampler, self.accelerator = config, sampler, accelerator
-        # The trainer adds noise as the base was trained, whatever sampler the pipeline came with.
-        self.noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
-        prompts = [config.instance_prompt] + ([config.class_prompt] if sampler.prior is not None else [])
-        distinct, self.index = unique_prompts(prompts)
-        self.prompt_ids = encode_prompts(pipe.tokenizer, distinct).to(accelerator.device)
-
-    def backward(self, denoiser: nn.Module, step: int) -> torch.Tensor:
-        """Accumulates the gradients of one update; returns loss, instance loss and class loss [3]."""
-        config, accelerator = self.config, self.accelerator
-        parts = torch.zeros(3, device=accelerator.device)
-        for micro in range(config.gradient_accumulation_steps):
-            first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
-            batch = self.sampler.batch(step, first).to(accelerator.device)
-            noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-            wanted = target(self.noise_schedule, batch.latents, batch.noise, batch.timesteps)
-            prompt_index = self.index.to(accelerator.device)[batch.is_class.long()]
-            with accelerator.accumulate(denoiser):
-                with accelerator.autocast():
-                    predicted = denoiser(noisy, batch.timesteps, self.prompt_ids, prompt_index)
-                loss = combine(per_sample_loss(predicted, wanted), batch.is_class, config.prior_loss_weight)
-                accelerator.backward(loss[0])
-            parts += torch.stack(loss).detach() / config.gradient_accumulation_steps
-        return parts
-
-
-def train(setup: Setup, pipe: StableDiffusionPipeline, sampler: Sampler, accelerator: Accelerator) -> None:
-    """The loop."""
-    config, run, models = setup.config, setup.run, adapted_models(pipe)
+def adapted(pipe: StableDiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.Module]:
+    """The models to adapt; everything else of them is frozen."""
+    models = adapted_models(pipe)
     for model in models.values():
         model.requires_grad_(False)
-    if not config.train_text_encoder:
+    if not train_text_encoder:
         del models["text_encoder"]
-    method = vectorfit_method.build(config, models)
-    accelerator.print(f"method       VectorFit: {method.plan.summary()}")
-    loss_of = Loss(setup, pipe, sampler, accelerator)
-    denoiser, optimizer = accelerator.prepare(Denoiser(pipe.unet, pipe.text_encoder), method.optimizer)
-    if accelerator.is_main_process:
-        write_samples(setup, pipe, accelerator, 0)
-    per_step = sampler.global_batch_size * (1 if sampler.prior is None else 2)
-    steps = range(1, config.max_train_steps + 1)
-    bar = tqdm(steps, desc="training", unit="step", disable=not accelerator.is_local_main_process)
-    for step in bar:
-        parts = loss_of.backward(denoiser, step)
-        frozen = method.freeze(step)
-        norm = accelerator.clip_grad_norm_(method.vectors.values(), config.max_grad_norm)
-        optimizer.step()
-        method.schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss, instance, prior = accelerator.reduce(parts, "mean").tolist()
-        if not math.isfinite(loss):
-            raise vf.VectorFitError(
-                f"the loss is {loss} at step {step}; lower --learning_rate ({config.learning_rate})"
-            )
-        bar.set_postfix(loss=f"{loss:.3f}", images_per_s=f"{per_step * (bar.format_dict['rate'] or 0):.1f}")
-        entry = {"step": step, "loss": loss, "instance_loss": instance, "class_loss": prior}
-        entry |= {"lr": method.schedule.get_last_lr()[0], "grad_norm": float(norm)}
-        accelerator.log(entry, step=step)
-        if not accelerator.is_main_process:
-            continue
-        run.append_log({**entry, "frozen": list(frozen)})
-        if step % config.checkpointing_steps == 0 or step == config.max_train_steps:
-            save(setup, models, run.checkpoint(step) / "vectors.safetensors")
-            write_samples(setup, pipe, accelerator, step)
-    if accelerator.is_main_process:
-        save(setup, models, run.vectors)
+    return models
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    setup = prepare(arguments)
-    config, run, base = setup.config, setup.run, setup.base
+def start(setup: Setup) -> Accelerator:
+    """accelerate as the settings want it, on all cores or the accelerator, and the announcement."""
     accelerator = Accelerator(
-        mixed_precision=precision(config),
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=config.report_to,
-        project_dir=run.path,
+        mixed_precision=setup.config.mixed_precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=setup.config.gradient_accumulation_steps),
+        log_with=setup.config.report_to,
+        project_dir=setup.run.path,
     )
     if accelerator.device.type == "cpu":
         use_all_cores(accelerator.num_processes)
+    torch.backends.cuda.matmul.allow_tf32 = True
     announce(setup, accelerator.print)
-    began = time.perf_counter()
-    pipe = load(base, config.variant).to(accelerator.device)
+    return accelerator
+
+
+def train_subject(setup: Setup) -> str:
+    """One run, from base model to subject file; returns a line on how it went."""
+    config, run = setup.config, setup.run
+    if setup.resume and setup.finished:
+        return f"{config.trigger}: finished before, {run.vectors}"
+    accelerator, began = start(setup), time.perf_counter()
+    pipe = load(setup.base, config.variant).to(accelerator.device)
     if config.report_to:
-        settings = {name: value for name, value in config.as_dict().items() if value is not None}
-        accelerator.init_trackers("tensorboard", settings)
-    sampler = build_sampler(setup, pipe, accelerator)
-    origin = {
-        "name": base.name,
-        "location": base.name if config.base_model == "auto" else config.base_model,
-        "revision": base.revision,
-    }
-    record = {"settings": config.as_dict(), "base": origin}
-    if accelerator.is_main_process:
-        run.log.unlink(missing_ok=True)
-        run.write_config(record)
-    train(setup, pipe, sampler, accelerator)
-    if accelerator.is_main_process:
-        run.write_config({**record, "seconds": round(time.perf_counter() - began, 1)})
-        accelerator.print(f"subject file {run.vectors} ({run.vectors.stat().st_size:,} bytes)")
+        accelerator.init_trackers("tensorboard", {k: v for k, v in config.as_dict().items() if v is not None})
+    loop = Loop(setup, pipe, accelerator, build_sampler(setup, pipe, accelerator))
+    found = checkpoint.find(run, setup.resume) if setup.resume else None
+    done = loop.record.resume(found)
+    if setup.resume:
+        accelerator.print(f"resumed      {f'after step {done}' if found else 'no checkpoint yet, from the beginning'}")
+    if not done:
+        loop.record.samples(0)
+    complete = loop.run(done)
+    if complete:
+        loop.record.finish(time.perf_counter() - began)
+    accelerator.wait_for_everyone()  # the main process has written what the others read next
     accelerator.end_training()
+    if not complete:
+        accelerator.print(f"stopped; go on with: train_dreambooth_vectorfit.py --resume_from_checkpoint {run.path}")
+        raise SystemExit(130)
+    if config.push_to_hub and accelerator.is_main_process:
+        name = config.hub_model_id or run.path.resolve().name
+        accelerator.print(f"uploaded     {hub.push(run.path, name, f'{config.trigger}, trained with VectorFit')}")
+    loss, size = run.read_log()[-1]["loss"], run.vectors.stat().st_size
+    return f"{config.trigger}: loss {loss:.3f}, {time.perf_counter() - began:.0f} s, {run.vectors} ({size:,} bytes)"
+
+
+def dry_run(setup: Setup) -> None:
+    """Says what would be trained and how long it would take, and leaves nothing behind."""
+    accelerator = start(setup)
+    pipe = load(setup.base, setup.config.variant).to(accelerator.device)
+    method = vectorfit_method.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
+    for line in estimate.report(setup, pipe, method, accelerator):
+        accelerator.print(line)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    setups, dry = prepare(arguments)
+    results = []
+    for setup in setups:
+        with faults.memory_advice(setup.config):
+            if dry:
+                dry_run(setup)
+            else:
+                results.append(train_subject(setup))
+    for line in results:
+        PartialState().print(f"subject      {line}")
 
 
 def run() -> None:

@@ -28,6 +28,7 @@ def trained(name: str, rate: float) -> RunFolder:
             "--learning_rate": rate,
             "--max_train_steps": STEPS[-1],
             "--checkpointing_steps": STEPS[0],
+            "--checkpoints_total_limit": len(STEPS),
             "--num_validation_images": 0,
         }
         train([str(part) for pair in flags.items() for part in pair])

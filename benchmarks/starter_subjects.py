@@ -12,7 +12,8 @@ from starter.subjects import EXAMPLES, SUBJECTS
 from train_dreambooth_vectorfit import main as train
 from vectorfit.runs import RunFolder
 from vf_dreambooth.base_models import resolve
-from vf_dreambooth.images import comparison, read_folder
+from vf_dreambooth.images import comparison
+from vf_dreambooth.photos import read_folder
 from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
 
 WORK = Path("runs/subjects")

@@ -4,10 +4,14 @@ RUN/config.json           settings, what was inferred, and how the run ended
 RUN/vectors.safetensors   the result
 RUN/log.jsonl             one line a step
 RUN/samples/              pictures made on the way, `step_000000.png` first
-RUN/checkpoints/          `step_000100/vectors.safetensors`
+RUN/checkpoints/          `step_000100/vectors.safetensors`, and what it takes to go on from there
 """
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,48 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:06d}"
 
+    def checkpoints(self) -> dict[int, Path]:
+        """The checkpoints by step, oldest first. Only whole ones have such a name."""
+        found = (self.path / "checkpoints").glob("step_[0-9]*")
+        return dict(sorted((int(folder.name.removeprefix("step_")), folder) for folder in found))
+
+    @contextmanager
+    def new_checkpoint(self, step: int) -> Iterator[Path]:
+        """A folder to write into, which becomes the checkpoint of `step` at the end, whole or not at all.
+
+        Raises:
+            VectorFitError: it cannot be written; older checkpoints stay.
+        """
+        target = self.checkpoint(step)
+        aside = target.with_name(f".{target.name}.tmp")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            yield aside
+            _sync(aside)
+            self._discard(target)
+            aside.rename(target)
+            _sync(target.parent)
+        except OSError as error:
+            raise VectorFitError(f"{target}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def keep_checkpoints(self, steps: list[int]) -> None:
+        """Removes the checkpoints of all other steps."""
+        for step, folder in self.checkpoints().items():
+            if step not in steps:
+                self._discard(folder)
+
+    @staticmethod
+    def _discard(folder: Path) -> None:
+        """Renamed first, so that half a checkpoint never goes by a checkpoint's name."""
+        if folder.exists():
+            doomed = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(doomed, ignore_errors=True)
+            folder.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
     def write_config(self, content: dict[str, Any]) -> None:
         write_atomically(self.config, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -57,10 +103,36 @@ class RunFolder:
         return content
 
     def append_log(self, entry: dict[str, Any]) -> None:
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Adds a line. Raises VectorFitError when it cannot be written."""
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise VectorFitError(f"{self.log}: cannot be written ({error.strerror or error})") from error
 
     def read_log(self) -> list[dict[str, Any]]:
+        """The log's entries, up to the first line that is not whole: a killed run may leave half a line."""
+        entries: list[dict[str, Any]] = []
         if not self.log.exists():
-            return []
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+            return entries
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+        return entries
+
+    def cut_log(self, step: int) -> None:
+        """Leaves the entries up to `step` only."""
+        kept = [json.dumps(entry) + "\n" for entry in self.read_log() if entry["step"] <= step]
+        write_atomically(self.log, "".join(kept).encode())
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names inside a folder durable, where the system lets one (Windows does not)."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,5 +1,6 @@
 """The delta file: a few vectors in safetensors, with what it takes to know the base they belong to."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,18 +32,26 @@ def canonical_name(name: str) -> str:
 
 
 def write_atomically(path: PathLike, data: bytes) -> None:
-    """Writes a file that is either whole or absent: aside, synced, then renamed."""
+    """Writes a file that is either whole or absent: aside, synced, then renamed.
+
+    Raises:
+        VectorFitError: it cannot be written; a file that was there before is untouched.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        raise VectorFitError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        aside.unlink(missing_ok=True)
+        # A full or vanished disk may refuse this too, which would hide the reason above.
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _sorted_header(data: bytes) -> bytes:

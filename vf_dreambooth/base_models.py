@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from torch import nn
 from vectorfit import VectorFitError
 
 SD14 = "CompVis/stable-diffusion-v1-4"
+PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+SINGLE_FILES = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Preset:
     num_class_images: int
     num_inference_steps: int
     guidance_scale: float
+    drift_weight: float = 1e-3  # of the squared norm of all vectors; a first guess
 
 
 PRESETS = {
@@ -68,28 +73,65 @@ def has_accelerator() -> bool:
 
 
 def resolve(name: str, revision: str | None = None) -> BaseModel:
-    """The base model that a name means: "auto", "starter", a local diffusers folder, or a hub id.
+    """The base model that a name means: "auto", "starter", a local diffusers folder or checkpoint file, or a hub id.
 
     Raises:
-        VectorFitError: a folder that is not a diffusers Stable Diffusion.
+        VectorFitError: something local that is not a whole Stable Diffusion, or nothing of that name.
     """
     if name == "auto":
         name = SD14 if has_accelerator() else "starter"
     if name == "starter":
         return BaseModel("starter", str(starter_folder()), None, PRESETS["starter"])
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "model_index.json").exists():
-            raise VectorFitError(
-                f"{name}: not a diffusers model, it has no model_index.json; expected a saved Stable Diffusion"
-            )
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _check_folder(name, path)
         # Only the folder's name goes into files: a path would tell of one machine and mean nothing on another.
-        return BaseModel(folder.resolve().name, str(folder), None, PRESETS[SD14])
+        return BaseModel(path.resolve().name, str(path), None, PRESETS[SD14])
+    if path.is_file():
+        if path.suffix.lower() not in SINGLE_FILES:
+            raise VectorFitError(
+                f"base model {name}: a file, expected a checkpoint ({' or '.join(SINGLE_FILES)}) or a diffusers folder"
+            )
+        return BaseModel(path.stem, str(path), None, PRESETS[SD14])
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise VectorFitError(
-            f"base model {name!r}: no such folder; expected starter, auto, a diffusers folder or a hub id owner/name"
+            f"base model {name!r}: no such folder; expected starter, auto, a diffusers folder, a checkpoint file "
+            "or a hub id owner/name"
         )
     return BaseModel(name, name, revision, PRESETS.get(name, PRESETS[SD14]))
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    """Looks at a local folder before anything is loaded. Raises VectorFitError for what it lacks."""
+    index = folder / "model_index.json"
+    if not index.exists():
+        raise VectorFitError(
+            f"base model {name}: not a diffusers model, it has no model_index.json; expected a saved Stable Diffusion"
+        )
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        kind = parts["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise VectorFitError(f"base model {name}: {index} is damaged ({error}); fetch the model again") from error
+    if kind not in PIPELINES:
+        raise VectorFitError(f"base model {name}: a {kind}, expected a Stable Diffusion 1 or 2 ({PIPELINES[0]})")
+    lacking = [part for part in PARTS if not any((folder / part).glob("*"))]
+    if lacking:
+        raise VectorFitError(
+            f"base model {name}: incomplete, {', '.join(lacking)} is missing; expected a complete Stable Diffusion, "
+            "fetch it again"
+        )
+
+
+def _read(base: BaseModel, variant: str | None) -> StableDiffusionPipeline:
+    path = Path(base.location)
+    if path.is_file():
+        # Beside the file its configuration may lie, in the diffusers layout; otherwise diffusers asks the hub.
+        beside = str(path.parent) if (path.parent / "model_index.json").exists() else None
+        return StableDiffusionPipeline.from_single_file(str(path), config=beside, torch_dtype=torch.float32)
+    return StableDiffusionPipeline.from_pretrained(
+        base.location, revision=base.revision, variant=variant, dtype=torch.float32
+    )
 
 
 def load(base: BaseModel, variant: str | None = None) -> StableDiffusionPipeline:
@@ -99,24 +141,30 @@ def load(base: BaseModel, variant: str | None = None) -> StableDiffusionPipeline
         VectorFitError: it cannot be had or is not a Stable Diffusion.
     """
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            base.location, revision=base.revision, variant=variant, dtype=torch.float32
-        )
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        pipe = _read(base, variant)
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VectorFitError(
-            f"base model {base.location!r} cannot be loaded ({first_line}); "
-            "give --base_model a diffusers folder, or --base_model starter, which comes along and needs no download"
+            f"base model {base.location!r} cannot be loaded ({first_line}); {_remedy(base)}"
         ) from error
-    lacking = [
-        part for part in ("unet", "text_encoder", "vae", "tokenizer", "scheduler") if getattr(pipe, part, None) is None
-    ]
+    lacking = [part for part in PARTS if getattr(pipe, part, None) is None]
     if lacking:
         raise VectorFitError(
             f"base model {base.location!r} lacks {', '.join(lacking)}; expected a complete Stable Diffusion"
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _remedy(base: BaseModel) -> str:
+    """What to do when a base cannot be had."""
+    starter = "--base_model starter comes along and needs no download"
+    if Path(base.location).exists():
+        return f"expected a saved Stable Diffusion 1 or 2; {starter}"
+    return (
+        f"without a network, fetch it where there is one ('hf download {base.location} --local-dir FOLDER'), carry the "
+        f"folder over and give --base_model FOLDER, or set HF_HOME to a cache that has it; {starter}"
+    )
 
 
 def fingerprint(*models: nn.Module) -> str:

@@ -2,31 +2,57 @@
 
 import argparse
 import difflib
+import json
+import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from vectorfit import VectorFitError
+from vectorfit.runs import RunFolder
 
-from .config import TrainConfig
+from .checkpoint import run_of
+from .config import PRIOR, TrainConfig, check
+from .problems import Problems
+
+# Flags of other DreamBooth scripts that mean nothing here, and what stands in their place.
+ELSEWHERE = {
+    "--num_train_epochs": "steps are counted here: --max_train_steps",
+    "--validation_steps": "grids are drawn with the checkpoints: --checkpointing_steps",
+    "--validation_epochs": "grids are drawn with the checkpoints: --checkpointing_steps",
+    "--use_8bit_adam": "the optimizer's state is a few megabytes; leave it out",
+    "--scale_lr": "give the rate itself: --learning_rate",
+    "--rank": "VectorFit has no rank; leave it out",
+    "--cache_latents": "latents are always computed once; leave it out",
+    "--dataloader_num_workers": "pictures are encoded once; leave it out",
+    "--allow_tf32": "it is on; leave it out",
+    "--logging_dir": "logs lie in the run folder: --output_dir",
+    "--prior_generation_precision": "class images have the training's precision: --mixed_precision",
+    "--enable_xformers_memory_efficient_attention": "PyTorch's own attention is used; leave it out",
+    "--set_grads_to_none": "they always are; leave it out",
+    "--hub_token": "log in with 'hf auth login' or set HF_TOKEN",
+    "--local_rank": "accelerate knows it; leave it out",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command line asks for."""
+
+    config: TrainConfig
+    resume_from_checkpoint: str | None = None  # "latest", a run folder, or a checkpoint in one
+    dry_run: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
-    """An unknown flag is answered with the nearest known one, in one line and exit status 2."""
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flags = list(self._option_string_actions)
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1, 0.5)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists all flags"
-            self.error(f"unknown argument {unknown[0]}{hint}")
-        return parsed
+    """One line and exit status 2 instead of argparse's usage."""
 
     def error(self, message: str) -> typing.NoReturn:
         print(f"{self.prog}: {message}", file=sys.stderr)
@@ -42,34 +68,149 @@ def _value_type(annotation: object) -> type:
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The training's flags, one per field of `TrainConfig`, in its groups."""
-    parser = _Parser(prog=prog, description="DreamBooth with VectorFit.", allow_abbrev=False)
+    """The training's flags, one per field of `TrainConfig`, in its groups. Values stay text; `parse` reads them."""
+    parser = _Parser(
+        prog=prog, description="DreamBooth with VectorFit.", allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--config", help="take the settings of this RUN/config.json; flags override them")
+    run.add_argument(
+        "--resume_from_checkpoint",
+        metavar="latest|PATH",
+        help="go on from the newest checkpoint of the run that the flags name, or from a run or checkpoint",
+    )
+    run.add_argument("--dry_run", action="store_true", help="say what would be trained, how long, and stop")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in fields(TrainConfig):
-        group = groups.setdefault(item.metadata["group"], parser.add_argument_group(item.metadata["group"]))
+        name = item.metadata["group"]
+        group = groups[name] = groups.get(name) or parser.add_argument_group(name)
         flags = [*item.metadata["flags"], f"--{item.name}"]
         default = None if item.default is MISSING else item.default
         text = item.metadata["help"] + (f" (default {default})" if default not in (None, "") else "")
-        kind = _value_type(item.type)
-        if kind is bool:
-            group.add_argument(
-                *flags,
-                dest=item.name,
-                action=argparse.BooleanOptionalAction,
-                default=default,
-                help=item.metadata["help"],
-            )
+        if _value_type(item.type) is bool:
+            group.add_argument(*flags, dest=item.name, action=argparse.BooleanOptionalAction, help=text)
         else:
-            choices = item.metadata["choices"] or None
-            group.add_argument(
-                *flags, dest=item.name, type=kind, default=default, choices=choices, help=text.replace("%", "%%")
-            )
+            metavar = "{" + ",".join(item.metadata["choices"]) + "}" if item.metadata["choices"] else item.name.upper()
+            group.add_argument(*flags, dest=item.name, metavar=metavar, help=text.replace("%", "%%"))
+    groups[PRIOR].add_argument(
+        "--with_prior_preservation",
+        action=argparse.BooleanOptionalAction,
+        help="other names of class_images and none",
+    )
     return parser
 
 
-def parse(arguments: Sequence[str] | None = None, prog: str = "train_dreambooth_vectorfit.py") -> TrainConfig:
-    """The settings of a command line. Raises VectorFitError for values out of range."""
-    return TrainConfig(**vars(build_parser(prog).parse_args(arguments)))
+def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> str:
+    """What to say of arguments that no flag takes, with the nearest flag where there is one."""
+    known, messages, after_flag = list(parser._option_string_actions), [], False
+    for argument in unknown:
+        flag = argument.split("=")[0]
+        if not argument.startswith("--"):
+            if not after_flag:  # the value of an unknown flag is not a second mistake
+                hint = (
+                    f"did you mean --instance_dir {argument}?" if Path(argument).is_dir() else "--help lists all flags"
+                )
+                messages.append(f"unknown argument {argument}; {hint}")
+        elif flag in ELSEWHERE:
+            messages.append(f"unknown argument {flag}; {ELSEWHERE[flag]}")
+        else:
+            near = difflib.get_close_matches(flag, known, 1, 0.5)
+            messages.append(
+                f"unknown argument {flag}; " + (f"did you mean {near[0]}?" if near else "--help lists all flags")
+            )
+        after_flag = argument.startswith("--") and "=" not in argument
+    return "\n".join(messages)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a run's config.json, without where that run was written.
+
+    Raises:
+        VectorFitError: it cannot be read, or holds a setting that does not exist (the nearest is given).
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings = dict(content.get("settings", content))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise VectorFitError(f"--config: {path} cannot be read ({error}); expected a run's config.json") from error
+    names = [f.name for f in fields(TrainConfig)]
+    problems = []
+    for unknown in settings.keys() - set(names):
+        near = difflib.get_close_matches(unknown, names, 1, 0.5)
+        problems.append(
+            f"--config: {path} has the unknown setting {unknown!r}" + (f"; nearest: {near[0]}" if near else "")
+        )
+    if problems:
+        raise VectorFitError("\n".join(sorted(problems)))
+    return {name: value for name, value in settings.items() if name != "output_dir" and value is not None}
+
+
+def _convert(flags: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """The flags' texts as values of their settings' types."""
+    values: dict[str, Any] = {}
+    words = {int: "a whole number", float: "a number"}
+    for item in fields(TrainConfig):
+        if item.name not in flags:
+            continue
+        kind, value = _value_type(item.type), flags[item.name]
+        try:
+            values[item.name] = value if isinstance(value, kind) else kind(value)
+        except ValueError:
+            problems.messages.append(f"--{item.name}: got {value!r}, expected {words[kind]}")
+    wanted = flags.get("with_prior_preservation")
+    if wanted is not None:
+        prior = "class_images" if wanted else "none"
+        if values.get("prior", prior) != prior:
+            problems.messages.append(
+                f"--prior {values['prior']}: contradicts --{'' if wanted else 'no-'}with_prior_preservation"
+            )
+        values["prior"] = prior
+    return values
+
+
+def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "train_dreambooth_vectorfit.py") -> Command:
+    """What a command line asks for. Mistakes are noted in `problems`, the settings at fault left at their defaults."""
+    parser = build_parser(prog)
+    namespace, unknown = parser.parse_known_args(arguments)
+    flags = vars(namespace)
+    if unknown:
+        problems.messages += _unknown_arguments(unknown, parser).splitlines()
+    resume, values = flags.get("resume_from_checkpoint"), {}
+    with problems.noting():
+        if "config" in flags:
+            values |= read_settings(Path(flags["config"]))
+    with problems.noting():
+        run = _resumed_run(resume, flags)
+        if run is not None:
+            values |= read_settings(run.config) | {"output_dir": str(run.path)}
+    values |= _convert(flags, problems)
+    defaults = {f.name: f.default for f in fields(TrainConfig)}
+    wrong = check(defaults | values)
+    problems.messages += wrong.values()
+    safe = {name: value for name, value in values.items() if name not in wrong}
+    if "instance_data_dir" in wrong:
+        safe["instance_data_dir"] = "."  # something to go on with; the mistake is noted
+    return Command(TrainConfig(**safe), resume, flags.get("dry_run", False))
+
+
+def _resumed_run(resume: str | None, flags: dict[str, Any]) -> RunFolder | None:
+    """The run folder whose settings a resumed run takes; None when there is none yet."""
+    if resume is None:
+        return None
+    if resume != "latest":
+        return run_of(resume)
+    if "output_dir" in flags:
+        run = RunFolder(flags["output_dir"])
+        return run if run.config.exists() else None
+    return newest_run(Path(flags.get("instance_data_dir", ".")))
+
+
+def newest_run(photos: Path) -> RunFolder | None:
+    """The newest run in runs/ that was named after this folder of photos, as `free_folder` names them."""
+    name = re.escape(photos.resolve().name)
+    runs = [RunFolder(path) for path in Path("runs").glob("*") if re.fullmatch(rf"{name}(-\d+)?", path.name)]
+    started = [run for run in runs if run.config.exists()]
+    return max(started, key=lambda run: run.config.stat().st_mtime_ns, default=None)
 
 
 def exit_clearly(main: Callable[[], None]) -> None:
@@ -79,5 +220,9 @@ def exit_clearly(main: Callable[[], None]) -> None:
     try:
         main()
     except VectorFitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).splitlines()
+        print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume_from_checkpoint latest goes on", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -7,41 +7,44 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from .images import square, to_tensor
+from .images import to_tensor
 from .randomness import shuffled_position, stacked_integers, stacked_normal
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior mean and standard deviation [n, c, h, w] of pictures, scaled as the UNet expects them."""
+    """Posterior mean and standard deviation [n * views, c, h, w] of n pictures, scaled as the UNet expects them."""
 
     mean: Tensor
     deviation: Tensor
+    views: int = 1  # squares of each picture, next to one another
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.mean) // self.views
 
 
 @torch.no_grad()
-def encode_images(vae: AutoencoderKL, images: list[Image.Image], resolution: int, batch_size: int = 4) -> Latents:
-    """The posterior of every picture, cropped square to `resolution` pixels."""
+def encode_images(vae: AutoencoderKL, pictures: list[list[Image.Image]], batch_size: int = 4) -> Latents:
+    """The posterior of every view of every picture; all pictures have equally many views of one size."""
+    images = [view for views in pictures for view in views]
     device, scale = vae.device, vae.config.scaling_factor
     means, deviations = [], []
     for start in range(0, len(images), batch_size):
-        pixels = torch.stack([to_tensor(square(image, resolution)) for image in images[start : start + batch_size]])
+        pixels = torch.stack([to_tensor(image) for image in images[start : start + batch_size]])
         posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
         means.append(posterior.mean.float().cpu() * scale)
         deviations.append(posterior.std.float().cpu() * scale)
-    return Latents(torch.cat(means), torch.cat(deviations))
+    return Latents(torch.cat(means), torch.cat(deviations), len(pictures[0]))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents [n, c, h, w], their noise, timesteps [n], and for each sample whether it is of the class."""
+    """Latents [n, c, h, w], their noise, timesteps [n]; of each sample its picture and whether that is of the class."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    picture: Tensor
     is_class: Tensor
 
     def to(self, device: torch.device) -> "Batch":
@@ -68,16 +71,18 @@ class Sampler:
         sides = [self._side(self.instance, "instance", step, first)]
         if self.prior is not None:
             sides.append(self._side(self.prior, "class", step, first))
-        latents, noise, timesteps = (torch.cat(parts) for parts in zip(*sides, strict=True))
+        latents, noise, timesteps, picture = (torch.cat(parts) for parts in zip(*sides, strict=True))
         is_class = torch.arange(len(latents)) >= self.batch_size
-        return Batch(latents, noise, timesteps, is_class)
+        return Batch(latents, noise, timesteps, picture, is_class)
 
-    def _side(self, source: Latents, kind: str, step: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _side(self, source: Latents, kind: str, step: int, first: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         indices = range(first, first + self.batch_size)
         start = (step - 1) * self.global_batch_size
-        chosen = [shuffled_position(len(source), start + i, self.seed, f"{kind} order") for i in indices]
+        picture = torch.tensor([shuffled_position(len(source), start + i, self.seed, f"{kind} order") for i in indices])
+        view = stacked_integers(source.views, self.seed, f"{kind} view", step, indices)
+        chosen = picture * source.views + view
         shape = tuple(source.mean.shape[1:])
         spread = stacked_normal(shape, self.seed, f"{kind} posterior", step, indices)
         noise = stacked_normal(shape, self.seed, f"{kind} noise", step, indices)
         timesteps = stacked_integers(self.num_timesteps, self.seed, f"{kind} timestep", step, indices)
-        return source.mean[chosen] + source.deviation[chosen] * spread, noise, timesteps
+        return source.mean[chosen] + source.deviation[chosen] * spread, noise, timesteps, picture

@@ -16,7 +16,8 @@ from vectorfit.runs import RunFolder
 
 from .base_models import resolve
 from .cli import exit_clearly
-from .images import comparison, grid, read_folder
+from .images import comparison, grid
+from .photos import read_folder
 from .pipeline import Sampling, base_of, load_pipeline, sample, set_subjects
 
 

@@ -1,72 +1,17 @@
-"""Reading a subject's photos, and laying pictures out side by side."""
+"""Pictures as tensors, and laid out side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from vectorfit import VectorFitError
+from vectorfit.vectors_file import write_atomically
 
-# Pillow chooses its decoder by content; only these may run (a PSD or EPS named .png must not).
-FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-
-
-@dataclass(frozen=True)
-class Photos:
-    """A folder's photos in name order, upright and RGB, and the names of what was passed over."""
-
-    images: list[Image.Image]
-    names: list[str]
-    ignored: list[str]
-
-
-def open_photo(path: Path) -> Image.Image:
-    """One photo, RGB: turned upright by its EXIF tag, transparency laid over white.
-
-    Raises:
-        VectorFitError: it is not a readable JPEG, PNG or WebP.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-            upright.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
-        reason = "not a JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise VectorFitError(f"{path}: cannot be read as an image ({reason}); repair or remove it") from error
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        rgba = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return upright.convert("RGB")
-
-
-def read_folder(folder: Path) -> Photos:
-    """All photos of a folder; sub-folders, hidden files and files of other kinds are passed over.
-
-    Raises:
-        VectorFitError: the folder is missing or has no photo, or photos cannot be read (all are named).
-    """
-    if not folder.is_dir():
-        raise VectorFitError(f"{folder}: no such folder; expected a folder with three to ten photos of one subject")
-    entries = sorted(folder.iterdir())
-    paths = [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    ignored = [p.name for p in entries if p not in paths]
-    if not paths:
-        found = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
-        raise VectorFitError(f"{folder}: no photos, {found}; expected JPEG, PNG or WebP files of one subject")
-    images, problems = [], []
-    for path in paths:
-        try:
-            images.append(open_photo(path))
-        except VectorFitError as error:
-            problems.append(str(error))
-    if problems:
-        raise VectorFitError("\n".join(problems))
-    return Photos(images, [p.name for p in paths], ignored)
+CROPS = 8  # random squares of a photo; each is encoded once, so their number is bounded
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -74,9 +19,27 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
 
 
+def views(
+    image: Image.Image, size: int, *, center_crop: bool, random_flip: bool, generator: torch.Generator
+) -> list[Image.Image]:
+    """The squares of a photo to train on: its centre, or `CROPS` random ones, and with `random_flip` their mirrors."""
+    squares = [square(image, size)]
+    if not center_crop:
+        centres = torch.rand((CROPS, 2), generator=generator).tolist()
+        squares = [ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, centering=c) for c in centres]
+    return squares + [ImageOps.mirror(picture) for picture in squares] if random_flip else squares
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """Pixels [3, h, w] in -1..1, as the VAE expects them."""
     return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Saves a picture, whole or not at all. Raises VectorFitError when it cannot be written."""
+    data = BytesIO()
+    image.save(data, format="PNG")
+    write_atomically(path, data.getvalue())
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], *, row_titles: Sequence[str] = (), cell: int = 128) -> Image.Image:

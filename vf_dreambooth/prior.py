@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 
+from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
@@ -14,7 +15,8 @@ from vectorfit import VectorFitError
 from vectorfit.vectors_file import write_atomically
 
 from .base_models import fingerprint
-from .images import open_photo, read_folder
+from .images import write_png
+from .photos import open_photo, read_folder
 from .pipeline import Sampling, sample
 from .randomness import generator
 
@@ -70,34 +72,51 @@ def _check_manifest(folder: Path, recipe: Recipe) -> None:
         raise VectorFitError(f"{manifest}: the class images do not fit this run ({differences}); delete that folder")
 
 
+@contextmanager
+def _unchecked(pipe: StableDiffusionPipeline) -> Iterator[None]:
+    """Within the context no safety checker runs: a picture it blanks would teach the class to be black."""
+    checker, pipe.safety_checker = pipe.safety_checker, None
+    try:
+        yield
+    finally:
+        pipe.safety_checker = checker
+
+
 def class_images(
     pipe: StableDiffusionPipeline,
     recipe: Recipe,
     count: int,
     root: Path,
     sampling: Sampling,
+    accelerator: Accelerator,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
     """The first `count` class images of a recipe, kept under `root` by content; only what is missing is made.
+
+    The processes share the work by whole batches, and a batch is always of the same images: a picture depends neither
+    on the number of processes nor on which ones were there before.
 
     Raises:
         VectorFitError: the folder's manifest tells of another recipe.
     """
     folder = root / recipe.key
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_manifest(folder, recipe)
+    if accelerator.is_main_process:
+        _check_manifest(folder, recipe)
+    accelerator.wait_for_everyone()
     paths = [folder / f"{index:04d}.png" for index in range(count)]
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
-    for start in range(0, len(missing), sampling.batch_size):
-        chunk = missing[start : start + sampling.batch_size]
-        images = sample(
-            pipe, [recipe.prompt] * len(chunk), [image_seed(recipe.seed, index) for index in chunk], sampling
-        )
-        for index, image in zip(chunk, images, strict=True):
-            data = BytesIO()
-            image.save(data, format="PNG")
-            write_atomically(paths[index], data.getvalue())
-        report(start + len(chunk), len(missing))
+    batches = [range(count)[start : start + sampling.batch_size] for start in range(0, count, sampling.batch_size)]
+    missing = [batch for batch in batches if not all(paths[index].exists() for index in batch)]
+    accelerator.wait_for_everyone()  # before the first is written, so that all ranks see the same ones missing
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    for number, batch in enumerate(mine):
+        with _unchecked(pipe), accelerator.autocast():
+            seeds = [image_seed(recipe.seed, index) for index in batch]
+            images = sample(pipe, [recipe.prompt] * len(batch), seeds, sampling)
+        for index, image in zip(batch, images, strict=True):
+            if not paths[index].exists():
+                write_png(paths[index], image)
+        report(number + 1, len(mine))
+    accelerator.wait_for_everyone()
     return [open_photo(path) for path in paths]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,11 +10,13 @@ import torch
 from vectorfit import VectorFitError
 from vectorfit.runs import RunFolder
 
+from . import hub
 from .base_models import BaseModel, resolve
-from .cli import parse
+from .cli import Command, newest_run, parse
 from .config import TrainConfig
-from .images import Photos, read_folder
+from .photos import Photos, photo_paths, read_folder
 from .pipeline import Sampling
+from .problems import Problems
 
 
 @dataclass(frozen=True)
@@ -26,44 +28,178 @@ class Setup:
     photos: Photos
     run: RunFolder
     sampling: Sampling
+    base_chosen: bool = False  # by what this machine has, not by the user
+    resume: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result, and no more steps are asked of it."""
+        return self.run.vectors.exists() and self.run.read_config()["settings"]["max_train_steps"] >= (
+            self.config.max_train_steps or 0
+        )
+
+    def record(self) -> dict:
+        """What config.json says of the run."""
+        origin = {
+            "name": self.base.name,
+            "location": self.config.base_model,
+            "revision": self.base.revision,
+        }
+        return {"settings": self.config.as_dict(), "base": origin, "photos": self.photos.sha256}
 
 
-def prepare(arguments: Sequence[str] | None) -> Setup:
-    """Settles a command line.
+def subject_folders(folder: Path) -> list[Path]:
+    """The folder itself, or, where it holds no photo but folders with photos, those: one subject each.
 
     Raises:
-        VectorFitError: a value is out of range, photos are missing or damaged, the run folder is taken.
+        VectorFitError: the folder is missing or unreadable.
     """
-    given = parse(arguments)
-    base = resolve(given.base_model, given.revision)
-    config = given.completed(base.preset)
-    photos = read_folder(Path(config.instance_data_dir))
-    run = RunFolder(config.output_dir)
-    if run.vectors.exists():
-        raise VectorFitError(f"--output_dir: {run.path} holds a finished run; give another folder or delete that one")
+    if photo_paths(folder):
+        return [folder]
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in inner if photo_paths(path)] or [folder]
+
+
+def _of_subject(command: Command, folder: Path) -> Command:
+    """The command for one of several subjects: its own photos, its own run folder."""
+    run = RunFolder(Path(command.config.output_dir) / folder.name) if command.config.output_dir else None
+    if run is None and command.resume_from_checkpoint:
+        run = newest_run(folder)
+    output = str(run.path) if run else None
+    return replace(command, config=replace(command.config, instance_data_dir=str(folder), output_dir=output))
+
+
+def _check_places(config: TrainConfig, resume: str | None) -> None:
+    """Raises VectorFitError for a run folder that is taken or would disturb the photos."""
+    run, photos = RunFolder(config.output_dir or "."), Path(config.instance_data_dir).resolve()
+    inside = run.path.resolve()
+    if inside == photos or photos in inside.parents:
+        raise VectorFitError(
+            f"--output_dir: {run.path} is the folder of the photos or inside it; give a folder elsewhere"
+        )
+    if run.path.exists() and not run.path.is_dir():
+        raise VectorFitError(f"--output_dir: {run.path} is a file, expected a folder")
+    if resume is None and (run.vectors.exists() or run.checkpoints()):
+        state = "a finished run" if run.vectors.exists() else "a run with checkpoints"
+        raise VectorFitError(
+            f"--output_dir: {run.path} holds {state}; give another folder, delete that one, or go on with "
+            "--resume_from_checkpoint latest"
+        )
+
+
+def _check_resumed(setup: Setup) -> None:
+    """Raises VectorFitError where a run to be resumed was begun with other settings or other photos."""
+    if not setup.run.config.exists():
+        return
+    recorded = setup.run.read_config()
+    before = TrainConfig(**recorded["settings"])
+    old, new, problems = before.shaping(), setup.config.shaping(), []
+    if new["max_train_steps"] > old["max_train_steps"] and setup.config.lr_scheduler.startswith("constant"):
+        old["max_train_steps"] = new["max_train_steps"]  # a longer run of a constant rate is the same run so far
+    for name in old:
+        if old[name] != new[name]:
+            problems.append(f"--{name}: the run was begun with {old[name]!r}, got {new[name]!r}")
+    photos = setup.photos.sha256
+    changed = sorted(
+        name for name in photos.keys() | recorded["photos"].keys() if photos.get(name) != recorded["photos"].get(name)
+    )
+    if changed:
+        problems.append(f"{setup.config.instance_data_dir}: {', '.join(changed)} changed since the run was begun")
+    if problems:
+        problems.append(
+            f"{setup.run.path}: resumed, it must stay the same run; start a new one with another --output_dir"
+        )
+        raise VectorFitError("\n".join(problems))
+
+
+def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
+    """One subject's setup; what is wrong is noted and gives None."""
+    config, photos = command.config, None
+    before = len(problems.messages)
+    with problems.noting():
+        photos = read_folder(Path(config.instance_data_dir))
+    if base is not None:
+        with problems.noting():
+            config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
+            _check_places(config, command.resume_from_checkpoint)
+    if config.class_data_dir:
+        with problems.noting():
+            read_folder(Path(config.class_data_dir))
+    if base is None or photos is None or len(problems.messages) > before:
+        return None
     preset = base.preset
     sampling = Sampling(preset.num_inference_steps, preset.guidance_scale, config.resolution, config.sample_batch_size)
-    return Setup(config, base, photos, run, sampling)
+    chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
+    setup = Setup(config, base, photos, RunFolder(config.output_dir), sampling, chosen, resume)
+    if resume is not None:
+        with problems.noting():
+            _check_resumed(setup)
+    return setup
+
+
+def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
+    """Settles a command line: the runs to be made, one a subject, and whether it is a dry run.
+
+    Raises:
+        VectorFitError: everything that is wrong, a line each: flags, folders, photos, base model, run folder.
+    """
+    problems, base, folders = Problems(), None, []
+    command = parse(arguments, problems)
+    config = command.config
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
+    if config.push_to_hub and not command.dry_run:
+        with problems.noting():
+            hub.check_login()
+    with problems.noting():
+        base = resolve(config.base_model, config.revision)
+    if not any("--instance_dir" in message for message in problems.messages):
+        with problems.noting():
+            folders = subject_folders(Path(config.instance_data_dir))
+    several = folders != [Path(config.instance_data_dir)]
+    commands = [_of_subject(command, folder) if several else command for folder in folders]
+    setups = [_settle(each, base, problems) for each in commands]
+    problems.raise_all()
+    return [setup for setup in setups if setup is not None], command.dry_run
 
 
 def announce(setup: Setup, say: Callable[[str], None]) -> None:
     """Says everything that was chosen or inferred."""
     config, photos = setup.config, setup.photos
-    chosen = " (chosen by what this machine has; --base_model takes another)" if config.base_model == "auto" else ""
+    chosen = " (chosen by what this machine has; --base_model takes another)" if setup.base_chosen else ""
     say(f"base model   {setup.base.name}{chosen}")
     say(f"photos       {len(photos.images)} from {config.instance_data_dir}")
     if photos.ignored:
         say(f"             passed over, not photos: {', '.join(photos.ignored)}")
+    own = [caption for caption in photos.captions if caption]
+    if own:
+        say(f"             {len(own)} with a prompt of their own, such as {own[0]!r}")
+    lacking = sum(config.token not in caption.split() for caption in own)
+    unnamed = [f"{lacking} prompts of photos do not say {config.token!r}"] if lacking else []
+    for warning in photos.warnings(config.resolution or 0) + unnamed:
+        say(f"warning      {warning}")
     say(f"prompts      {config.instance_prompt!r} for the subject, {config.class_prompt!r} for its class")
-    prior = config.class_data_dir or f"{config.num_class_images} class images, weight {config.prior_loss_weight}"
-    say(f"prior        {prior if config.with_prior_preservation else 'none'}")
-    images = f"{config.train_batch_size} photos" + (
-        f" and {config.train_batch_size} class images" if config.with_prior_preservation else ""
+    say(f"prior        {_prior(config)}")
+    images = f"{config.effective_batch_size} photos" + (
+        f" and {config.effective_batch_size} class images" if config.with_class_images else ""
     )
-    say(f"training     {config.max_train_steps} steps of {images}, rate {config.learning_rate}, seed {config.seed}")
+    rate = f"rate {config.learning_rate}" + (
+        f" (text encoder {config.text_encoder_lr})" if config.text_encoder_lr is not None else ""
+    )
+    say(
+        f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
+    )
     times = f"at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
     say(f"freezing     {f'the top {config.avf_top_k} vectors {times}' if config.avf else 'none'}")
     say(f"run folder   {setup.run.path}")
+
+
+def _prior(config: TrainConfig) -> str:
+    if config.prior == "drift":
+        return f"penalty on drift, weight {config.drift_weight}"
+    if config.prior == "none":
+        return "none: the class may drift towards the subject"
+    return f"{config.class_data_dir or f'{config.num_class_images} class images'}, weight {config.prior_loss_weight}"
 
 
 def use_all_cores(num_processes: int) -> None:
@@ -72,12 +208,17 @@ def use_all_cores(num_processes: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_processes))
 
 
-def precision(config: TrainConfig) -> str | None:
-    """The mixed precision to ask accelerate for; None keeps what was chosen with `accelerate launch`."""
-    if config.mixed_precision != "auto":
-        return config.mixed_precision
-    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
-        return None
+def _accumulation() -> int:
+    """The batches per update that accelerate was launched or configured with."""
+    text = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    return int(text) if text.isdigit() else 1
+
+
+def _precision() -> str:
+    """The mixed precision that accelerate was launched or configured with, or what suits the hardware."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched in ("fp16", "bf16"):
+        return launched
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     # CPUs without bf16 instructions emulate them, ten times slower than float32.

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from starter import tokenizer
+from vf_dreambooth import base_models
 
 
 def build_tiny(seed: int = 0) -> StableDiffusionPipeline:
@@ -73,3 +75,41 @@ def photos(tmp_path) -> Path:
     for index in range(3):
         Image.fromarray(rng.integers(0, 255, (24, 20, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def arguments(photos, tiny_base, quick_preset):
+    """The command line of a training of four steps: arguments(output folder, further flags)."""
+
+    def build(output: Path, *more: object) -> list[str]:
+        flags = {
+            "--instance_dir": photos,
+            "--base_model": tiny_base,
+            "--output_dir": output,
+            "--resolution": 16,
+            "--max_train_steps": 4,
+            "--train_batch_size": 2,
+            "--num_class_images": 3,
+            "--learning_rate": 1e-2,
+            "--checkpointing_steps": 2,
+            "--num_validation_images": 0,
+            "--avf_first_step": 2,
+            "--avf_every": 1,
+            "--avf_num_freezes": 2,
+            "--avf_top_k": 3,
+            "--mixed_precision": "no",
+        }
+        return [str(part) for pair in flags.items() for part in pair] + [str(flag) for flag in more]
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def quick_preset(monkeypatch):
+    monkeypatch.setitem(base_models.PRESETS, base_models.SD14, base_models.Preset(16, 1e-2, 4, 3, 2, 2.0))

@@ -9,8 +9,9 @@ from vectorfit import VectorFitError
 from vf_dreambooth.base_models import SD14, resolve
 from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.data import Latents, Sampler
-from vf_dreambooth.images import open_photo, read_folder, square
+from vf_dreambooth.images import square
 from vf_dreambooth.objective import combine, target
+from vf_dreambooth.photos import open_photo, read_folder
 from vf_dreambooth.prompts import class_noun, default_prompts
 
 
@@ -139,7 +140,9 @@ def test_base_models_and_their_presets(tmp_path):
 
 
 def test_settings_are_completed_from_folder_and_preset(tmp_path):
-    config = TrainConfig(instance_data_dir=str(tmp_path / "dog6")).completed(resolve(SD14).preset)
+    config = TrainConfig(instance_data_dir=str(tmp_path / "dog6")).completed(
+        resolve(SD14), mixed_precision="no", accumulation=1
+    )
     assert (config.class_noun, config.instance_prompt, config.max_train_steps) == ("dog", "a photo of sks dog", 1000)
     assert (config.avf_first_step, config.avf_every, config.avf_num_freezes) == (350, 30, 10)
     assert config.learning_rate == 5e-5

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -18,54 +17,21 @@ from vectorfit.runs import RunFolder
 ROOT = Path(__file__).parents[2]
 
 
-def arguments(photos: Path, base: Path, output: Path, *more: str) -> list[str]:
-    flags = {
-        "--instance_dir": photos,
-        "--base_model": base,
-        "--output_dir": output,
-        "--resolution": 16,
-        "--max_train_steps": 4,
-        "--train_batch_size": 2,
-        "--num_class_images": 3,
-        "--learning_rate": 1e-2,
-        "--checkpointing_steps": 2,
-        "--num_validation_images": 1,
-        "--avf_first_step": 2,
-        "--avf_every": 1,
-        "--avf_num_freezes": 2,
-        "--avf_top_k": 3,
-    }
-    return [str(part) for pair in flags.items() for part in pair] + list(more)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(autouse=True)
-def _quick_sampling(monkeypatch):
-    from vf_dreambooth import base_models
-
-    preset = base_models.Preset(16, 1e-2, 4, 3, 2, 2.0)
-    monkeypatch.setitem(base_models.PRESETS, base_models.SD14, preset)
-
-
 @pytest.fixture
-def finished(photos, tiny_base, tmp_path):
-    main(arguments(photos, tiny_base, tmp_path / "run"))
+def finished(arguments, tmp_path):
+    main(arguments(tmp_path / "run", "--num_validation_images", 1))
     return RunFolder(tmp_path / "run")
 
 
 def test_a_run_leaves_exactly_what_it_should(finished):
     files = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
     assert files == {
+        "README.md",
         "config.json",
         "log.jsonl",
         "vectors.safetensors",
         *(f"samples/step_00000{step}.png" for step in (0, 2, 4)),
-        *(f"checkpoints/step_00000{step}/vectors.safetensors" for step in (2, 4)),
+        *(f"checkpoints/step_00000{step}/{name}" for step in (2, 4) for name in ("vectors.safetensors", "state.pt")),
     }
     log = finished.read_log()
     assert [entry["step"] for entry in log] == [1, 2, 3, 4]
@@ -88,25 +54,25 @@ def test_the_subject_file_holds_every_vector_and_describes_itself(finished, tiny
     assert str(ROOT) not in json.dumps(metadata)
 
 
-def test_two_runs_give_byte_identical_files_and_logs(photos, tiny_base, tmp_path):
+def test_two_runs_give_byte_identical_files_and_logs(arguments, tmp_path):
     for name in ("a", "b"):
         torch.manual_seed(hash(name) % 1000)  # the global state must not matter
-        samples = () if name == "a" else ("--num_validation_images", "0")  # nor must previews
-        main(arguments(photos, tiny_base, tmp_path / name, *samples))
+        samples = () if name == "a" else ("--num_validation_images", "1")  # nor must previews
+        main(arguments(tmp_path / name, *samples))
     first, second = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
     assert first.log.read_bytes() == second.log.read_bytes()
     assert load_file(first.vectors).keys() == load_file(second.vectors).keys()
     for name, vector in load_file(first.vectors).items():
         assert torch.equal(vector, load_file(second.vectors)[name])
-    main(arguments(photos, tiny_base, tmp_path / "c"))
+    main(arguments(tmp_path / "c"))
     assert (tmp_path / "c" / "vectors.safetensors").read_bytes() == first.vectors.read_bytes()
 
 
-def test_accumulation_equals_one_larger_batch(photos, tiny_base, tmp_path):
+def test_accumulation_equals_one_larger_batch(arguments, tmp_path):
     # With a large epsilon AdamW does not divide rounding errors by gradients near zero.
-    flags = ("--num_validation_images", "0", "--adam_epsilon", "1")
-    main(arguments(photos, tiny_base, tmp_path / "whole", "--train_batch_size", "4", *flags))
-    main(arguments(photos, tiny_base, tmp_path / "parts", "--gradient_accumulation_steps", "2", *flags))
+    flags = ("--adam_epsilon", "1")
+    main(arguments(tmp_path / "whole", "--train_batch_size", "4", *flags))
+    main(arguments(tmp_path / "parts", "--gradient_accumulation_steps", "2", *flags))
     whole, parts = (load_file(tmp_path / name / "vectors.safetensors") for name in ("whole", "parts"))
     for name, vector in whole.items():
         assert vector.abs().max() > 0
@@ -123,8 +89,8 @@ def test_accumulation_equals_one_larger_batch(photos, tiny_base, tmp_path):
         ("--mixed_precision", "bf16"),
     ],
 )
-def test_each_choice_trains(photos, tiny_base, tmp_path, flags):
-    main(arguments(photos, tiny_base, tmp_path / "run", "--num_validation_images", "0", *flags))
+def test_each_choice_trains(arguments, tmp_path, flags):
+    main(arguments(tmp_path / "run", *flags))
     vectors = load_file(tmp_path / "run" / "vectors.safetensors")
     assert all(v.dtype == torch.float32 for v in vectors.values())
     assert ("--no-train_text_encoder" in flags) != any(name.startswith("text_encoder.") for name in vectors)
@@ -132,32 +98,32 @@ def test_each_choice_trains(photos, tiny_base, tmp_path, flags):
     assert ("--no-avf" in flags) != any(frozen)
 
 
-def test_checkpointing_gives_the_same_gradients(photos, tiny_base, tmp_path):
-    main(arguments(photos, tiny_base, tmp_path / "plain", "--num_validation_images", "0"))
-    main(arguments(photos, tiny_base, tmp_path / "less", "--num_validation_images", "0", "--gradient_checkpointing"))
+def test_checkpointing_gives_the_same_gradients(arguments, tmp_path):
+    main(arguments(tmp_path / "plain"))
+    main(arguments(tmp_path / "less", "--gradient_checkpointing"))
     plain, less = (load_file(tmp_path / name / "vectors.safetensors") for name in ("plain", "less"))
     assert all(torch.equal(vector, less[name]) for name, vector in plain.items())
 
 
-def test_tensorboard_gets_the_losses(photos, tiny_base, tmp_path):
+def test_tensorboard_gets_the_losses(arguments, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    main(arguments(photos, tiny_base, tmp_path / "run", "--num_validation_images", "0", "--report_to", "tensorboard"))
+    main(arguments(tmp_path / "run", "--report_to", "tensorboard"))
     events = next((tmp_path / "run").rglob("events.out.tfevents.*"))
     reader = accumulator.EventAccumulator(str(events.parent))
     reader.Reload()
     assert len(reader.Scalars("loss")) == 4
 
 
-def test_class_images_are_kept_and_shared(finished, photos, tiny_base):
+def test_class_images_are_kept_and_shared(finished, arguments):
     root = finished.path.parent / "class_images"
     (folder,) = root.iterdir()
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     assert len(before) == 4  # three pictures and the manifest
-    main(arguments(photos, tiny_base, finished.path.parent / "again"))
+    main(arguments(finished.path.parent / "again"))
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     (folder / "0001.png").unlink()
     lost = Image.open(folder / "0000.png").tobytes()
-    main(arguments(photos, tiny_base, finished.path.parent / "third"))
+    main(arguments(finished.path.parent / "third"))
     assert (folder / "0001.png").exists()
     assert Image.open(folder / "0000.png").tobytes() == lost
     vectors = [(finished.path.parent / name / "vectors.safetensors").read_bytes() for name in ("again", "third")]
@@ -165,9 +131,9 @@ def test_class_images_are_kept_and_shared(finished, photos, tiny_base):
 
 
 @pytest.mark.slow
-def test_accelerate_launch_runs_the_script(photos, tiny_base, tmp_path):
+def test_accelerate_launch_runs_the_script(arguments, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "train_dreambooth_vectorfit.py")]
-    flags = arguments(photos, tiny_base, tmp_path / "run", "--num_validation_images", "0")
+    flags = arguments(tmp_path / "run")
     done = subprocess.run([*launch, *flags], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "a photo of sks dog" in done.stdout
@@ -187,7 +153,7 @@ def test_a_mistake_ends_with_one_line_and_status_2(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_mistakes_are_named(photos, tiny_base, tmp_path, capsys):
+def test_mistakes_are_named(photos, tiny_base, tmp_path):
     def refused(*flags: str) -> str:
         with pytest.raises(vf.VectorFitError) as caught:
             main(list(flags))
@@ -206,8 +172,5 @@ def test_mistakes_are_named(photos, tiny_base, tmp_path, capsys):
     message = refused(*given)
     assert "3.jpg" in message
     assert "4.png" in message
-    with pytest.raises(SystemExit) as caught:
-        main([*given, "--learning_rat", "1"])
-    assert caught.value.code == 2
-    assert "did you mean --learning_rate?" in capsys.readouterr().err
+    assert "did you mean --learning_rate?" in refused(*given, "--learning_rat", "1")
     assert not (tmp_path / "runs").exists()

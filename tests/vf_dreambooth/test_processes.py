@@ -1,0 +1,84 @@
+"""Two processes train what one trains: the same frozen sets, the same vectors within rounding, one set of files."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train_dreambooth_vectorfit import main
+from vectorfit.runs import RunFolder
+
+ROOT = Path(__file__).parents[2]
+# With a large epsilon AdamW does not divide rounding errors by gradients near zero.
+COMPARABLE = ("--adam_epsilon", 1, "--learning_rate", 1, "--num_class_images", 5, "--sample_batch_size", 2)
+
+
+def rank(number: int, count: int, port: int, arguments: list[str]) -> None:
+    settings = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    os.environ.update({name: str(value) for name, value in settings.items()})
+    torch.set_num_threads(1)
+    main(arguments)
+    os._exit(0)
+
+
+def run_on(count: int, arguments: list[str]) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_dreambooth_vectorfit", "diffusers.pipelines.stable_diffusion"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [context.Process(target=rank, args=(number, count, port, arguments)) for number in range(count)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0] * count
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    first, second = (load_file(folder / "vectors.safetensors") for folder in (one, other))
+    for name, vector in first.items():
+        assert vector.abs().max() > 0
+        torch.testing.assert_close(second[name], vector, atol=1e-6, rtol=2e-3)
+    logs = [RunFolder(folder).read_log() for folder in (one, other)]
+    assert [entry["frozen"] for entry in logs[0]] == [entry["frozen"] for entry in logs[1]]
+    assert any(entry["frozen"] for entry in logs[0])
+    for before, after in zip(*logs, strict=True):
+        assert after["loss"] == pytest.approx(before["loss"], rel=1e-3)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    (images,) = (folder / "class_images").iterdir()
+    return {path.name: path.read_bytes() for path in sorted(images.iterdir())}
+
+
+@pytest.mark.parametrize("flags", [(), ("--prior", "drift", "--drift_weight", 1e-3)], ids=["class images", "drift"])
+def test_two_processes_equal_one(arguments, tmp_path, flags):
+    run_on(1, arguments(tmp_path / "one" / "run", *COMPARABLE, *flags, "--train_batch_size", 4))
+    run_on(2, arguments(tmp_path / "two" / "run", *COMPARABLE, *flags, "--train_batch_size", 2))
+    if not flags:
+        assert pictures(tmp_path / "one") == pictures(tmp_path / "two")  # drawn by one, and shared out between two
+    assert_alike(tmp_path / "one" / "run", tmp_path / "two" / "run")
+    names = [
+        sorted(str(p.relative_to(folder)) for p in folder.rglob("*")) for folder in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert names[0] == names[1]
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_two_processes(arguments, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    launch += ["--gradient_accumulation_steps", "2", str(ROOT / "train_dreambooth_vectorfit.py")]
+    main(arguments(tmp_path / "one" / "run", *COMPARABLE, "--train_batch_size", 4))
+    flags = arguments(tmp_path / "two" / "run", *COMPARABLE, "--train_batch_size", 1)
+    done = subprocess.run([*launch, *flags], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("subject file") <= 1
+    assert_alike(tmp_path / "one" / "run", tmp_path / "two" / "run")

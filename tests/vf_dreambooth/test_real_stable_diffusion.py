@@ -1,0 +1,126 @@
+"""The loading paths of real checkpoints, on tiny models built from the config classes and saved as real ones are."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPImageProcessor
+
+import vectorfit as vf
+from train_dreambooth_vectorfit import main
+from vectorfit.runs import RunFolder
+from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.pipeline import Sampling, load_pipeline, sample
+
+SAMPLING = Sampling(num_inference_steps=2, guidance_scale=3.0, resolution=16)
+
+
+@pytest.fixture
+def copy(tiny_base, tmp_path) -> Path:
+    shutil.copytree(tiny_base, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def states(pipe: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
+    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
+    return {f"{part}.{name}": value for part, model in parts.items() for name, value in model.state_dict().items()}
+
+
+def same(one: StableDiffusionPipeline, other: StableDiffusionPipeline) -> bool:
+    first, second = states(one), states(other)
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def with_level(name: str) -> str:
+    return name if name.startswith("text_model.") else f"text_model.{name}"
+
+
+@pytest.mark.parametrize("level", [True, False], ids=["with text_model", "without"])
+def test_text_encoders_with_and_without_the_text_model_level(tiny_base, copy, tmp_path, arguments, level):
+    file = copy / "text_encoder" / "model.safetensors"
+    weights = {name.removeprefix("text_model."): value for name, value in load_file(file).items()}
+    save_file({with_level(n) if level else n: v for n, v in weights.items()}, file, metadata={"format": "pt"})
+    assert same(load(resolve(str(copy))), load(resolve(str(tiny_base))))
+    # A subject trained on one loads on the other: names in the file are without the level.
+    main(arguments(tmp_path / "run"))
+    main(arguments(tmp_path / "other", "--base_model", copy))
+    one, other = (load_file(tmp_path / name / "vectors.safetensors") for name in ("run", "other"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    load_pipeline(resolve(str(copy)), [(tmp_path / "run", 1.0)], device="cpu")
+
+
+def test_half_precision_variants(tiny_base, tmp_path, arguments):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base).to(torch.float16)
+    pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    loaded = load(resolve(str(tmp_path / "half")), "fp16")
+    assert all(v.dtype == torch.float32 for v in states(loaded).values() if v.is_floating_point())
+    main(arguments(tmp_path / "run", "--base_model", tmp_path / "half", "--variant", "fp16"))
+    # The deltas are of the rounded weights, so the unrounded base refuses them with the reason.
+    with pytest.raises(vf.VectorFitError, match="made for base weights with SHA-256"):
+        load_pipeline(resolve(str(tiny_base)), [(tmp_path / "run", 1.0)], device="cpu")
+    with pytest.raises(vf.VectorFitError, match="cannot be loaded"):
+        load(resolve(str(tmp_path / "half")))
+
+
+def test_a_revision_reaches_the_hub_library(monkeypatch):
+    seen = {}
+
+    def from_pretrained(location, **options):
+        seen.update(options, location=location)
+        raise OSError("offline")
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", from_pretrained)
+    with pytest.raises(vf.VectorFitError, match="offline"):
+        main(["--instance_dir", "examples/dog", "--base_model", "someone/model", "--revision", "abc123"])
+    assert (seen["location"], seen["revision"]) == ("someone/model", "abc123")
+
+
+@pytest.fixture
+def checked(tiny_base, copy) -> Path:
+    """The tiny base with a safety checker that finds every picture unsafe."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**sizes, "image_size": 16, "patch_size": 8, "projection_dim": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(projection_dim=8, vision_config=vision, text_config=sizes))
+    torch.nn.init.constant_(checker.concept_embeds_weights, -2.0)  # cosine thresholds that everything exceeds
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base)
+    pipe.register_modules(
+        safety_checker=checker,
+        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+    )
+    pipe.register_to_config(requires_safety_checker=True)
+    shutil.rmtree(copy)
+    pipe.save_pretrained(copy)
+    return copy
+
+
+def test_a_safety_checker_is_kept_but_does_not_blank_class_images(checked, arguments, tmp_path):
+    pipe = load_pipeline(resolve(str(checked)), device="cpu")
+    assert pipe.safety_checker is not None
+    (picture,) = sample(pipe, ["a dog"], [0], SAMPLING)
+    assert not np.asarray(picture).any()  # blanked
+    main(arguments(tmp_path / "run", "--base_model", checked))
+    main(arguments(tmp_path / "other" / "run"))
+    (folder,) = (tmp_path / "class_images").iterdir()
+    (unchecked,) = (tmp_path / "other" / "class_images").iterdir()
+    for path in folder.glob("*.png"):
+        assert path.read_bytes() == (unchecked / path.name).read_bytes()
+
+
+def test_a_velocity_model_is_trained_on_velocities(tiny_base, copy, arguments, tmp_path):
+    settings = copy / "scheduler" / "scheduler_config.json"
+    config = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**config, "prediction_type": "v_prediction"}))
+    assert load(resolve(str(copy))).scheduler.config.prediction_type == "v_prediction"
+    main(arguments(tmp_path / "velocity", "--base_model", copy, "--prior", "none"))
+    main(arguments(tmp_path / "noise", "--prior", "none"))
+    losses = [RunFolder(tmp_path / name).read_log()[0]["loss"] for name in ("velocity", "noise")]
+    assert losses[0] != losses[1]
+    settings.write_text(json.dumps({**config, "prediction_type": "sample"}))
+    with pytest.raises(vf.VectorFitError, match="predicts 'sample'"):
+        main(arguments(tmp_path / "neither", "--base_model", copy))

@@ -1,0 +1,320 @@
+"""Nothing lost, nothing different: whatever ends a run, it goes on to the identical file or says why not."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import vectorfit as vf
+from train_dreambooth_vectorfit import main
+from vectorfit.runs import RunFolder
+from vf_dreambooth import faults, interruption, objective
+
+# Everything whose state has to survive: momentum, freezing, a schedule, a moving average, two rates, crops and flips.
+EVERYTHING = (
+    *("--use_ema", "--text_encoder_lr", 5e-3, "--lr_scheduler", "cosine", "--adam_weight_decay", 0.01),
+    *("--random_flip", "--no-center_crop", "--max_train_steps", 6, "--snr_gamma", 5),
+)
+
+
+def content(run: Path) -> tuple[bytes, bytes]:
+    return (run / "vectors.safetensors").read_bytes(), (run / "log.jsonl").read_bytes()
+
+
+def flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """A state's leaves by their paths, tensors as lists."""
+    if isinstance(value, dict | list | tuple):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flat(inner, f"{path}/{key}")
+    else:
+        yield path, value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+class Stop(Exception):
+    """Ends a training in the middle of a step, as a crash would."""
+
+
+def stop_in(monkeypatch, step: int) -> None:
+    original = objective.Objective.backward
+
+    def backward(self, denoiser, now, accelerator):
+        if now == step:
+            raise Stop
+        return original(self, denoiser, now, accelerator)
+
+    monkeypatch.setattr(objective.Objective, "backward", backward)
+
+
+@pytest.mark.parametrize("flags", [(), EVERYTHING], ids=["plain", "everything"])
+def test_a_resumed_run_equals_the_uninterrupted_one(arguments, tmp_path, monkeypatch, flags):
+    main(arguments(tmp_path / "whole", *flags))
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        with pytest.raises(Stop):
+            main(arguments(tmp_path / "parts", *flags))
+    assert [entry["step"] for entry in RunFolder(tmp_path / "parts").read_log()] == [1, 2, 3]  # one past the checkpoint
+    main(arguments(tmp_path / "parts", *flags, "--resume_from_checkpoint", "latest"))
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    states = [tmp_path / name / "checkpoints" / "step_000004" / "state.pt" for name in ("whole", "parts")]
+    first, second = (dict(flat(torch.load(state, weights_only=True))) for state in states)
+    assert first == second
+    assert len(first) > 50
+
+
+def test_a_run_folder_alone_is_enough_to_resume(arguments, tmp_path, monkeypatch):
+    main(arguments(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        with pytest.raises(Stop):
+            main(arguments(tmp_path / "parts"))
+    main(["--resume_from_checkpoint", str(tmp_path / "parts" / "checkpoints" / "step_000002")])
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(arguments, tmp_path, monkeypatch, capsys):
+    main(arguments(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stop_in(patch, 2)
+        with pytest.raises(Stop):
+            main(arguments(tmp_path / "parts"))
+    main(arguments(tmp_path / "parts", "--resume_from_checkpoint", "latest"))
+    assert "no checkpoint yet" in capsys.readouterr().out
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(arguments, tmp_path, capsys):
+    main(arguments(tmp_path / "run"))
+    before = content(tmp_path / "run")
+    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
+    assert "finished before" in capsys.readouterr().out
+    assert content(tmp_path / "run") == before
+    main(["--resume_from_checkpoint", str(tmp_path / "run"), "--max_train_steps", "6"])
+    main(arguments(tmp_path / "six", "--max_train_steps", 6))
+    assert content(tmp_path / "run") == content(tmp_path / "six")
+
+
+def test_a_resumed_run_must_stay_the_same_run(arguments, photos, tmp_path):
+    main(arguments(tmp_path / "run"))
+    (photos / "1.png").write_bytes((photos / "0.png").read_bytes())
+    with pytest.raises(vf.VectorFitError) as caught:
+        main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest", "--learning_rate", 1, "--seed", 5))
+    message = str(caught.value)
+    assert "--learning_rate: the run was begun with 0.01, got 1.0" in message
+    assert "--seed: the run was begun with 0, got 5" in message
+    assert "1.png changed" in message
+    with pytest.raises(vf.VectorFitError, match="holds a finished run"):
+        main(arguments(tmp_path / "run"))
+    with pytest.raises(vf.VectorFitError, match="neither a run folder nor a checkpoint"):
+        main(["--resume_from_checkpoint", str(tmp_path / "nowhere")])
+
+
+def test_a_config_repeats_a_run_exactly(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(arguments(tmp_path / "run", *EVERYTHING))
+    main(["--config", str(tmp_path / "run" / "config.json")])
+    assert content(tmp_path / "runs" / "dog") == content(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["settings"]["lerning_rate"] = 1
+    (tmp_path / "wrong.json").write_text(json.dumps(config))
+    with pytest.raises(vf.VectorFitError, match="unknown setting 'lerning_rate'; nearest: learning_rate"):
+        main(["--config", str(tmp_path / "wrong.json")])
+
+
+def test_only_the_newest_checkpoints_are_kept(arguments, tmp_path):
+    main(arguments(tmp_path / "run", "--checkpointing_steps", 1, "--checkpoints_total_limit", 2))
+    assert list(RunFolder(tmp_path / "run").checkpoints()) == [3, 4]
+
+
+def test_a_damaged_checkpoint_is_named(arguments, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        with pytest.raises(Stop):
+            main(arguments(tmp_path / "run"))
+    state = tmp_path / "run" / "checkpoints" / "step_000002" / "state.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(vf.VectorFitError, match=r"step_000002/state\.pt: cannot be resumed from"):
+        main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, tmp_path, monkeypatch, capsys):
+    main(arguments(tmp_path / "whole"))
+    original = objective.Objective.backward
+
+    def backward(self, denoiser, step, accelerator):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, denoiser, step, accelerator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objective.Objective, "backward", backward)
+        with pytest.raises(SystemExit) as caught:
+            main(arguments(tmp_path / "parts"))
+    assert caught.value.code == 130
+    run = RunFolder(tmp_path / "parts")
+    assert list(run.checkpoints()) == [2, 3]
+    assert f"--resume_from_checkpoint {run.path}" in capsys.readouterr().out
+    assert not run.vectors.exists()
+    main(["--resume_from_checkpoint", str(run.path)])
+    assert content(run.path) == content(tmp_path / "whole")
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with interruption.Interruption() as wish:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wish.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_step_and_pictures_and_keeps_the_last_good_file(
+    arguments, tmp_path, monkeypatch, value
+):
+    main(arguments(tmp_path / "whole"))
+    original = objective.per_sample_loss
+    calls = []
+
+    def per_sample_loss(predicted, wanted):
+        calls.append(None)
+        return original(predicted, wanted) * (value if len(calls) == 4 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objective, "per_sample_loss", per_sample_loss)
+        with pytest.raises(vf.VectorFitError) as caught:
+            main(arguments(tmp_path / "run"))
+    message, run = str(caught.value), RunFolder(tmp_path / "run")
+    assert re.search(f"the (loss|gradient) is {value} at step 4", message)
+    assert ".png" in message
+    assert "class images" in message
+    assert list(run.checkpoints()) == [2, 3]
+    vf.read_metadata(run.checkpoint(3) / "vectors.safetensors")
+    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_names_the_flags_that_help(arguments, tmp_path, monkeypatch, error):
+    def backward(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objective.Objective, "backward", backward)
+        with pytest.raises(vf.VectorFitError) as caught:
+            main(arguments(tmp_path / "run"))
+    message = str(caught.value)
+    flags = "--gradient_checkpointing --train_batch_size 1 --gradient_accumulation_steps 2 --sample_batch_size 1"
+    assert flags in message
+    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest", *flags.split()))  # and they are accepted
+    assert (tmp_path / "run" / "vectors.safetensors").exists()
+    with pytest.raises(RuntimeError, match="another"), faults.memory_advice(None):
+        raise RuntimeError("another")
+
+
+def write_limited(arguments: list[str], limit: int) -> None:
+    """A training in which no file may grow beyond `limit` bytes: writes fail as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        main(arguments)
+    except vf.VectorFitError as error:
+        os._exit(2 if "cannot be written" in str(error) else 3)
+    os._exit(0)
+
+
+def train(arguments: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    main(arguments)
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that come up at once, since what they need is imported before they fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_dreambooth_vectorfit", "diffusers.pipelines.stable_diffusion"])
+    return context
+
+
+def test_a_full_disk_is_said_and_loses_nothing(arguments, tmp_path, processes):
+    main(arguments(tmp_path / "whole"))
+    size = (tmp_path / "whole" / "checkpoints" / "step_000002" / "state.pt").stat().st_size
+    child = processes.Process(target=write_limited, args=(arguments(tmp_path / "run"), size // 2))
+    child.start()
+    child.join(120)
+    assert child.exitcode == 2
+    assert not RunFolder(tmp_path / "run").checkpoints()
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, tmp_path, monkeypatch, failing):
+    main(arguments(tmp_path / "whole"))
+    flush, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(None)
+        if len(calls) == WRITES_BEFORE_CHECKPOINTS + failing:
+            raise OSError(5, "Input/output error")
+        flush(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(vf.VectorFitError, match=r"cannot be written \(Input/output error\)"):
+            main(arguments(tmp_path / "run"))
+    run = RunFolder(tmp_path / "run")
+    for folder in run.checkpoints().values():
+        assert {path.name for path in folder.iterdir()} == {"vectors.safetensors", "state.pt"}
+    main(arguments(run.path, "--resume_from_checkpoint", "latest"))
+    assert content(run.path) == content(tmp_path / "whole")
+
+
+WRITES_BEFORE_CHECKPOINTS = 2  # settings, and the log cut back; the class images are there already
+
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_a_run_still_comes_to_the_identical_file(arguments, tmp_path, processes):
+    flags = ("--max_train_steps", 24, "--checkpointing_steps", 3, "--num_validation_images", 1)
+    train_whole = processes.Process(target=train, args=(arguments(tmp_path / "whole", *flags),))
+    began = time.monotonic()
+    train_whole.start()
+    train_whole.join()
+    seconds = time.monotonic() - began
+    moments, killed, finished = random.Random(0), 0, 0
+    run, tries = tmp_path / "elsewhere" / "run", 0
+    while killed < KILLS:
+        child = processes.Process(target=train, args=(arguments(run, *flags, "--resume_from_checkpoint", "latest"),))
+        child.start()
+        child.join(moments.uniform(0.1, 0.9) * seconds)
+        if child.exitcode is None:
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            killed += 1
+        tries += 1
+        if (run / "vectors.safetensors").exists():
+            assert content(run) == content(tmp_path / "whole")
+            finished += 1
+            run = tmp_path / "elsewhere" / f"run-{finished}"
+        assert tries < 4 * KILLS
+    last = processes.Process(target=train, args=(arguments(run, *flags, "--resume_from_checkpoint", "latest"),))
+    last.start()
+    last.join()
+    assert content(run) == content(tmp_path / "whole")
+    print(f"{killed} of {KILLS} kills survived")

@@ -1,0 +1,70 @@
+"""The model card of a run: README.md beside the subject file, as the hub shows it and a person reads it."""
+
+from huggingface_hub import ModelCardData
+
+from vectorfit.vectors_file import write_atomically
+
+from .config import TrainConfig
+from .setup import Setup
+
+TAGS = ["text-to-image", "dreambooth", "diffusers-training", "stable-diffusion", "vectorfit"]
+
+
+def _header(setup: Setup, samples: list[str]) -> str:
+    """The YAML block that the hub reads."""
+    base = setup.base.name if "/" in setup.base.name else None  # only a hub id may stand there
+    widget = [{"text": setup.config.instance_prompt, "output": {"url": name}} for name in samples[-1:]]
+    data = ModelCardData(
+        base_model=base,
+        library_name="diffusers",
+        tags=TAGS,
+        instance_prompt=setup.config.instance_prompt,
+        widget=widget or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _settings(config: TrainConfig) -> str:
+    rows = [f"| `{name}` | {value} |" for name, value in config.shaping().items() if value is not None]
+    return "\n".join(["| setting | value |", "|--|--|", *rows])
+
+
+def text(setup: Setup, samples: list[str]) -> str:
+    """The card, with the names of sample grids relative to the run folder, oldest first."""
+    config, base = setup.config, setup.base
+    revision = f", revision {base.revision}" if base.revision else ""
+    pictures = "\n".join(f"![{name}]({name})" for name in samples[-1:]) or "No samples were drawn."
+    return f"""{_header(setup, samples)}
+
+# {setup.run.path.resolve().name}: {config.trigger}
+
+A subject for {base.name}, trained with VectorFit ([arXiv 2503.19530](https://arxiv.org/abs/2503.19530)): changes of the
+singular values and biases that the base model already has.
+
+Say **{config.trigger}** to call it, as in "{config.instance_prompt} in the snow".
+
+{pictures}
+
+## Use
+
+```python
+from vf_dreambooth.base_models import resolve
+from vf_dreambooth.pipeline import load_pipeline
+pipe = load_pipeline(resolve("{base.name}"), [("vectors.safetensors", 1.0)])
+```
+
+Then `pipe("{config.instance_prompt} in the snow").images[0]`. The number is the strength: 0 is the base model, 1 the
+subject as trained. The file fits the base model it was trained on and refuses others.
+
+## Training
+
+Base model {base.name}{revision}; {len(setup.photos.images)} photos; class prompt "{config.class_prompt}".
+
+{_settings(config)}
+"""
+
+
+def write(setup: Setup) -> None:
+    folder = setup.run.path / "samples"
+    samples = sorted(f"samples/{picture.name}" for picture in folder.glob("step_*.png"))
+    write_atomically(setup.run.path / "README.md", text(setup, samples).encode())

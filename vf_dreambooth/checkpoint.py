@@ -1,0 +1,96 @@
+"""Checkpoints: everything a training needs to go on as if it had not stopped."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+import vectorfit as vf
+from vectorfit import VectorFitError
+from vectorfit.plan import Models
+from vectorfit.runs import RunFolder
+from vectorfit.vectors_file import write_atomically
+
+from .method import Method
+
+STATE = "state.pt"  # beside the checkpoint's subject file
+
+
+def state_of(method: Method, accelerator: Accelerator, step: int) -> dict[str, Any]:
+    """The state after `step` updates. Randomness needs none: it is a function of seed and step."""
+    return {
+        "step": step,
+        "vectors": {name: vector.detach().cpu() for name, vector in method.vectors.items()},
+        "optimizer": method.optimizer.state_dict(),
+        "schedule": method.schedule.state_dict(),
+        "avf": method.avf.state_dict() if method.avf else None,
+        "ema": method.ema.state_dict() if method.ema else None,
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+    }
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    data = BytesIO()
+    torch.save(state, data)
+    write_atomically(folder / STATE, data.getvalue())
+
+
+def restore(folder: Path, method: Method, accelerator: Accelerator, models: Models) -> int:
+    """Takes up the state of a checkpoint and returns its step.
+
+    Raises:
+        VectorFitError: the checkpoint is damaged, of another base, or of another kind of run.
+    """
+    vf.load_vectors(models, folder / "vectors.safetensors")  # verifies the base; the values below are the exact ones
+    try:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, vector in method.vectors.items():
+                vector.copy_(state["vectors"][name])
+        method.optimizer.load_state_dict(state["optimizer"])
+        method.schedule.load_state_dict(state["schedule"])
+        for part, name in ((method.avf, "avf"), (method.ema, "ema"), (accelerator.scaler, "scaler")):
+            if (part is None) != (state[name] is None):
+                raise VectorFitError(f"{folder}: it was made {'with' if part is None else 'without'} {name}")
+            if part is not None:
+                part.load_state_dict(state[name])
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise VectorFitError(
+            f"{folder / STATE}: cannot be resumed from ({error}); delete that folder to go on from the one before"
+        ) from error
+    return int(state["step"])
+
+
+def find(run: RunFolder, wanted: str) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means: "latest", the run folder, or a checkpoint's own folder.
+
+    None when the run has not come to its first one: it starts from the beginning.
+
+    Raises:
+        VectorFitError: there is no such checkpoint.
+    """
+    existing = run.checkpoints()
+    if wanted == "latest" or Path(wanted).resolve() == run.path.resolve():
+        return existing[max(existing)] if existing else None
+    if Path(wanted).resolve() in [folder.resolve() for folder in existing.values()]:
+        return Path(wanted)
+    there = ", ".join(folder.name for folder in existing.values()) or "none"
+    raise VectorFitError(f"--resume_from_checkpoint: {wanted} is not a checkpoint of {run.path}; it has {there}")
+
+
+def run_of(wanted: str) -> RunFolder:
+    """The run folder that a path to a run or to one of its checkpoints lies in.
+
+    Raises:
+        VectorFitError: it is neither.
+    """
+    path = Path(wanted)
+    for folder in (path, path.parent.parent):
+        if RunFolder(folder).config.exists():
+            return RunFolder(folder)
+    raise VectorFitError(
+        f"--resume_from_checkpoint: {wanted} is neither a run folder nor a checkpoint in one; "
+        "expected latest or such a folder"
+    )

@@ -1,0 +1,95 @@
+"""What a training will take: a few updates on random latents, timed, and nothing kept."""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+
+import vectorfit as vf
+
+from .data import Latents, Sampler
+from .method import Method
+from .objective import Denoiser, Objective
+from .setup import Setup
+
+WARM_UP, TIMED = 1, 3  # updates
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of an update and of one denoising step of one picture, and the peak memory in bytes."""
+
+    update: float
+    denoising: float
+    memory: int
+
+
+def _timed(call: Callable[[], object]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator where there is one, otherwise of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(setup: Setup, pipe: StableDiffusionPipeline, vectors: dict, accelerator: Accelerator) -> Estimate:
+    """Runs a few updates of the very size without stepping the optimizer."""
+    config, factor = setup.config, pipe.vae_scale_factor
+    side = config.resolution // factor
+    zeros = torch.zeros(1, pipe.unet.config.in_channels, side, side)
+    latents = Latents(zeros, torch.ones_like(zeros))
+    size = config.train_batch_size
+    per_update = size * config.gradient_accumulation_steps * accelerator.num_processes
+    prior = latents if config.with_class_images else None
+    sampler = Sampler(latents, prior, size, per_update, pipe.scheduler.config.num_train_timesteps, config.seed)
+    objective = Objective(config, pipe, sampler, [None], vectors.values())
+    denoiser = Denoiser(pipe.unet, pipe.text_encoder).to(accelerator.device)
+    times = [_timed(lambda: objective.backward(denoiser, 1, accelerator)) for _ in range(WARM_UP + TIMED)]
+    for vector in vectors.values():
+        vector.grad = None
+    batch = 2 * config.sample_batch_size  # guidance takes every picture twice
+    words = pipe.text_encoder(objective.prompt_ids[:1].to(accelerator.device)).last_hidden_state
+    noisy = torch.randn(batch, *zeros.shape[1:], device=accelerator.device)
+
+    def denoise() -> None:
+        with torch.no_grad(), accelerator.autocast():
+            pipe.unet(noisy, torch.tensor(10, device=accelerator.device), words.expand(batch, -1, -1))
+
+    denoise()
+    return Estimate(min(times[WARM_UP:]), _timed(denoise) / config.sample_batch_size, peak_memory())
+
+
+def describe(setup: Setup, plan: vf.Plan, estimate: Estimate) -> list[str]:
+    """The dry run's report, a line each."""
+    config = setup.config
+    train = estimate.update * config.max_train_steps
+    grids = config.num_validation_images and -(-config.max_train_steps // config.checkpointing_steps) + 1
+    pictures = grids * config.num_validation_images * 4
+    pictures += config.num_class_images if config.with_class_images and not config.class_data_dir else 0
+    draw = pictures * setup.sampling.num_inference_steps * estimate.denoising
+    return [
+        str(plan),
+        f"trainable    {plan.num_trainable:,} of {plan.num_total:,} parameters",
+        f"steps        {config.max_train_steps} of {estimate.update:.2f} s: {train / 60:.1f} min",
+        f"pictures     {pictures} to draw (class images and sample grids): {draw / 60:.1f} min",
+        f"memory       {estimate.memory / 2**30:.1f} GiB at the peak",
+        "dry run      nothing was trained or written",
+    ]
+
+
+def report(setup: Setup, pipe: StableDiffusionPipeline, method: Method, accelerator: Accelerator) -> list[str]:
+    """Measures and describes it."""
+    return describe(setup, method.plan, measure(setup, pipe, method.vectors, accelerator))

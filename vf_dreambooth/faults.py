@@ -1,0 +1,62 @@
+"""What can end a training before its time, said so that the user can mend it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from vectorfit import VectorFitError
+
+from .config import TrainConfig
+from .data import Sampler
+
+
+def not_finite(what: str, value: float, step: int, config: TrainConfig, sampler: Sampler, names: Sequence[str]) -> str:
+    """The message for a loss or gradient that is NaN or infinite: step, pictures, remedy."""
+    batch = sampler.batch(step)  # of the first process; the others' pictures are drawn alike
+    photos = sorted({names[i] for i in batch.picture[~batch.is_class].tolist()})
+    classes = sorted(set(batch.picture[batch.is_class].tolist()))
+    shown = f"photos {', '.join(photos)}" + (f", class images {', '.join(map(str, classes))}" if classes else "")
+    other = " or --mixed_precision bf16 or no" if config.mixed_precision == "fp16" else ""
+    return (
+        f"the {what} is {value} at step {step} ({shown}); the vectors from before it are the newest checkpoint. "
+        f"Start a new run with a lower --learning_rate (now {config.learning_rate}){other}"
+    )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    words = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "out of memory" in words
+
+
+def memory_flags(config: TrainConfig) -> str:
+    """The flags that lower the memory of this training and leave its result as it is, but for the precision."""
+    flags = []
+    if not config.gradient_checkpointing:
+        flags.append("--gradient_checkpointing")
+    if config.train_batch_size > 1:
+        flags.append(f"--train_batch_size 1 --gradient_accumulation_steps {config.effective_batch_size}")
+    if config.sample_batch_size > 1:
+        flags.append("--sample_batch_size 1")
+    if config.mixed_precision == "no" and torch.cuda.is_available():
+        flags.append("--mixed_precision bf16")
+    return " ".join(flags)
+
+
+@contextmanager
+def memory_advice(config: TrainConfig) -> Iterator[None]:
+    """Turns running out of memory into one message with the flags to add.
+
+    Raises:
+        VectorFitError: the memory did not suffice.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        flags = memory_flags(config)
+        remedy = f"add {flags}" if flags else f"give a smaller --resolution than {config.resolution}"
+        raise VectorFitError(f"out of memory; {remedy}. ({str(error).splitlines()[0]})") from error
+    except MemoryError as error:
+        raise VectorFitError(f"out of memory; add {memory_flags(config)}") from error

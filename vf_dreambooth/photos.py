@@ -1,0 +1,156 @@
+"""A subject's photos: which files of a folder they are, what is wrong with them, and the captions beside them."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vectorfit import VectorFitError
+
+from .problems import Problems
+
+HEIC = importlib.util.find_spec("pillow_heif") is not None
+if HEIC:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+# Pillow chooses its decoder by content; only these may run (a PSD or EPS named .png must not).
+FORMATS = ("JPEG", "PNG", "WEBP", *(("HEIF",) if HEIC else ()))
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
+# What a file begins with (at an offset), and how to call it when it is none of the above.
+SIGNATURES = {
+    (0, b"8BPS"): "a Photoshop file",
+    (0, b"%!PS"): "an EPS file",
+    (0, b"\xc5\xd0\xd3\xc6"): "an EPS file",
+    (0, b"GIF8"): "a GIF",
+    (0, b"BM"): "a BMP",
+    (0, b"II*\0"): "a TIFF",
+    (0, b"MM\0*"): "a TIFF",
+    (0, b"%PDF"): "a PDF",
+    (4, b"ftypavif"): "an AVIF picture",
+    (4, b"ftyp"): "a HEIC picture, for which `pip install 'vectorfit[heic]'` adds the decoder",
+}
+NEAR_DUPLICATE = 4.0  # grey levels of 255 by which the small versions of two photos differ on average
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A folder's photos in name order, upright and RGB; their own prompts or None; what was passed over and is odd."""
+
+    images: list[Image.Image]
+    names: list[str]
+    ignored: list[str]
+    captions: list[str | None] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)  # of every file by name, captions included
+
+    def warnings(self, resolution: int) -> list[str]:
+        """What is worth a second look before a training: small photos, near-duplicates, few photos."""
+        small = [
+            f"{name} is {image.width} x {image.height}, smaller than the {resolution} pixels trained on"
+            for name, image in zip(self.names, self.images, strict=True)
+            if min(image.size) < resolution
+        ]
+        thumbnails = [np.asarray(ImageOps.fit(image.convert("L"), (16, 16)), np.float32) for image in self.images]
+        alike = [
+            f"{self.names[i]} and {self.names[j]} are nearly the same picture"
+            for i, j in combinations(range(len(thumbnails)), 2)
+            if np.abs(thumbnails[i] - thumbnails[j]).mean() < NEAR_DUPLICATE
+        ]
+        few = [f"only {len(self.images)} photo(s); three to ten work better"] if len(self.images) < 3 else []
+        return small + alike + few
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Why a file is no photo, in words."""
+    start = path.read_bytes()[:32] if path.is_file() else b""
+    if not start:
+        return "it is empty, 0 bytes"
+    if isinstance(error, UnidentifiedImageError):
+        kind = next((name for (at, magic), name in SIGNATURES.items() if start[at:].startswith(magic)), None)
+        return f"not a JPEG, PNG or WebP but {kind}" if kind else "not a JPEG, PNG or WebP"
+    return str(error)
+
+
+def open_photo(path: Path) -> Image.Image:
+    """One photo, RGB: turned upright by its EXIF tag, transparency laid over white.
+
+    Raises:
+        VectorFitError: it is not a readable JPEG, PNG or WebP.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
+    except PermissionError as error:
+        raise VectorFitError(f"{path}: cannot be read ({error.strerror}); allow it or remove it") from error
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        raise VectorFitError(
+            f"{path}: cannot be read as an image ({_unreadable(path, error)}); repair, convert or remove it"
+        ) from error
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError as error:
+        raise VectorFitError(
+            f"{folder}: no such folder; expected a folder with three to ten photos of one subject"
+        ) from error
+    except NotADirectoryError as error:
+        raise VectorFitError(f"{folder}: a file; expected a folder with three to ten photos of one subject") from error
+    except OSError as error:
+        raise VectorFitError(f"{folder}: cannot be read ({error.strerror}); allow reading it") from error
+
+
+def photo_paths(folder: Path) -> list[Path]:
+    """The files of a folder that are photos by their name; sub-folders and hidden files are not.
+
+    Raises:
+        VectorFitError: the folder is missing or unreadable.
+    """
+    entries = _entries(folder)
+    return [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+
+
+def _caption(path: Path) -> str | None:
+    """The prompt in PHOTO.txt beside a photo. Raises VectorFitError when it is there and unreadable."""
+    beside = path.with_suffix(".txt")
+    if not beside.exists():
+        return None
+    try:
+        return " ".join(beside.read_text(encoding="utf-8").split()) or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VectorFitError(f"{beside}: not a readable UTF-8 text ({error}); repair or remove it") from error
+
+
+def read_folder(folder: Path) -> Photos:
+    """All photos of a folder with their captions; sub-folders, hidden files and files of other kinds are passed over.
+
+    Raises:
+        VectorFitError: the folder is missing or has no photo, or photos cannot be read (all are named).
+    """
+    paths, problems = photo_paths(folder), Problems()
+    used = {p.name for p in paths} | {p.with_suffix(".txt").name for p in paths}
+    ignored = [p.name for p in _entries(folder) if p.name not in used]
+    if not paths:
+        found = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
+        raise VectorFitError(f"{folder}: no photos, {found}; expected JPEG, PNG or WebP files of one subject")
+    images, captions, digests = [], [], {}
+    for path in paths:
+        with problems.noting():
+            images.append(open_photo(path))
+            captions.append(_caption(path))
+            for file in (path, path.with_suffix(".txt")):
+                if file.exists():
+                    digests[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    problems.raise_all()
+    return Photos(images, [p.name for p in paths], ignored, captions, digests)

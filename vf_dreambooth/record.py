@@ -1,0 +1,91 @@
+"""What a training leaves behind: subject file, checkpoints, sample grids, log and card."""
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from torch import nn
+
+import vectorfit as vf
+
+from . import card, checkpoint
+from .images import grid, write_png
+from .method import Method
+from .pipeline import previewing, sample
+from .prompts import preview_prompts
+from .setup import Setup
+
+
+class Record:
+    """One run folder being written. Only the main process writes; on the others every method does nothing."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        pipe: StableDiffusionPipeline,
+        models: dict[str, nn.Module],
+        method: Method,
+        accelerator: Accelerator,
+    ) -> None:
+        self.setup, self.config, self.run = setup, setup.config, setup.run
+        self.pipe, self.models, self.method, self.accelerator = pipe, models, method, accelerator
+        self.writes = accelerator.is_main_process
+
+    def _save(self, path: Path) -> None:
+        """The subject file; the same training gives the same bytes, so no path and no time goes into it."""
+        with self.method.averaged():
+            vf.save_vectors(
+                self.models,
+                path,
+                base_model=self.setup.base.name,
+                base_revision=self.setup.base.revision,
+                metadata={
+                    "vectorfit.training": json.dumps(self.config.shaping(), sort_keys=True),
+                    "modelspec.trigger_phrase": self.config.trigger,
+                },
+            )
+
+    def samples(self, step: int) -> None:
+        """The sample grid of a step: fixed prompts, fixed seeds. Training does not notice."""
+        config, count = self.config, self.config.num_validation_images
+        if not (self.writes and count):
+            return
+        prompts = preview_prompts(config.instance_prompt, config.class_prompt)
+        prompts += [config.validation_prompt] if config.validation_prompt else []
+        seeds = [*range(count)] * len(prompts)
+        with self.method.averaged(), previewing(self.pipe), self.accelerator.autocast():
+            images = sample(self.pipe, [p for p in prompts for _ in range(count)], seeds, self.setup.sampling)
+        rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
+        sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
+        write_png(self.run.samples(step), sheet)
+
+    def log(self, entry: dict) -> None:
+        if self.writes:
+            self.run.append_log(entry)
+
+    def checkpoint(self, step: int) -> None:
+        """Everything to go on from after `step`; the oldest go."""
+        if not self.writes:
+            return
+        with self.run.new_checkpoint(step) as folder:
+            self._save(folder / "vectors.safetensors")
+            checkpoint.write_state(folder, checkpoint.state_of(self.method, self.accelerator, step))
+        self.run.keep_checkpoints(list(self.run.checkpoints())[-self.config.checkpoints_total_limit :])
+
+    def resume(self, folder: Path | None) -> int:
+        """Takes up a checkpoint, or the beginning where there is none; returns the steps already made."""
+        step = 0 if folder is None else checkpoint.restore(folder, self.method, self.accelerator, self.models)
+        if self.writes:
+            self.run.write_config(self.setup.record())
+            # What lies beyond would be made again; a log that tells it twice misleads.
+            self.run.keep_checkpoints([kept for kept in self.run.checkpoints() if kept <= step])
+            self.run.cut_log(step)
+        return step
+
+    def finish(self, seconds: float) -> None:
+        """The result: it counts as finished once the subject file is there, so that comes last but the time."""
+        if self.writes:
+            card.write(self.setup)
+            self._save(self.run.vectors)
+            self.run.write_config({**self.setup.record(), "seconds": round(seconds, 1)})
