@@ -124,3 +124,84 @@ def test_a_velocity_model_is_trained_on_velocities(tiny_base, copy, arguments, t
     settings.write_text(json.dumps({**config, "prediction_type": "sample"}))
     with pytest.raises(vf.VectorFitError, match="predicts 'sample'"):
         main(arguments(tmp_path / "neither", "--base_model", copy))
+
+
+# The layout of the original Stable Diffusion's checkpoints, as far as the tiny model goes: part there -> part here.
+RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+UNET_RESNETS = {
+    "input_blocks.1.0": "down_blocks.0.resnets.0",
+    "input_blocks.3.0": "down_blocks.1.resnets.0",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.2": "mid_block.resnets.1",
+    **{f"output_blocks.{2 * up + i}.0": f"up_blocks.{up}.resnets.{i}" for up in range(2) for i in range(2)},
+}
+UNET_PARTS = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "input_blocks.2.0.op": "down_blocks.0.downsamplers.0.conv",
+    "input_blocks.3.1": "down_blocks.1.attentions.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "output_blocks.0.1": "up_blocks.0.attentions.0",
+    "output_blocks.1.1": "up_blocks.0.attentions.1",
+    "output_blocks.1.2.conv": "up_blocks.0.upsamplers.0.conv",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    **{f"{there}.{t}": f"{here}.{h}" for there, here in UNET_RESNETS.items() for t, h in RESNET.items()},
+}
+VAE_RESNETS = {
+    **{f"encoder.down.{i}.block.{j}": f"encoder.down_blocks.{i}.resnets.{j}" for i in range(2) for j in range(2)},
+    **{f"decoder.up.{1 - i}.block.{j}": f"decoder.up_blocks.{i}.resnets.{j}" for i in range(2) for j in range(3)},
+    **{f"{c}.mid.block_{i + 1}": f"{c}.mid_block.resnets.{i}" for c in ("encoder", "decoder") for i in range(2)},
+}
+VAE_PARTS = {
+    "encoder.down.0.downsample.conv": "encoder.down_blocks.0.downsamplers.0.conv",
+    "decoder.up.1.upsample.conv": "decoder.up_blocks.0.upsamplers.0.conv",
+    **{f"{there}.nin_shortcut": f"{here}.conv_shortcut" for there, here in VAE_RESNETS.items()},
+    **VAE_RESNETS,
+}
+VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+for coder in ("encoder", "decoder"):
+    VAE_PARTS |= {f"{coder}.mid.attn_1.{t}": f"{coder}.mid_block.attentions.0.{h}" for t, h in VAE_ATTENTION.items()}
+    VAE_PARTS |= {f"{coder}.norm_out": f"{coder}.conv_norm_out"}
+
+
+def renamed(weights: dict[str, torch.Tensor], parts: dict[str, str], prefix: str) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, value in weights.items():
+        there, here = next(((t, h) for t, h in parts.items() if name.startswith(h + ".")), ("", ""))
+        new = there + name.removeprefix(here)
+        convolution = ".attn_1." in new and value.ndim == 2  # the original's VAE attention is made of 1 x 1 ones
+        found[prefix + new] = (value[..., None, None] if convolution else value).contiguous()
+    return found
+
+
+def original_checkpoint(pipe: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
+    text = {with_level(name): value for name, value in pipe.text_encoder.state_dict().items()}
+    return {
+        **renamed(pipe.unet.state_dict(), UNET_PARTS, "model.diffusion_model."),
+        **renamed(pipe.vae.state_dict(), VAE_PARTS, "first_stage_model."),
+        **{f"cond_stage_model.transformer.{name}": value.contiguous() for name, value in text.items()},
+    }
+
+
+def test_a_single_file_with_its_configuration_beside_it(tiny_base, copy, arguments, tmp_path):
+    pipe = load(resolve(str(tiny_base)))
+    for weights in copy.rglob("*.safetensors"):
+        weights.unlink()
+    save_file(original_checkpoint(pipe), copy / "my-model.safetensors", metadata={"format": "pt"})
+    base = resolve(str(copy / "my-model.safetensors"))
+    assert base.name == "my-model"
+    assert same(load(base), pipe)
+    main(arguments(tmp_path / "run", "--base_model", copy / "my-model.safetensors"))
+    load_pipeline(resolve(str(tiny_base)), [(tmp_path / "run", 1.0)], device="cpu")  # the same weights, so it fits
+    (copy / "broken.safetensors").write_bytes(b"not one")
+    with pytest.raises(vf.VectorFitError, match=r"broken\.safetensors' cannot be loaded"):
+        load(resolve(str(copy / "broken.safetensors")))
