@@ -1,6 +1,7 @@
 """The direction of imports, and the sizes that keep the code readable."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,12 @@ def test_functions_and_the_script_stay_short():
 
 def test_no_dumping_grounds():
     assert not {p.name for p in sources()} & {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
+
+
+def test_the_tests_that_the_reliability_page_names_exist():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    written = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        written |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(named) > 20
+    assert not named - written

@@ -130,6 +130,14 @@ def test_class_images_are_kept_and_shared(finished, arguments):
     assert vectors[0] == vectors[1] == finished.vectors.read_bytes()
 
 
+def test_class_images_of_another_recipe_are_refused(finished, arguments):
+    (manifest,) = (finished.path.parent / "class_images").glob("*/manifest.json")
+    manifest.write_text(manifest.read_text().replace("a photo of a dog", "a photo of a cat"))
+    with pytest.raises(vf.VectorFitError) as caught:
+        main(arguments(finished.path.parent / "again"))
+    assert "prompt: made with 'a photo of a cat', wanted 'a photo of a dog'" in str(caught.value)
+
+
 @pytest.mark.slow
 def test_accelerate_launch_runs_the_script(arguments, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "train_dreambooth_vectorfit.py")]
