@@ -26,10 +26,10 @@ from vf_dreambooth.objective import Denoiser
 METHODS = ("frozen", "lora", "vectorfit")
 RESULT = Path(__file__).with_suffix(".md")
 REPEATS = 5
-NOTES = """"frozen" is the floor: forward, and backward to the latents, with nothing trained. LoRA is PEFT's, r = 2,
-on the same linear layers. The ratio is to the floor of the same run. Preparing is factorising every weight for VectorFit,
-and adding the adapters for LoRA. Seconds are the fastest of five steps after one for warming up; memory is the peak of the
-whole process (on CUDA, of the allocator), model and VAE included."""
+NOTES = """"frozen" is the floor: forward, and backward to the latents, with nothing trained. LoRA is PEFT's, r = 2, on
+the same linear layers. The ratio is to the floor of the same run. Preparing is factorising every weight for
+VectorFit, and adding the adapters for LoRA. Seconds are the fastest of five steps after one for warming up;
+memory is the peak of the whole process (on CUDA, of the allocator), model and VAE included."""
 
 
 def build(device: torch.device) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:
