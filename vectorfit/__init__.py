@@ -3,8 +3,9 @@
 from .config import VectorFitConfig
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
+from .heads import head_parameters
 from .inject import disabled, inject, merge, remove, set_strength, unmerge, vector_parameters
-from .layers import VectorFitLinear
+from .layers import VectorFitLayer
 from .plan import LayerPlan, Plan, plan
 from .vectors_file import load_vectors, read_metadata, save_vectors, set_subjects
 
@@ -17,9 +18,10 @@ __all__ = [
     "Plan",
     "VectorFitConfig",
     "VectorFitError",
-    "VectorFitLinear",
+    "VectorFitLayer",
     "avf_schedule",
     "disabled",
+    "head_parameters",
     "inject",
     "load_vectors",
     "merge",

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 
 from .errors import VectorFitError
+from .roles import ATTENTION, FEED_FORWARD, OTHER
 
-# variant -> which vectors of a matched layer are trained (Section 6.3 of the paper)
-VARIANTS = {
-    "vectorfit": ("sigma", "bias"),
-    "no_avf": ("sigma", "bias"),  # the same vectors; the caller runs no AdaptiveVectorFreezing
-    "sigma": ("sigma",),
+_EVERYWHERE = (ATTENTION, FEED_FORWARD, OTHER)
+# variant -> of which roles the sigma and of which the bias are trained (Section 6.3 of the paper). What is neither
+# attention nor feed-forward (a UNet's time embedding) goes with the variants that train everything.
+VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "vectorfit": {"sigma": _EVERYWHERE, "bias": _EVERYWHERE},
+    "no_avf": {"sigma": _EVERYWHERE, "bias": _EVERYWHERE},  # the same vectors; the caller runs no freezing
+    "sigma": {"sigma": _EVERYWHERE, "bias": ()},
+    "sigma_a": {"sigma": (ATTENTION,), "bias": ()},
+    "sigma_a+b": {"sigma": (ATTENTION,), "bias": (ATTENTION, FEED_FORWARD)},
 }
 
 
@@ -19,8 +24,11 @@ class VectorFitConfig:
     Args:
         variant: one of `VARIANTS`.
         target_modules: names of modules to adapt: a full path, its last parts (`"to_q"`, `"attn1.to_q"`); None stands
-            for every linear layer but output heads.
+            for every linear layer but output heads. Convolutions are adapted only when named.
         exclude_modules: names of modules to leave, in the same form.
+        bias: "layers" trains the biases of adapted layers, "all" those of the blocks' LayerNorms too: a reading of the
+            paper's "all the bias vectors"; it changes nothing in variants without biases.
+        modules_to_save: names of modules to train whole, such as a fresh classifier, in the same form.
 
     Raises:
         VectorFitError: for an unknown variant.
@@ -29,11 +37,15 @@ class VectorFitConfig:
     variant: str = "vectorfit"
     target_modules: tuple[str, ...] | None = None
     exclude_modules: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+    bias: str = "layers"
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise VectorFitError(f"variant: got {self.variant!r}, expected one of {', '.join(VARIANTS)}")
-        for field in ("target_modules", "exclude_modules"):
+        if self.bias not in ("layers", "all"):
+            raise VectorFitError(f"bias: got {self.bias!r}, expected 'layers' or 'all'")
+        for field in ("target_modules", "exclude_modules", "modules_to_save"):
             value = getattr(self, field)
             if isinstance(value, str):
                 raise VectorFitError(f"{field}: got the string {value!r}, expected a list of names: [{value!r}]")
@@ -41,6 +53,9 @@ class VectorFitConfig:
                 object.__setattr__(self, field, tuple(value))
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The vectors trained in a matched layer: "sigma", and "bias" where the variant has it."""
-        return VARIANTS[self.variant]
+    def trains_norms(self) -> bool:
+        return self.bias == "all" and bool(VARIANTS[self.variant]["bias"])
+
+    def kinds(self, role: str) -> tuple[str, ...]:
+        """The vectors trained in a layer of a role: "sigma", "bias", both or none."""
+        return tuple(kind for kind, roles in VARIANTS[self.variant].items() if role in roles)

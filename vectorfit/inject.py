@@ -7,24 +7,26 @@ from torch import nn
 
 from .config import VectorFitConfig
 from .errors import VectorFitError
-from .layers import VectorFitLinear
-from .plan import Models, Plan, named_models, plan, vectorfit_layers
+from .heads import give_back, heads, originals, set_values, train_whole
+from .layers import layer_for
+from .plan import Models, Plan, named_models, named_modules, plan, saved_modules, vectorfit_layers
 
 
-def _parent(models: Models, path: str) -> tuple[nn.Module, str]:
-    """The module that holds the layer at `path`, and the layer's attribute name there."""
-    for prefix, model in named_models(models).items():
-        inner = path.removeprefix(prefix + ".") if prefix else path
-        if not prefix or inner != path:
-            parent, _, name = inner.rpartition(".")
-            if not name:
-                break
-            return model.get_submodule(parent), name
-    raise VectorFitError(f"{path or 'the model itself'}: a layer needs a parent module to be replaced in")
+def _parents(models: Models, layer: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Every module that holds a layer, and the attribute it holds it under: a shared layer has several."""
+    parents = {id(module): module for _, module in named_modules(models)}
+    found = [(p, name) for p in parents.values() for name, child in p._modules.items() if child is layer]
+    if not found:
+        raise VectorFitError("the model itself is the layer: it needs a parent module to be replaced in")
+    return found
+
+
+def _trainable_names(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
-    """Replaces the planned layers in place and freezes everything else.
+    """Replaces the planned layers in place and freezes everything else but `modules_to_save`.
 
     Returns the plan. Nothing is changed unless every layer can be factorised.
 
@@ -36,18 +38,24 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
     if present is not None:
         raise VectorFitError(f"{present[0]} is a VectorFit layer already; call vectorfit.remove(model) first")
     planned, replacements = plan(models, config), []
+    modules = dict(named_modules(models))
     for layer in planned.layers:
-        parent, name = _parent(models, layer.path)
+        module = modules[layer.path]
+        kind = layer_for(module)
+        assert kind is not None  # the plan has made sure
         try:
-            replacements.append((parent, name, VectorFitLinear(getattr(parent, name), config.kinds)))
+            replacements.append((_parents(models, module), kind(module, tuple(layer.vectors))))
         except VectorFitError as error:
             raise VectorFitError(f"{layer.path}: {error}") from error
     for model in named_models(models).values():
         # Kept on the module so that `remove` restores what was trainable before.
-        model.__dict__["_vectorfit_required_grad"] = {n for n, p in model.named_parameters() if p.requires_grad}
+        model.__dict__["_vectorfit_required_grad"] = _trainable_names(model)
         model.requires_grad_(False)
-    for parent, name, module in replacements:
-        setattr(parent, name, module)
+    for parents, replacement in replacements:
+        for parent, name in parents:
+            setattr(parent, name, replacement)
+    for whole in saved_modules(models, config.modules_to_save).values():
+        train_whole(whole)
     return planned
 
 
@@ -71,12 +79,14 @@ def unmerge(models: Models) -> None:
 
 
 def remove(models: Models) -> None:
-    """Puts the original modules back and leaves no trace."""
-    for path, layer in list(vectorfit_layers(models)):
+    """Puts the original modules back, those trained whole with their original values, and leaves no trace."""
+    for whole in heads(models).values():
+        give_back(whole)
+    for _, layer in list(vectorfit_layers(models)):
         layer.unmerge()
-        parent, name = _parent(models, path)
         layer.base.train(layer.training)
-        setattr(parent, name, layer.base)
+        for parent, name in _parents(models, layer):
+            setattr(parent, name, layer.base)
     for model in named_models(models).values():
         required = model.__dict__.pop("_vectorfit_required_grad", None)
         if required is not None:
@@ -96,10 +106,17 @@ def set_strength(models: Models, strength: float) -> None:
 def disabled(models: Models) -> Iterator[None]:
     """Within the context the models are exactly the base, merged or not."""
     before = [(layer, layer.enabled) for _, layer in vectorfit_layers(models)]
+    trained = {
+        module: {n: p.detach().clone() for n, p in module.named_parameters()} for module in heads(models).values()
+    }
     try:
         for layer, _ in before:
             layer.enabled = False
+        for module in trained:
+            set_values(module, originals(module))
         yield
     finally:
         for layer, enabled in before:
             layer.enabled = enabled
+        for module, values in trained.items():
+            set_values(module, values)

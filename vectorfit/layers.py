@@ -1,6 +1,6 @@
-"""The layer: a linear map whose singular values and bias are trained.
+"""The layers: linear maps and convolutions whose singular values and biases are trained.
 
-Legend: `N` tokens, `out` x `in` the weight, `r = min(out, in)`.
+Legend: `N` tokens, `out` x `in` the weight as a matrix, `r = min(out, in)`.
 U [out, r], sigma [r], Vh [r, in], d_sigma [r], d_bias [out].
 """
 
@@ -80,52 +80,99 @@ class _Factored(torch.autograd.Function):
         return dx, d_sigma, None, None, None
 
 
-class VectorFitLinear(nn.Module):
-    """A linear layer with frozen `U`, `Vh` and trainable `d_sigma`, `d_bias`.
+class _Compose(torch.autograd.Function):
+    """W = W0 + U diag(d_sigma) Vh, whose gradient is taken for d_sigma alone."""
+
+    @staticmethod
+    def forward(ctx: Any, d_sigma: Tensor, weight: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
+        ctx.save_for_backward(U, Vh)
+        return compose(weight, d_sigma, U, Vh).to(weight.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        U, Vh = ctx.saved_tensors
+        return ((U.T @ grads[0].to(U.dtype)) * Vh).sum(1), None, None, None  # diag(U^T G V)
+
+
+class VectorFitLayer(nn.Module):
+    """A layer with frozen `U`, `Vh` and trainable `d_sigma`, `d_bias`; its kinds differ in how they apply a weight.
 
     Deltas are float32 and zero at the start; with zero deltas the layer in eval mode is the base layer bit for bit.
     The base's parameters stay this layer's `weight` and `bias`, under their own names.
 
-    Shapes: input [..., in], output [..., out].
-
     Source: Eq. 1-3 of VectorFit (arXiv 2503.19530).
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
     U: Tensor
     sigma: Tensor
     Vh: Tensor
-    base: nn.Linear
+    base: Any
+    d_sigma: nn.Parameter | None
+    d_bias: nn.Parameter | None
 
-    def __init__(self, base: nn.Linear, kinds: tuple[str, ...] = ("sigma", "bias")) -> None:
+    def __init__(self, base: nn.Module, kinds: tuple[str, ...] = ("sigma", "bias")) -> None:
         super().__init__()
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
-        # Not a submodule: state dicts keep the base's key names. `remove` puts it back.
-        self.__dict__["base"] = base
-        U, sigma, Vh = decompose(base.weight)
-        for name, value in (("U", U), ("sigma", sigma), ("Vh", Vh)):
+        holder: Any = base
+        weight: nn.Parameter = holder.weight
+        self.weight, self.bias = weight, holder.bias
+        out, device = len(self.matrix(weight)), weight.device
+        # Without sigma there is nothing to factorise for.
+        factors = decompose(self.matrix(weight)) if "sigma" in kinds else (None, None, None)
+        for name, value in zip(("U", "sigma", "Vh"), factors, strict=True):
             self.register_buffer(name, value, persistent=False)
-        device = base.weight.device
-        self.d_sigma = nn.Parameter(torch.zeros(len(sigma), device=device))
-        trains_bias = "bias" in kinds and base.bias is not None
-        self.d_bias = nn.Parameter(torch.zeros(base.out_features, device=device)) if trains_bias else None
+        self.d_sigma = None if factors[1] is None else nn.Parameter(torch.zeros(len(factors[1]), device=device))
+        trains_bias = "bias" in kinds and self.bias is not None
+        self.d_bias = nn.Parameter(torch.zeros(out, device=device)) if trains_bias else None
         self.strength = 1.0
         self.enabled = True
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
+        # Not a submodule: state dicts keep the base's key names. `remove` puts it back.
+        self.__dict__["base"] = base
         self.train(base.training)
+
+    def __getattr__(self, name: str) -> Any:
+        """What models read of a layer besides its weight (features, channels, stride) is the base's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "base" not in self.__dict__:  # while being unpickled
+                raise
+            return getattr(self.__dict__["base"], name)
+
+    @staticmethod
+    def matrix(weight: Tensor) -> Tensor:
+        """A weight as a matrix [out, in]."""
+        return weight
+
+    @staticmethod
+    def unmatrix(matrix: Tensor, shape: torch.Size) -> Tensor:
+        """Undoes `matrix`: a matrix [out, in] in the shape that the base keeps its weight in."""
+        return matrix
+
+    def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the base does to x, with this weight and bias in place of its own."""
+        raise NotImplementedError
+
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
+        """What the base does to x with the effective weight, differentiable in `d_sigma` and `bias`."""
+        raise NotImplementedError
 
     @property
     def vectors(self) -> dict[str, nn.Parameter]:
-        """The trainable vectors: "sigma", and "bias" where the base has one and the variant trains it."""
-        return {"sigma": self.d_sigma} | ({"bias": self.d_bias} if self.d_bias is not None else {})
+        """The trainable vectors, "sigma" and "bias", as far as the variant trains them and the base has them."""
+        found = {"sigma": self.d_sigma, "bias": self.d_bias}
+        return {kind: vector for kind, vector in found.items() if vector is not None}
 
     @property
     def merged(self) -> bool:
         return self.pristine is not None
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLinear":
+    def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLayer":
         """Moves with the model but keeps deltas and factors in float32: `.half()` must not round them."""
-        factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh")}
+        factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh") if getattr(self, name) is not None}
         vectors = [(vector, vector.data) for vector in self.vectors.values()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         for name, value in factors.items():
@@ -143,36 +190,25 @@ class VectorFitLinear(nn.Module):
         return None if self.d_bias is None else self.strength * self.d_bias
 
     def composed(self) -> tuple[Tensor, Tensor | None]:
-        """The effective weight [out, in] and bias [out] in the base's dtype. Eq. 2 and 3."""
+        """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
         weight, bias = self.pristine or (self.weight, self.bias)
-        composed = compose(weight, self.strength * self.d_sigma, self.U, self.Vh).to(weight.dtype)
+        composed = weight
+        if self.d_sigma is not None:
+            matrix = compose(self.matrix(weight), self.strength * self.d_sigma, self.U, self.Vh).to(weight.dtype)
+            composed = self.unmatrix(matrix, weight.shape)
         delta = self._delta_bias()
         return composed, bias if bias is None or delta is None else (bias.float() + delta).to(bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
-            return F.linear(x, *(self.pristine or (self.weight, self.bias)))
+            return self.transform(x, *(self.pristine or (self.weight, self.bias)))
         if self.merged:
-            return F.linear(x, self.weight, self.bias)
+            return self.transform(x, self.weight, self.bias)
         if not torch.is_grad_enabled():
-            return F.linear(x, *self.composed())
-        return self._trainable_forward(x)
-
-    def _trainable_forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
-        d_sigma = self.strength * self.d_sigma
-        tokens = x.numel() // self.in_features
+            return self.transform(x, *self.composed())
         delta = self._delta_bias()
         bias = self.bias if delta is None or self.bias is None else self.bias.float() + delta
-        factored = self.training and factored_is_cheaper(tokens, self.out_features, self.in_features)
-        with torch.autocast(device, enabled=False):
-            if factored:
-                y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh)
-            else:
-                y = _Dense.apply(x, d_sigma, bias, self.weight, self.U, self.Vh)
-            return y + bias.to(y.dtype) if factored and bias is not None else y
+        return self.trainable_forward(x, None if self.d_sigma is None else self.strength * self.d_sigma, bias)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -196,4 +232,109 @@ class VectorFitLinear(nn.Module):
         self.pristine = None
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, vectors={', '.join(self.vectors)}"
+        return f"{self.base.extra_repr()}, vectors={', '.join(self.vectors)}"
+
+
+class VectorFitLinear(VectorFitLayer):
+    """`nn.Linear`. Shapes: input [..., in], output [..., out]."""
+
+    def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        out, columns = self.matrix(self.weight).shape
+        factored = self.training and factored_is_cheaper(x.numel() // columns, out, columns)
+        with torch.autocast(device, enabled=False):
+            if d_sigma is None:
+                weight = self.matrix(self.weight).to(x.dtype)
+                return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+            if not factored:
+                dense: Tensor = _Dense.apply(x, d_sigma, bias, self.matrix(self.weight), self.U, self.Vh)
+                return dense
+            y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh)
+            return y if bias is None else y + bias.to(y.dtype)
+
+
+class VectorFitConv1D(VectorFitLinear):
+    """transformers' `Conv1D`, a linear layer that keeps its weight transposed, [in, out]."""
+
+    @staticmethod
+    def matrix(weight: Tensor) -> Tensor:
+        return weight.T
+
+    @staticmethod
+    def unmatrix(matrix: Tensor, shape: torch.Size) -> Tensor:
+        return matrix.T
+
+    def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert bias is not None  # Conv1D always has one
+        y = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)  # as Conv1D has it, to the last bit
+        return y.view(*x.shape[:-1], -1)
+
+
+class VectorFitConv2d(VectorFitLayer):
+    """`nn.Conv2d` of one group, its weight unfolded to [out, in * kh * kw].
+
+    Shapes: input [n, in, h, w], output [n, out, h', w'].
+    """
+
+    @staticmethod
+    def matrix(weight: Tensor) -> Tensor:
+        return weight.flatten(1)
+
+    @staticmethod
+    def unmatrix(matrix: Tensor, shape: torch.Size) -> Tensor:
+        return matrix.view(shape)
+
+    def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = self.base._conv_forward(x, weight, bias)
+        return result
+
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
+        bias = None if bias is None else bias.to(x.dtype)
+        if d_sigma is None:
+            return self.transform(x, self.weight, bias)
+        out, columns = self.matrix(self.weight).shape
+        stride = self.base.stride[0] * self.base.stride[1]
+        positions = x.shape[0] * x.shape[-2] * x.shape[-1] // stride
+        if self.training and factored_is_cheaper(positions, out, columns):
+            # Vh as r filters, then U as a 1 x 1 convolution: no gradient of a weight is ever made.
+            filters = self.Vh.view(-1, *self.weight.shape[1:]).to(x.dtype)
+            projected = self.transform(x, filters, None)
+            scale = (self.sigma + d_sigma).to(projected.dtype)
+            return F.conv2d(projected * scale[:, None, None], self.U[..., None, None].to(x.dtype), bias)
+        weight = _Compose.apply(d_sigma, self.matrix(self.weight), self.U, self.Vh)
+        return self.transform(x, self.unmatrix(weight, self.weight.shape).to(x.dtype), bias)
+
+
+class VectorFitNorm(VectorFitLayer):
+    """`nn.LayerNorm`, of which the bias alone is trained. Shapes: input and output [..., out]."""
+
+    def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.layer_norm(x, self.base.normalized_shape, weight, bias, self.base.eps)
+
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
+        return self.transform(x, self.weight, None if bias is None else bias.to(self.weight.dtype))
+
+
+LAYERS: dict[type, type[VectorFitLayer]] = {
+    nn.Linear: VectorFitLinear,
+    nn.Conv2d: VectorFitConv2d,
+    nn.LayerNorm: VectorFitNorm,
+}
+
+
+def layer_for(module: nn.Module) -> type[VectorFitLayer] | None:
+    """The VectorFit layer that can take a module's place, or None.
+
+    Exactly the known classes: a subclass may compute something else with its weight.
+    """
+    kind = type(module)
+    if isinstance(module, VectorFitLayer):
+        return kind  # type: ignore[return-value]
+    if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
+        return VectorFitConv1D  # known by name: transformers is not imported here
+    return LAYERS.get(kind)

@@ -1,14 +1,17 @@
 """Which vectors of a model VectorFit trains, worked out from names and shapes alone."""
 
 import difflib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .config import VectorFitConfig
 from .errors import VectorFitError
-from .layers import VectorFitLinear
+from .layers import VectorFitConv2d, VectorFitLayer, VectorFitNorm, layer_for
+from .roles import role
 
 Models = nn.Module | Mapping[str, nn.Module]
 
@@ -18,23 +21,30 @@ OUTPUT_HEADS = ("lm_head", "classifier", "score", "qa_outputs")
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer to adapt: its path, the weight's shape (out, in), and the sizes of its vectors by kind."""
+    """One layer to adapt: its path, its role, the weight's shape as a matrix (out, in), its vectors' sizes by kind."""
 
     path: str
-    shape: tuple[int, int]
+    role: str
+    shape: tuple[int, ...]
     vectors: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The layers to adapt. `str(plan)` is a table."""
+    """The layers to adapt, and the modules to train whole with their sizes. `str(plan)` is a table."""
 
     layers: tuple[LayerPlan, ...]
     num_total: int
+    saved: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_trainable(self) -> int:
+        """Numbers in all vectors; the modules trained whole count apart, as `num_saved`."""
         return sum(sum(layer.vectors.values()) for layer in self.layers)
+
+    @property
+    def num_saved(self) -> int:
+        return sum(self.saved.values())
 
     @property
     def num_vectors(self) -> int:
@@ -42,18 +52,20 @@ class Plan:
 
     def __str__(self) -> str:
         width = max((len(layer.path) for layer in self.layers), default=5)
-        rows = [f"{'layer':{width}}  {'weight':>13}  {'sigma':>7}  {'bias':>7}"]
+        rows = [f"{'layer':{width}}  {'role':12}  {'weight':>13}  {'sigma':>7}  {'bias':>7}"]
         for layer in self.layers:
-            shape = f"{layer.shape[0]} x {layer.shape[1]}"
+            shape = " x ".join(map(str, layer.shape))
             sigma, bias = layer.vectors.get("sigma", 0), layer.vectors.get("bias", 0)
-            rows.append(f"{layer.path:{width}}  {shape:>13}  {sigma:7,}  {bias:7,}")
+            rows.append(f"{layer.path:{width}}  {layer.role:12}  {shape:>13}  {sigma:7,}  {bias:7,}")
+        rows += [f"{path:{width}}  trained whole, {size:,} parameters" for path, size in self.saved.items()]
         return "\n".join([*rows, self.summary()])
 
     def summary(self) -> str:
         share = 100 * self.num_trainable / self.num_total if self.num_total else 0.0
+        whole = f", and {self.num_saved:,} in modules trained whole" if self.saved else ""
         return (
             f"{self.num_vectors} vectors in {len(self.layers)} layers, "
-            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %)"
+            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %){whole}"
         )
 
 
@@ -67,39 +79,115 @@ def join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def vectorfit_layers(models: Models) -> Iterator[tuple[str, VectorFitLinear]]:
-    """The adapted layers of one or several models with their paths, in the models' order."""
+def named_modules(models: Models) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of one or several models with their paths, each once, in the models' order."""
     for prefix, model in named_models(models).items():
         for path, module in model.named_modules():
-            if isinstance(module, VectorFitLinear):
-                yield join(prefix, path), module
+            yield join(prefix, path), module
+
+
+def vectorfit_layers(models: Models) -> Iterator[tuple[str, VectorFitLayer]]:
+    """The adapted layers of one or several models with their paths, in the models' order."""
+    for path, module in named_modules(models):
+        if isinstance(module, VectorFitLayer):
+            yield path, module
 
 
 def _matches(path: str, name: str) -> bool:
     return path == name or path.endswith("." + name)
 
 
-def _linears(models: Models) -> Iterator[tuple[str, nn.Linear | VectorFitLinear]]:
-    for prefix, model in named_models(models).items():
-        for path, module in model.named_modules():
-            # Exactly nn.Linear: a subclass may compute something else with its weight.
-            if type(module) is nn.Linear or isinstance(module, VectorFitLinear):
-                yield join(prefix, path), module
+def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module]:
+    """The modules that `modules_to_save` names, by path. Raises VectorFitError for a name that matches none."""
+    found: dict[str, nn.Module] = {}
+    modules = dict(named_modules(models))
+    for name in names:
+        matching = {path: module for path, module in modules.items() if path and _matches(path, name)}
+        if not matching:
+            last_parts = {path.split(".")[-1] for path in modules}
+            nearest = ", ".join(map(repr, difflib.get_close_matches(name, last_parts, 3, 0.4))) or "none is near"
+            raise VectorFitError(f"modules_to_save: {name!r} matches no module of the model; nearest: {nearest}")
+        found |= matching
+    return found
 
 
-def _check_targets(models: Models, config: VectorFitConfig, linears: list[str]) -> None:
-    modules = {join(p, path): m for p, model in named_models(models).items() for path, m in model.named_modules()}
-    for field in ("target_modules", "exclude_modules"):
-        for name in getattr(config, field) or ():
-            if any(_matches(path, name) for path in linears):
+def _why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> str:
+    """Why a layer cannot be adapted, or nothing."""
+    weight: Any = module.weight
+    if not weight.is_floating_point():
+        return f"its weight is quantised ({weight.dtype}); load the model in a float dtype"
+    kind = layer_for(module)
+    if kind is None:
+        name = type(module).__name__
+        if name == "NonDynamicallyQuantizableLinear":
+            return f"a {name}, whose MultiheadAttention reads the weight and passes the layer by"
+        return f"a {name}, expected an nn.Linear, a transformers Conv1D or an nn.Conv2d"
+    if kind is VectorFitConv2d and module.groups != 1:
+        return f"a convolution of {module.groups} groups, whose weight is no one matrix"
+    others = [other for other in owners[id(weight)] if other != path]
+    if others:
+        return f"its weight is tied with {others[0]}, which merging would change too"
+    return ""
+
+
+def _weight_owners(models: Models) -> dict[int, list[str]]:
+    """The paths of the modules that hold each parameter, by the parameter's identity."""
+    owners: dict[int, list[str]] = {}
+    for path, module in named_modules(models):
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(path)
+    return owners
+
+
+def _candidates(models: Models) -> dict[str, nn.Module]:
+    """The modules that could be meant by a target: whatever has a weight that is a matrix or a kernel."""
+    return {
+        path: module
+        for path, module in named_modules(models)
+        if layer_for(module) is not None or isinstance(module, nn.Linear | nn.Conv2d)
+    }
+
+
+def _check_names(models: Models, config: VectorFitConfig, candidates: Collection[str]) -> None:
+    modules = dict(named_modules(models))
+    for name_of in ("target_modules", "exclude_modules"):
+        for name in getattr(config, name_of) or ():
+            if any(_matches(path, name) for path in candidates):
                 continue
             other = next((path for path in modules if path and _matches(path, name)), None)
             if other is not None:
                 kind = type(modules[other]).__name__
-                raise VectorFitError(f"{field}: {name!r} names {other}, a {kind}, expected an nn.Linear; leave it out")
-            last_parts = {path.split(".")[-1] for path in linears} | set(linears)
+                raise VectorFitError(
+                    f"{name_of}: {name!r} names {other}, a {kind}, expected an nn.Linear, a transformers Conv1D or an "
+                    "nn.Conv2d; leave it out"
+                )
+            last_parts = {path.split(".")[-1] for path in candidates} | set(candidates)
             nearest = ", ".join(map(repr, difflib.get_close_matches(name, last_parts, 3, 0.4))) or "none is near"
-            raise VectorFitError(f"{field}: {name!r} matches no linear layer of the model; nearest: {nearest}")
+            raise VectorFitError(f"{name_of}: {name!r} matches no linear layer of the model; nearest: {nearest}")
+
+
+def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitConfig) -> dict[str, int]:
+    """The sizes of the vectors that a layer's plan has."""
+    if layer_for(module) is VectorFitNorm:
+        return {"bias": shape[0]} if module.bias is not None else {}
+    sizes = {"sigma": min(shape), "bias": shape[0] if module.bias is not None else 0}
+    return {kind: sizes[kind] for kind in config.kinds(role(path)) if sizes[kind]}
+
+
+def _wanted(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
+    if any(_matches(path, name) for name in config.exclude_modules):
+        return False
+    if layer_for(module) is VectorFitNorm:
+        in_a_block = any(part.isdigit() for part in path.split("."))
+        named = any(_matches(path, name) for name in config.target_modules or ())
+        return named or (config.trains_norms and in_a_block and module.weight is not None)
+    if config.target_modules is not None:
+        return any(_matches(path, name) for name in config.target_modules)
+    if path.split(".")[-1] in OUTPUT_HEADS:
+        return False
+    # By default every linear layer; subclasses that compute something else are left, quantised ones are spoken of.
+    linear = layer_for(module) not in (None, VectorFitConv2d, VectorFitNorm)
+    return linear or (isinstance(module, nn.Linear) and not module.weight.is_floating_point())
 
 
 def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
@@ -110,26 +198,31 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
         config: None stands for `VectorFitConfig()`.
 
     Raises:
-        VectorFitError: a name matches no layer (the nearest are given), or nothing is left to train.
+        VectorFitError: a name matches no layer (the nearest are given), a layer cannot be adapted (with the reason),
+            or nothing is left to train.
     """
     config = config or VectorFitConfig()
-    linears = dict(_linears(models))
-    _check_targets(models, config, list(linears))
-    layers = []
-    for path, module in linears.items():
-        if config.target_modules is None:
-            wanted = path.split(".")[-1] not in OUTPUT_HEADS
-        else:
-            wanted = any(_matches(path, name) for name in config.target_modules)
-        if not wanted or any(_matches(path, name) for name in config.exclude_modules):
+    candidates = _candidates(models)
+    _check_names(models, config, list(candidates))
+    saved = saved_modules(models, config.modules_to_save)
+    whole = {id(inner) for module in saved.values() for inner in module.modules()}
+    owners, layers = _weight_owners(models), []
+    for path, module in candidates.items():
+        if id(module) in whole or not _wanted(path, module, config):
             continue
-        shape = (module.out_features, module.in_features)
-        sizes = {"sigma": min(shape)}
-        if "bias" in config.kinds and module.bias is not None:
-            sizes["bias"] = module.out_features
-        layers.append(LayerPlan(path, shape, sizes))
+        reason = _why_not(path, module, owners)
+        if reason:
+            raise VectorFitError(f"{path}: {reason}; leave it out with exclude_modules")
+        kind, weight = layer_for(module), module.weight
+        assert kind is not None
+        assert isinstance(weight, Tensor)
+        shape = kind.matrix(weight).shape
+        vectors = _vectors(path, module, shape, config)
+        if vectors:
+            layers.append(LayerPlan(path, role(path), tuple(shape), vectors))
     if not layers:
         raise VectorFitError("the plan is empty: the model has no linear layer that the configuration selects")
-    vectors = {id(v) for _, layer in vectorfit_layers(models) for v in layer.vectors.values()}
+    deltas = {id(v) for _, layer in vectorfit_layers(models) for v in layer.vectors.values()}
     parameters = {id(p): p for model in named_models(models).values() for p in model.parameters()}
-    return Plan(tuple(layers), sum(p.numel() for key, p in parameters.items() if key not in vectors))
+    total = sum(p.numel() for key, p in parameters.items() if key not in deltas)
+    return Plan(tuple(layers), total, {path: sum(p.numel() for p in m.parameters()) for path, m in saved.items()})

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import VectorFitConfig
 from .errors import VectorFitError
+from .heads import head_parameters, heads, originals, set_values
 from .inject import inject, remove, set_strength, vector_parameters
-from .layers import VectorFitLinear
-from .plan import Models, join, named_models, vectorfit_layers
+from .layers import VectorFitLayer, layer_for
+from .plan import Models, named_modules, vectorfit_layers
 
 FORMAT_VERSION = "1"
 PREFIX = "vectorfit."  # of our keys in the file's metadata
@@ -65,7 +66,7 @@ def _sorted_header(data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
-def _base_layers(models: Models) -> dict[str, VectorFitLinear]:
+def _base_layers(models: Models) -> dict[str, VectorFitLayer]:
     return dict(sorted((canonical_name(path), layer) for path, layer in vectorfit_layers(models)))
 
 
@@ -78,7 +79,7 @@ def weights_sha256(models: Models, paths: Collection[str] | None = None) -> str:
     for path, layer in _base_layers(models).items():
         if paths is not None and path not in paths:
             continue
-        weight = (layer.pristine or (layer.weight,))[0].detach().float().cpu().contiguous()
+        weight = layer.matrix((layer.pristine or (layer.weight,))[0]).detach().float().cpu().contiguous()
         digest.update(f"{path} {tuple(weight.shape)}".encode())
         digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
@@ -98,9 +99,8 @@ def save_vectors(
     Raises:
         VectorFitError: there is nothing to save, or a delta is not finite.
     """
-    vectors = {
-        canonical_name(name): v.detach().float().cpu().contiguous() for name, v in vector_parameters(models).items()
-    }
+    parameters = {**vector_parameters(models), **head_parameters(models)}
+    vectors = {canonical_name(name): v.detach().float().cpu().contiguous() for name, v in parameters.items()}
     if not vectors:
         raise VectorFitError(f"{path}: the model has no VectorFit layers to save; call vectorfit.inject first")
     broken = [name for name, vector in vectors.items() if not torch.isfinite(vector).all()]
@@ -114,6 +114,7 @@ def save_vectors(
         "base_sha256": weights_sha256(models),
         "factorisation": "float32 factors of a float64 Gram eigendecomposition, or float64 SVD",
         "num_vectors": str(len(vectors)),
+        "modules_to_save": json.dumps(sorted(canonical_name(path) for path in heads(models))),
         "config": json.dumps({"variant": config.variant}, sort_keys=True),
     }
     header = {"format": "pt", **(metadata or {}), **{PREFIX + key: value for key, value in own.items()}}
@@ -147,41 +148,13 @@ def read_metadata(path: PathLike) -> dict[str, str]:
     return _read(path)[1]
 
 
-def _layers_of(vectors: Mapping[str, Tensor]) -> set[str]:
-    """The canonical paths of the layers that a file's vectors belong to."""
-    return {name.rpartition(".")[0] for name in vectors}
-
-
-def _inject_missing(models: Models, loaded: Sequence["_Subject"]) -> bool:
-    """Injects the layers that the files adapt, where they are not injected yet; says whether it did."""
-    present = {canonical_name(path) for path, _ in vectorfit_layers(models)}
-    wanted = present.union(*(_layers_of(subject.vectors) for subject in loaded))
-    if wanted == present:
-        return False
-    modules = [(prefix, path, m) for prefix, model in named_models(models).items() for path, m in model.named_modules()]
-    linear = (nn.Linear, VectorFitLinear)
-    paths = {
-        canonical_name(join(prefix, path)): join(prefix, path) for prefix, path, m in modules if isinstance(m, linear)
-    }
-    for subject in loaded:
-        absent = sorted(_layers_of(subject.vectors) - set(paths))
-        if absent:
-            raise VectorFitError(
-                f"{subject.path}: it adapts {absent[0]} and {len(absent) - 1} more layers that the model lacks; "
-                f"{subject.remedy}"
-            )
-    remove(models)
-    inject(models, VectorFitConfig(target_modules=tuple(paths[name] for name in sorted(wanted))))
-    return True
-
-
 @dataclass(frozen=True)
 class _Subject:
     """A delta file as read, with the strength it is wanted at."""
 
     path: PathLike
     strength: float
-    vectors: dict[str, Tensor]
+    tensors: dict[str, Tensor]
     metadata: dict[str, str]
 
     @property
@@ -189,13 +162,61 @@ class _Subject:
         base = self.metadata.get(PREFIX + "base_model", "an unnamed base")
         return f"it was trained on {base!r}, load it on that base model"
 
+    @property
+    def heads(self) -> list[str]:
+        """The canonical paths of the modules that were trained whole."""
+        try:
+            return [str(path) for path in json.loads(self.metadata.get(PREFIX + "modules_to_save", "[]"))]
+        except (ValueError, TypeError) as error:
+            raise VectorFitError(f"{self.path}: its list of modules trained whole is damaged ({error})") from error
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """The deltas, without the modules trained whole."""
+        inside = tuple(f"{head}." for head in self.heads)
+        return {name: tensor for name, tensor in self.tensors.items() if not (inside and name.startswith(inside))}
+
+    def head(self, path: str) -> dict[str, Tensor]:
+        """The values of one module trained whole, by the names of its parameters."""
+        return {n.removeprefix(f"{path}."): t for n, t in self.tensors.items() if n.startswith(f"{path}.")}
+
+    @property
+    def layers(self) -> set[str]:
+        """The canonical paths of the layers that its deltas belong to."""
+        return {name.rpartition(".")[0] for name in self.vectors}
+
+
+def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
+    """Injects the layers that the files adapt, where they are not injected yet; says whether it did."""
+    present = {canonical_name(path) for path, _ in vectorfit_layers(models)}
+    present_heads = {canonical_name(path) for path in heads(models)}
+    wanted = present.union(*(subject.layers for subject in loaded))
+    wanted_heads = present_heads.union(*(subject.heads for subject in loaded))
+    if wanted == present and wanted_heads == present_heads:
+        return False
+    modules = {canonical_name(path): (path, module) for path, module in named_modules(models)}
+    paths = {name: path for name, (path, module) in modules.items() if layer_for(module) is not None}
+    for subject in loaded:
+        absent = sorted(subject.layers - set(paths)) + sorted(set(subject.heads) - set(modules))
+        if absent:
+            raise VectorFitError(
+                f"{subject.path}: it adapts {absent[0]} and {len(absent) - 1} more layers that the model lacks; "
+                f"{subject.remedy}"
+            )
+    remove(models)
+    targets = tuple(paths[name] for name in sorted(wanted))
+    whole = tuple(modules[name][0] for name in sorted(wanted_heads))
+    inject(models, VectorFitConfig(target_modules=targets, modules_to_save=whole))
+    return True
+
 
 def _verify(models: Models, subject: _Subject) -> None:
     parameters = {canonical_name(name): p for name, p in vector_parameters(models).items()}
-    vectors, metadata, problems = subject.vectors, subject.metadata, []
-    if metadata.get(PREFIX + "num_vectors") != str(len(vectors)):
-        problems.append(f"it holds {len(vectors)} vectors, expected {metadata.get(PREFIX + 'num_vectors')}")
-    for name, vector in sorted(vectors.items()):
+    parameters |= {canonical_name(name): p for name, p in head_parameters(models).items()}
+    metadata, problems = subject.metadata, []
+    if metadata.get(PREFIX + "num_vectors") != str(len(subject.tensors)):
+        problems.append(f"it holds {len(subject.tensors)} vectors, expected {metadata.get(PREFIX + 'num_vectors')}")
+    for name, vector in sorted(subject.tensors.items()):
         if name not in parameters:
             problems.append(f"{name} is unknown to the model")
         elif parameters[name].shape != vector.shape:
@@ -205,7 +226,7 @@ def _verify(models: Models, subject: _Subject) -> None:
     if problems:
         more = f" and {len(problems) - 3} more problems" if len(problems) > 3 else ""
         raise VectorFitError(f"{subject.path}: {'; '.join(problems[:3])}{more}; {subject.remedy}")
-    expected, got = metadata.get(PREFIX + "base_sha256"), weights_sha256(models, _layers_of(vectors))
+    expected, got = metadata.get(PREFIX + "base_sha256"), weights_sha256(models, subject.layers)
     if expected != got:
         raise VectorFitError(
             f"{subject.path}: made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}...; "
@@ -223,6 +244,7 @@ def set_subjects(models: Models, subjects: Sequence[tuple[PathLike, float]]) -> 
         VectorFitError: a file is damaged, or its deltas belong to other weights: with path, got, expected and remedy.
     """
     loaded = [_Subject(path, strength, *_read(path)) for path, strength in subjects]
+    _refuse_two_heads(loaded)
     was_injected = next(vectorfit_layers(models), None) is not None
     injected = _inject_missing(models, loaded)
     try:
@@ -232,14 +254,38 @@ def set_subjects(models: Models, subjects: Sequence[tuple[PathLike, float]]) -> 
         if injected and not was_injected:
             remove(models)
         raise
-    with torch.no_grad():
-        for name, parameter in vector_parameters(models).items():
-            total, key = torch.zeros_like(parameter), canonical_name(name)
-            for subject in loaded:
-                if key in subject.vectors:
-                    total += subject.strength * subject.vectors[key].to(total)
-            parameter.copy_(total)
+    _add_up(models, loaded)
+    _set_heads(models, loaded)
     set_strength(models, 1.0)
+
+
+@torch.no_grad()
+def _add_up(models: Models, loaded: Sequence[_Subject]) -> None:
+    """Every delta as the sum of the files' own, each with its strength."""
+    deltas = [(subject.strength, subject.vectors) for subject in loaded]
+    for name, parameter in vector_parameters(models).items():
+        total, key = torch.zeros_like(parameter), canonical_name(name)
+        for strength, vectors in deltas:
+            if key in vectors:
+                total += strength * vectors[key].to(total)
+        parameter.copy_(total)
+
+
+def _set_heads(models: Models, loaded: Sequence[_Subject]) -> None:
+    """Every module trained whole as the file has it that brings it, or as the base has it."""
+    for path, module in heads(models).items():
+        bringing = [subject for subject in loaded if canonical_name(path) in subject.heads]
+        set_values(module, bringing[0].head(canonical_name(path)) if bringing else originals(module))
+
+
+def _refuse_two_heads(loaded: Sequence[_Subject]) -> None:
+    """Raises VectorFitError where two files both bring a module whole: these do not add up."""
+    seen: dict[str, PathLike] = {}
+    for subject in loaded:
+        for head in subject.heads:
+            if head in seen:
+                raise VectorFitError(f"{subject.path}: brings {head} whole, as {seen[head]} does; load one of them")
+            seen[head] = subject.path
 
 
 def load_vectors(models: Models, path: PathLike, strength: float = 1.0) -> dict[str, Any]:

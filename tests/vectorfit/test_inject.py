@@ -90,7 +90,7 @@ def test_several_models_share_one_name_space():
     ("config", "message"),
     [
         ({"target_modules": ["to_qq"]}, "'to_qq' matches no linear layer.*'to_q'"),
-        ({"target_modules": ["norm"]}, "norm, a LayerNorm"),
+        ({"target_modules": ["ff.1"]}, "ff.1, a GELU"),
         ({"exclude_modules": ["nothing_here"]}, "exclude_modules: 'nothing_here'"),
     ],
 )
