@@ -38,7 +38,12 @@ def originals(module: nn.Module) -> dict[str, Tensor]:
     return kept
 
 
+def keep(module: nn.Module) -> None:
+    """The trained values become the module's own."""
+    del module.__dict__[_ORIGINAL]
+
+
 def give_back(module: nn.Module) -> None:
     """The base's values back, and no trace."""
     set_values(module, originals(module))
-    del module.__dict__[_ORIGINAL]
+    keep(module)

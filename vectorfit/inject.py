@@ -44,16 +44,16 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
         kind = layer_for(module)
         assert kind is not None  # the plan has made sure
         try:
-            replacements.append((_parents(models, module), kind(module, tuple(layer.vectors))))
+            _parents(models, module)
+            replacements.append((module, kind(module, tuple(layer.vectors))))
         except VectorFitError as error:
             raise VectorFitError(f"{layer.path}: {error}") from error
     for model in named_models(models).values():
         # Kept on the module so that `remove` restores what was trainable before.
         model.__dict__["_vectorfit_required_grad"] = _trainable_names(model)
         model.requires_grad_(False)
-    for parents, replacement in replacements:
-        for parent, name in parents:
-            setattr(parent, name, replacement)
+    for module, replacement in replacements:
+        replace(models, module, replacement)
     for whole in saved_modules(models, config.modules_to_save).values():
         train_whole(whole)
     return planned
@@ -85,8 +85,18 @@ def remove(models: Models) -> None:
     for _, layer in list(vectorfit_layers(models)):
         layer.unmerge()
         layer.base.train(layer.training)
-        for parent, name in _parents(models, layer):
-            setattr(parent, name, layer.base)
+        replace(models, layer, layer.base)
+    forget(models)
+
+
+def replace(models: Models, layer: nn.Module, replacement: nn.Module) -> None:
+    """Puts a module in another's place, wherever that stands."""
+    for parent, name in _parents(models, layer):
+        setattr(parent, name, replacement)
+
+
+def forget(models: Models) -> None:
+    """What was trainable before the injection is so again."""
     for model in named_models(models).values():
         required = model.__dict__.pop("_vectorfit_required_grad", None)
         if required is not None:

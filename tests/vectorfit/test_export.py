@@ -1,0 +1,108 @@
+"""Exports: the best approximation there is, the exact difference, and plain models."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import vectorfit as vf
+from vectorfit.export import bake, difference, lora
+from vectorfit.plan import vectorfit_layers
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.fixture
+def trained():
+    net = Net().eval()
+    vf.inject(net, vf.VectorFitConfig(target_modules=("conv", "fc")))
+    with torch.no_grad():
+        for vector in vf.vector_parameters(net).values():
+            vector.normal_()
+    return net
+
+
+def changes(net):
+    """dW of every layer as a matrix."""
+    return {path: (layer.U * layer.d_sigma.detach()) @ layer.Vh for path, layer in vectorfit_layers(net)}
+
+
+@pytest.mark.parametrize("rank", [1, 3, 99])
+def test_the_lora_is_the_best_of_its_rank(trained, rank):
+    export = lora(trained, rank, "peft")
+    lost = whole = 0.0
+    for path, change in changes(trained).items():
+        up = export.tensors[f"base_model.model.{path}.lora_B.weight"].flatten(1)
+        down = export.tensors[f"base_model.model.{path}.lora_A.weight"].flatten(1)
+        assert len(down) == min(rank, min(change.shape))
+        U, S, Vh = torch.linalg.svd(change, full_matrices=False)
+        best = (U[:, :rank] * S[:rank]) @ Vh[:rank]
+        torch.testing.assert_close(up @ down, best, atol=1e-5, rtol=1e-4)
+        lost, whole = lost + float((change - best).square().sum()), whole + float(change.square().sum())
+    assert export.kept == pytest.approx((1 - lost / whole) ** 0.5, abs=1e-5)
+    assert export.biases == 0
+
+
+def test_strength_scales_the_export(trained):
+    one = lora(trained, 2, "peft").tensors
+    vf.set_strength(trained, 0.25)
+    scaled = lora(trained, 2, "peft").tensors
+    for name in ("conv", "fc"):
+        key = f"base_model.model.{name}.lora"
+        product = [(t[f"{key}_B.weight"].flatten(1) @ t[f"{key}_A.weight"].flatten(1)) for t in (one, scaled)]
+        torch.testing.assert_close(product[1], 0.25 * product[0])
+
+
+def test_the_difference_is_exact():
+    unet = Net()
+    models = {"unet": unet}
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    vf.inject(models, vf.VectorFitConfig(target_modules=("conv", "fc")))
+    with torch.no_grad():
+        for vector in vf.vector_parameters(models).values():
+            vector.normal_()
+    tensors = difference(models).tensors
+    assert set(tensors) == {f"lora_unet_{name}.{kind}" for name in ("conv", "fc") for kind in ("diff", "diff_b")}
+    vf.merge(models)
+    for name in ("conv", "fc"):
+        layer = getattr(unet, name)
+        torch.testing.assert_close(before[f"{name}.weight"] + tensors[f"lora_unet_{name}.diff"], layer.weight)
+        torch.testing.assert_close(before[f"{name}.bias"] + tensors[f"lora_unet_{name}.diff_b"], layer.bias)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_baking_leaves_a_plain_model_of_the_same_outputs(trained, merged):
+    x = torch.randn(2, 3, 6, 6)
+    expected = trained(x)
+    if merged:
+        vf.merge(trained)
+    bake(trained)
+    assert {type(m) for m in trained.modules()} == {Net, nn.Conv2d, nn.Linear}
+    assert torch.equal(trained(x), expected)
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+    plain = Net()
+    plain.load_state_dict(trained.state_dict())
+    assert torch.equal(plain(x), expected)
+    assert not any("_vectorfit" in name for module in trained.modules() for name in vars(module))
+
+
+def test_mistakes(trained):
+    with pytest.raises(vf.VectorFitError, match="rank: got 0"):
+        lora(trained, 0)
+    with pytest.raises(vf.VectorFitError, match="expected one of diffusers, kohya, peft"):
+        lora(trained, 1, "a1111")
+    with pytest.raises(vf.VectorFitError, match="no place for biases"):
+        lora({"unet": trained}, 1, "kohya", biases=True)
+    with pytest.raises(vf.VectorFitError, match="use the peft naming"):
+        difference(copy.deepcopy(trained))
+    with pytest.raises(vf.VectorFitError, match="load a subject first"):
+        lora(Net(), 1)
