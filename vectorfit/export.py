@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .errors import VectorFitError
+from .fingerprint import canonical_name
 from .heads import heads, keep
 from .inject import forget, replace
 from .layers import VectorFitLayer
 from .plan import Models, vectorfit_layers
-from .vectors_file import canonical_name
 
 NAMINGS = ("diffusers", "kohya", "peft")
 

@@ -51,12 +51,19 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
     for model in named_models(models).values():
         # Kept on the module so that `remove` restores what was trainable before.
         model.__dict__["_vectorfit_required_grad"] = _trainable_names(model)
+        model.__dict__["_vectorfit_config"] = config
         model.requires_grad_(False)
     for module, replacement in replacements:
         replace(models, module, replacement)
     for whole in saved_modules(models, config.modules_to_save).values():
         train_whole(whole)
     return planned
+
+
+def injected_config(models: Models) -> VectorFitConfig:
+    """The configuration that the models were injected with."""
+    found = (model.__dict__.get("_vectorfit_config") for model in named_models(models).values())
+    return next((config for config in found if config is not None), VectorFitConfig())
 
 
 def vector_parameters(models: Models) -> dict[str, nn.Parameter]:
@@ -98,6 +105,7 @@ def replace(models: Models, layer: nn.Module, replacement: nn.Module) -> None:
 def forget(models: Models) -> None:
     """What was trainable before the injection is so again."""
     for model in named_models(models).values():
+        model.__dict__.pop("_vectorfit_config", None)
         required = model.__dict__.pop("_vectorfit_required_grad", None)
         if required is not None:
             for name, parameter in model.named_parameters():

@@ -1,11 +1,11 @@
 """The delta file: a few vectors in safetensors, with what it takes to know the base they belong to."""
 
 import contextlib
-import hashlib
 import json
 import os
 import struct
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,26 @@ from torch import Tensor
 
 from .config import VectorFitConfig
 from .errors import VectorFitError
+from .fingerprint import (
+    base_layers,
+    canonical_name,
+    probe,
+    probe_error,
+    sketch,
+    tensors_sha256,
+    unlike_layers,
+    weights_sha256,
+)
 from .heads import head_parameters, heads, originals, set_values
-from .inject import inject, remove, set_strength, vector_parameters
+from .inject import inject, injected_config, remove, set_strength, vector_parameters
 from .layers import VectorFitLayer, layer_for
 from .plan import Models, named_modules, vectorfit_layers
 
 FORMAT_VERSION = "1"
+FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"
+HARMLESS = 1e-3  # relative error of dW at which deltas on other weights still count as the same
 PREFIX = "vectorfit."  # of our keys in the file's metadata
 PathLike = str | os.PathLike[str]
-
-
-def canonical_name(name: str) -> str:
-    """A vector's name without the `text_model.` level that CLIPTextModel has in some transformers and not in others."""
-    return ".".join(part for part in name.split(".") if part != "text_model")
 
 
 def write_atomically(path: PathLike, data: bytes) -> None:
@@ -66,56 +73,45 @@ def _sorted_header(data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
-def _base_layers(models: Models) -> dict[str, VectorFitLayer]:
-    return dict(sorted((canonical_name(path), layer) for path, layer in vectorfit_layers(models)))
-
-
-def weights_sha256(models: Models, paths: Collection[str] | None = None) -> str:
-    """SHA-256 over the adapted base weights: each layer's canonical path, shape and float32 bytes, in sorted order.
-
-    `paths` narrows it to the layers of those canonical paths.
-    """
-    digest = hashlib.sha256()
-    for path, layer in _base_layers(models).items():
-        if paths is not None and path not in paths:
-            continue
-        weight = layer.matrix((layer.pristine or (layer.weight,))[0]).detach().float().cpu().contiguous()
-        digest.update(f"{path} {tuple(weight.shape)}".encode())
-        digest.update(weight.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def save_vectors(
     models: Models,
     path: PathLike,
     *,
     base_model: str,
     base_revision: str | None = None,
-    config: VectorFitConfig | None = None,
     metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes the deltas, float32, with the metadata that `load_vectors` verifies. Equal inputs give equal bytes.
+    """Writes the deltas with the metadata that `load_vectors` verifies. Equal inputs give equal bytes.
+
+    `dtype` float16 halves the file; each number is then rounded by at most 2^-11 of itself.
 
     Raises:
-        VectorFitError: there is nothing to save, or a delta is not finite.
+        VectorFitError: there is nothing to save, or a delta is not finite (in `dtype`).
     """
+    if dtype not in (torch.float32, torch.float16):
+        raise VectorFitError(f"{path}: dtype is {dtype}, expected torch.float32 or torch.float16")
     parameters = {**vector_parameters(models), **head_parameters(models)}
-    vectors = {canonical_name(name): v.detach().float().cpu().contiguous() for name, v in parameters.items()}
+    vectors = {canonical_name(name): v.detach().to(dtype).cpu().contiguous() for name, v in parameters.items()}
     if not vectors:
         raise VectorFitError(f"{path}: the model has no VectorFit layers to save; call vectorfit.inject first")
     broken = [name for name, vector in vectors.items() if not torch.isfinite(vector).all()]
     if broken:
         raise VectorFitError(f"{path}: not written, {broken[0]} and {len(broken) - 1} more hold NaN or infinity")
-    config = config or VectorFitConfig()
+    layers, config = base_layers(models), injected_config(models)
     own = {
         "format_version": FORMAT_VERSION,
         "base_model": base_model,
         "base_revision": base_revision or "",
-        "base_sha256": weights_sha256(models),
-        "factorisation": "float32 factors of a float64 Gram eigendecomposition, or float64 SVD",
+        "base_sha256": weights_sha256(layers),
+        "sketch": sketch(layers),
+        "probe": json.dumps(probe(layers, vectors), separators=(",", ":")),
+        "factorisation": FACTORISATION,
+        "versions": f"torch {torch.__version__}",
+        "vectors_sha256": tensors_sha256(vectors),
         "num_vectors": str(len(vectors)),
         "modules_to_save": json.dumps(sorted(canonical_name(path) for path in heads(models))),
-        "config": json.dumps({"variant": config.variant}, sort_keys=True),
+        "config": json.dumps({"variant": config.variant, "bias": config.bias}, sort_keys=True),
     }
     header = {"format": "pt", **(metadata or {}), **{PREFIX + key: value for key, value in own.items()}}
     write_atomically(path, _sorted_header(save(dict(sorted(vectors.items())), header)))
@@ -210,7 +206,7 @@ def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
     return True
 
 
-def _verify(models: Models, subject: _Subject) -> None:
+def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
     parameters = {canonical_name(name): p for name, p in vector_parameters(models).items()}
     parameters |= {canonical_name(name): p for name, p in head_parameters(models).items()}
     metadata, problems = subject.metadata, []
@@ -226,19 +222,41 @@ def _verify(models: Models, subject: _Subject) -> None:
     if problems:
         more = f" and {len(problems) - 3} more problems" if len(problems) > 3 else ""
         raise VectorFitError(f"{subject.path}: {'; '.join(problems[:3])}{more}; {subject.remedy}")
-    expected, got = metadata.get(PREFIX + "base_sha256"), weights_sha256(models, subject.layers)
+    if metadata.get(PREFIX + "vectors_sha256") != tensors_sha256(subject.tensors):
+        raise VectorFitError(f"{subject.path}: its vectors are not those it was written with; fetch or train it again")
+    expected, layers = metadata.get(PREFIX + "base_sha256"), base_layers(models, subject.layers)
+    got = weights_sha256(layers)
     if expected != got:
+        what = f"made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}..."
+        _judge_other_weights(subject, layers, what, tolerated_error)
+
+
+def _judge_other_weights(
+    subject: _Subject, layers: Mapping[str, VectorFitLayer], what: str, tolerated_error: float
+) -> None:
+    """Accepts weights that are not the file's own only where its probe says that the change stays the same."""
+    unlike = unlike_layers(subject.metadata.get(PREFIX + "sketch", ""), layers)
+    if unlike:
+        raise VectorFitError(f"{subject.path}: {what}, of another model ({unlike[0]} differs); {subject.remedy}")
+    deltas = {name: tensor.float() for name, tensor in subject.vectors.items()}
+    error = probe_error(subject.metadata.get(PREFIX + "probe", ""), probe(layers, deltas))
+    if not error <= tolerated_error:
         raise VectorFitError(
-            f"{subject.path}: made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}...; "
-            f"{subject.remedy}"
+            f"{subject.path}: {what}; its change would come out with an error of about {error:.1%}. "
+            f"{subject.remedy[0].upper()}{subject.remedy[1:]} in float32, or accept it with tolerated_error={error:.2g}"
         )
+    warnings.warn(f"{subject.path}: {what}; its change comes out {error:.2%} off", stacklevel=2)
 
 
-def set_subjects(models: Models, subjects: Sequence[tuple[PathLike, float]]) -> None:
+def set_subjects(
+    models: Models, subjects: Sequence[tuple[PathLike, float]], *, tolerated_error: float = HARMLESS
+) -> None:
     """Loads several delta files at once, each with its strength, replacing what was loaded; the deltas add up.
 
     Injects where needed. The effective weights are always made from the base's own, so switching never drifts. With no
-    subjects the model is the base. Damaged files and files of another base change nothing.
+    subjects the model is the base. Damaged files and files of another base change nothing. Weights that are not the
+    file's own but the same model's (rounded to half precision, say) are taken with a warning where the file's probe
+    tells of an error of dW of at most `tolerated_error`.
 
     Raises:
         VectorFitError: a file is damaged, or its deltas belong to other weights: with path, got, expected and remedy.
@@ -249,7 +267,7 @@ def set_subjects(models: Models, subjects: Sequence[tuple[PathLike, float]]) -> 
     injected = _inject_missing(models, loaded)
     try:
         for subject in loaded:
-            _verify(models, subject)
+            _verify(models, subject, tolerated_error)
     except VectorFitError:
         if injected and not was_injected:
             remove(models)
@@ -288,12 +306,14 @@ def _refuse_two_heads(loaded: Sequence[_Subject]) -> None:
             seen[head] = subject.path
 
 
-def load_vectors(models: Models, path: PathLike, strength: float = 1.0) -> dict[str, Any]:
+def load_vectors(
+    models: Models, path: PathLike, strength: float = 1.0, *, tolerated_error: float = HARMLESS
+) -> dict[str, Any]:
     """Loads one delta file onto its base and returns its metadata.
 
     Raises:
         VectorFitError: as `set_subjects` does.
     """
-    set_subjects(models, [(path, 1.0)])
+    set_subjects(models, [(path, 1.0)], tolerated_error=tolerated_error)
     set_strength(models, strength)
     return read_metadata(path)

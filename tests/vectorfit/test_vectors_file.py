@@ -1,5 +1,7 @@
 import json
 import struct
+from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -123,7 +125,11 @@ def other_layers():
 
 @pytest.mark.parametrize(
     ("build", "message"),
-    [(other_weights, "SHA-256"), (other_shape, r"shape \(4,\), expected \(3,\)"), (other_layers, "model lacks")],
+    [
+        (other_weights, r"SHA-256.*of another model"),
+        (other_shape, r"shape \(4,\), expected \(3,\)"),
+        (other_layers, "model lacks"),
+    ],
 )
 def test_a_wrong_base_is_refused_and_left_as_it_was(saved, build, message):
     _, path = saved
@@ -169,6 +175,12 @@ def not_finite(path):
     save_file(vectors, path, metadata)
 
 
+def tampered(path):
+    vectors, metadata = load_file(path), vf.read_metadata(path)
+    vectors["0.bias"][0] += 1e-6
+    save_file(vectors, path, metadata)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -179,6 +191,7 @@ def not_finite(path):
         (one_lost, "holds 3 vectors, expected 4"),
         (one_extra, "9"),
         (not_finite, "0.bias holds NaN"),
+        (tampered, "not those it was written with"),
     ],
 )
 def test_damaged_files_are_refused(saved, damage, message):
@@ -206,3 +219,141 @@ def test_a_broken_training_does_not_replace_a_good_file(saved):
         vf.save_vectors(model, path, base_model="toy")
     assert path.read_bytes() == good
     assert list(path.parent.iterdir()) == [path]
+
+
+def larger(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(48, 64), nn.GELU(), nn.Linear(64, 32))
+
+
+def true_error(canonical: nn.Module, other: nn.Module) -> float:
+    """The relative error of dW of all layers of one model against another's, both with the same deltas."""
+    pairs = [(canonical[i], other[i]) for i in (0, 2)]
+    changes = [[(layer.U * layer.d_sigma.detach()) @ layer.Vh for layer in pair] for pair in pairs]
+    lost = sum(float((a - b).square().sum()) for a, b in changes)
+    return (lost / sum(float(a.square().sum()) for a, _ in changes)) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_rounded_base_is_refused_with_the_error_and_taken_when_that_is_accepted(tmp_path, dtype):
+    canonical, path = larger().eval(), tmp_path / "a.safetensors"
+    train(canonical)
+    vf.save_vectors(canonical, path, base_model="toy")
+    rounded = larger().eval().to(dtype)
+    with pytest.raises(vf.VectorFitError, match=r"an error of about [\d.]+%\. It was trained on 'toy'") as caught:
+        vf.load_vectors(rounded, path)
+    stated = float(str(caught.value).split("tolerated_error=")[1])
+    with pytest.warns(UserWarning, match="its change comes out"):
+        vf.load_vectors(rounded, path, tolerated_error=1.0)
+    assert stated == pytest.approx(true_error(canonical, rounded), rel=0.8)
+
+
+def test_a_difference_that_the_probe_finds_harmless_is_a_warning(tmp_path):
+    canonical, path = larger().eval(), tmp_path / "a.safetensors"
+    train(canonical)
+    vf.save_vectors(canonical, path, base_model="toy")
+    nearly = larger().eval()
+    with torch.no_grad():
+        nearly[0].weight[0, 0] += 1e-7
+    with pytest.warns(UserWarning, match="SHA-256"):
+        vf.load_vectors(nearly, path)
+    assert true_error(canonical, nearly) < 1e-3
+
+
+def test_half_precision_storage_halves_the_file_and_rounds_by_no_more_than_it_must(saved, tmp_path):
+    model, path = saved
+    vf.save_vectors(model, tmp_path / "half", base_model="toy", dtype=torch.float16)
+    fresh = make()
+    vf.load_vectors(fresh, tmp_path / "half")
+    for name, vector in vf.vector_parameters(fresh).items():
+        exact = vf.vector_parameters(model)[name]
+        assert vector.dtype == torch.float32
+        assert ((vector - exact).abs() <= 2**-11 * exact.abs() + 2**-25).all()
+    sizes = [sum(v.nbytes for v in load_file(file).values()) for file in (tmp_path / "half", path)]
+    assert 2 * sizes[0] == sizes[1]
+    with pytest.raises(vf.VectorFitError, match="expected torch.float32 or torch.float16"):
+        vf.save_vectors(model, tmp_path / "b", base_model="toy", dtype=torch.bfloat16)
+
+
+def test_a_thousand_switches_drift_by_nothing(saved):
+    _, path = saved
+    served, x = make().eval(), torch.randn(3, 6)
+    before = served(x)
+    vf.load_vectors(served, path)
+    vf.merge(served)
+    once = served(x)
+    for _ in range(500):
+        vf.set_subjects(served, [])
+        vf.merge(served)
+        vf.set_subjects(served, [(path, 1.0)])
+        vf.merge(served)
+    assert torch.equal(served(x), once)
+    vf.set_subjects(served, [])
+    vf.merge(served)
+    assert torch.equal(served(x), before)
+
+
+def test_a_file_of_the_first_version_loads_for_ever():
+    folder = Path(__file__).parent / "data"
+    expected = load_file(folder / "version-1-outputs.safetensors")
+    base = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 4)).eval()
+    base.load_state_dict({name: tensor for name, tensor in expected.items() if name[0] in "02"})
+    vf.load_vectors(base, folder / "version-1.safetensors")
+    torch.testing.assert_close(base(expected["x"]), expected["y"], atol=1e-6, rtol=1e-6)
+
+
+def mutated(data: bytes, random: Random) -> bytes:
+    """Bytes flipped, cut, inserted, repeated or moved, in the header as often as in the tensors."""
+    content = bytearray(data)
+    header = 8 + struct.unpack("<Q", data[:8])[0]
+    for _ in range(random.choice((1, 1, 2, 8))):
+        end = header if random.random() < 0.7 else len(content)
+        place, length = random.randrange(max(1, min(end, len(content)))), random.choice((1, 1, 2, 16, 200))
+        kind = random.randrange(5)
+        if kind == 0:
+            content[place] = random.randrange(256)
+        elif kind == 1:
+            del content[place : place + length]
+        elif kind == 2:
+            content[place:place] = random.randbytes(length)
+        elif kind == 3:
+            content[place:place] = content[place : place + length]
+        else:
+            content[place] ^= 1 << random.randrange(8)
+        if not content:
+            break
+    return bytes(content)
+
+
+def assert_refused_or_the_same(path, model, exact) -> bool:
+    """A mutated file either is refused, or was mutated where nothing of the vectors or the base depends on it."""
+    try:
+        vf.load_vectors(model, path)
+    except vf.VectorFitError:
+        return True
+    assert all(torch.equal(vector, exact[name]) for name, vector in vf.vector_parameters(model).items())
+    return False
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_files_are_never_taken_for_whole(saved, tmp_path):
+    model, path = saved
+    data, random, broken = path.read_bytes(), Random(0), tmp_path / "broken.safetensors"
+    exact = {name: vector.detach().clone() for name, vector in vf.vector_parameters(model).items()}
+    served, refused = make(), 0
+    for _ in range(10_000):
+        broken.write_bytes(mutated(data, random))
+        refused += assert_refused_or_the_same(broken, served, exact)
+        vf.set_subjects(served, [])
+    assert refused > 7_000
+
+
+def test_mutated_files_are_refused(saved, tmp_path):
+    model, path = saved
+    data, random, broken = path.read_bytes(), Random(1), tmp_path / "broken.safetensors"
+    exact = {name: vector.detach().clone() for name, vector in vf.vector_parameters(model).items()}
+    served = make()
+    for _ in range(300):
+        broken.write_bytes(mutated(data, random))
+        assert_refused_or_the_same(broken, served, exact)
+        vf.set_subjects(served, [])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
+from vectorfit.fingerprint import canonical_name
 from vectorfit.runs import RunFolder
 from vf_dreambooth import objective
 from vf_dreambooth.cli import build_parser
@@ -169,7 +170,7 @@ def test_the_moving_average_is_what_is_saved(arguments, tmp_path):
     assert len(states) == 3
     before, after = (vectors(run.checkpoint(s)) for s in (3, 4))
     for name, average in after.items():
-        raw = next(v for key, v in states[-1].items() if vf.vectors_file.canonical_name(key) == name)
+        raw = next(v for key, v in states[-1].items() if canonical_name(key) == name)
         # decay min(0.5, (1 + n) / (10 + n)) with n the averagings before this one
         decay = min(0.5, 4 / 13)
         torch.testing.assert_close(average, decay * before[name] + (1 - decay) * raw)

@@ -1,0 +1,106 @@
+"""How a delta file knows its base: a hash of the weights, a sketch of each layer, and a probe of the change itself."""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from .layers import VectorFitLayer
+from .plan import Models, vectorfit_layers
+
+PROBES = 4  # random pairs per layer
+
+
+def canonical_name(name: str) -> str:
+    """A name without the `text_model.` level that CLIPTextModel has in some transformers and not in others."""
+    return ".".join(part for part in name.split(".") if part != "text_model")
+
+
+def base_layers(models: Models, paths: Collection[str] | None = None) -> dict[str, VectorFitLayer]:
+    """The adapted layers by canonical path, in sorted order; `paths` narrows them."""
+    layers = {canonical_name(path): layer for path, layer in vectorfit_layers(models)}
+    return {path: layers[path] for path in sorted(layers) if paths is None or path in paths}
+
+
+def _base_matrix(layer: VectorFitLayer) -> Tensor:
+    return layer.matrix((layer.pristine or (layer.weight,))[0]).detach().float().cpu().contiguous()
+
+
+def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:
+    """SHA-256 over the adapted base weights: each layer's canonical path, shape and float32 bytes, in sorted order."""
+    digest = hashlib.sha256()
+    for path, layer in layers.items():
+        weight = _base_matrix(layer)
+        digest.update(f"{path} {tuple(weight.shape)}".encode())
+        digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a file's tensors: name, dtype, shape and bytes, in sorted order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def sketch(layers: Mapping[str, VectorFitLayer]) -> str:
+    """Per layer the Frobenius norm of its weight and its largest singular value to three digits, as JSON."""
+    found = {}
+    for path, layer in layers.items():
+        largest = None if layer.d_sigma is None else float(f"{layer.sigma[0].item():.3g}")
+        found[path] = [float(f"{_base_matrix(layer).norm().item():.3g}"), largest]
+    return json.dumps(found, separators=(",", ":"))
+
+
+def unlike_layers(recorded: str, layers: Mapping[str, VectorFitLayer]) -> list[str]:
+    """The layers whose sketch differs by more than rounding a model to half precision explains: another model's."""
+    try:
+        before = json.loads(recorded)
+        now = json.loads(sketch(layers))
+        pairs = {path: zip(before[path], now[path], strict=True) for path in now}
+        return [
+            path
+            for path, values in pairs.items()
+            if any(a is not None and not math.isclose(a, b, rel_tol=0.02) for a, b in values)
+        ]
+    except (ValueError, TypeError, KeyError):
+        return list(layers)
+
+
+def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) -> list[float]:
+    """What the deltas do on this base: `a^T dW b` for random a and b, `PROBES` per layer with a sigma.
+
+    The mean square of these numbers estimates ||dW||_F^2, so the difference of two probes estimates the relative error
+    of the change. It does not depend on the signs or the order of singular vectors.
+    """
+    values: list[float] = []
+    for path, layer in layers.items():
+        delta = deltas.get(f"{path}.sigma")
+        if layer.d_sigma is None or delta is None:
+            continue
+        seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "big")
+        generator = torch.Generator().manual_seed(seed)
+        left = torch.randn(PROBES, layer.U.shape[0], generator=generator).to(layer.U)
+        right = torch.randn(PROBES, layer.Vh.shape[1], generator=generator).to(layer.U)
+        values += (((left @ layer.U) * delta.to(layer.U)) * (right @ layer.Vh.T)).sum(1).tolist()
+    return [float(f"{value:.5g}") for value in values]
+
+
+def probe_error(recorded: str, now: list[float]) -> float:
+    """The relative error of dW that two probes tell of; infinite where they cannot be compared."""
+    try:
+        before = [float(value) for value in json.loads(recorded)]
+    except (ValueError, TypeError):
+        return math.inf
+    if len(before) != len(now) or not all(map(math.isfinite, before)):
+        return math.inf
+    norm = math.sqrt(sum(value**2 for value in before))
+    distance = math.sqrt(sum((a - b) ** 2 for a, b in zip(before, now, strict=True)))
+    if norm == 0:
+        return 0.0 if distance == 0 else math.inf
+    return distance / norm
