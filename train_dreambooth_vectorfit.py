@@ -9,11 +9,10 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from diffusers import StableDiffusionPipeline
 from torch import nn
 from tqdm import tqdm
@@ -27,8 +26,10 @@ from vf_dreambooth.data import Latents, Sampler, encode_images
 from vf_dreambooth.images import square, views
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Denoiser, Objective
+from vf_dreambooth.photos import open_photo
 from vf_dreambooth.pipeline import adapted_models
-from vf_dreambooth.prior import class_images, recipe_for, user_class_images
+from vf_dreambooth.prior import class_images, recipe_for
+from vf_dreambooth.problems import Problems
 from vf_dreambooth.randomness import generator
 from vf_dreambooth.record import Record
 from vf_dreambooth.setup import Setup, announce, prepare, use_all_cores
@@ -39,8 +40,8 @@ def class_latents(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
     config = setup.config
     if not config.with_class_images:
         return None
-    if config.class_data_dir:
-        images = user_class_images(Path(config.class_data_dir), config.num_class_images)
+    if setup.class_paths:
+        images = (open_photo(path) for path in setup.class_paths)
     else:
         recipe = recipe_for(pipe, config.class_prompt, setup.sampling, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
@@ -153,6 +154,8 @@ def start(setup: Setup) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=setup.config.gradient_accumulation_steps),
         log_with=setup.config.report_to,
         project_dir=setup.run.path,
+        # Factors are buffers, the same on every process: broadcasting them would send gigabytes at every step.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.device.type == "cpu":
         use_all_cores(accelerator.num_processes)
@@ -167,7 +170,9 @@ def train_subject(setup: Setup) -> str:
     if setup.resume and setup.finished:
         return f"{config.trigger}: finished before, {run.vectors}"
     accelerator, began = start(setup), time.perf_counter()
-    pipe = load(setup.base, config.variant).to(accelerator.device)
+    pipe = load(setup.base).to(accelerator.device)
+    if accelerator.is_main_process:
+        run.write_config(setup.record())
     if config.report_to:
         accelerator.init_trackers("tensorboard", {k: v for k, v in config.as_dict().items() if v is not None})
     loop = Loop(setup, pipe, accelerator, build_sampler(setup, pipe, accelerator))
@@ -181,13 +186,11 @@ def train_subject(setup: Setup) -> str:
     if complete:
         loop.record.finish(time.perf_counter() - began)
     accelerator.wait_for_everyone()  # the main process has written what the others read next
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     if not complete:
         accelerator.print(f"stopped; go on with: train_dreambooth_vectorfit.py --resume_from_checkpoint {run.path}")
         raise SystemExit(130)
-    if config.push_to_hub and accelerator.is_main_process:
-        name = config.hub_model_id or run.path.resolve().name
-        accelerator.print(f"uploaded     {hub.push(run.path, name, f'{config.trigger}, trained with VectorFit')}")
     loss, size = run.read_log()[-1]["loss"], run.vectors.stat().st_size
     return f"{config.trigger}: loss {loss:.3f}, {time.perf_counter() - began:.0f} s, {run.vectors} ({size:,} bytes)"
 
@@ -195,10 +198,23 @@ def train_subject(setup: Setup) -> str:
 def dry_run(setup: Setup) -> None:
     """Says what would be trained and how long it would take, and leaves nothing behind."""
     accelerator = start(setup)
-    pipe = load(setup.base, setup.config.variant).to(accelerator.device)
+    pipe = load(setup.base).to(accelerator.device)
     method = vectorfit_method.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
     for line in estimate.report(setup, pipe, method, accelerator):
         accelerator.print(line)
+
+
+def upload(setups: Sequence[Setup]) -> None:
+    """Uploads the finished runs that are to be uploaded; what fails is said when all were tried."""
+    problems = Problems()
+    for setup in setups:
+        if setup.config.push_to_hub and PartialState().is_main_process:
+            name = setup.config.hub_model_id or setup.run.path.resolve().name
+            with problems.noting():
+                print(
+                    f"uploaded     {hub.push(setup.run.path, name, f'{setup.config.trigger}, trained with VectorFit')}"
+                )
+    problems.raise_all()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -212,6 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.append(train_subject(setup))
     for line in results:
         PartialState().print(f"subject      {line}")
+    if not dry:
+        upload(setups)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def run() -> None:

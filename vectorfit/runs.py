@@ -38,16 +38,14 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     def samples(self, step: int) -> Path:
-        folder = self.path / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"step_{step:06d}.png"
+        return self.path / "samples" / f"step_{step:06d}.png"
 
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:06d}"
 
     def checkpoints(self) -> dict[int, Path]:
         """The checkpoints by step, oldest first. Only whole ones have such a name."""
-        found = (self.path / "checkpoints").glob("step_[0-9]*")
+        found = [f for f in (self.path / "checkpoints").glob("step_*") if f.name.removeprefix("step_").isdecimal()]
         return dict(sorted((int(folder.name.removeprefix("step_")), folder) for folder in found))
 
     @contextmanager
@@ -74,9 +72,12 @@ class RunFolder:
 
     def keep_checkpoints(self, steps: list[int]) -> None:
         """Removes the checkpoints of all other steps."""
-        for step, folder in self.checkpoints().items():
-            if step not in steps:
-                self._discard(folder)
+        try:
+            for step, folder in self.checkpoints().items():
+                if step not in steps:
+                    self._discard(folder)
+        except OSError as error:
+            raise VectorFitError(f"{self.path}: an old checkpoint cannot be removed ({error})") from error
 
     @staticmethod
     def _discard(folder: Path) -> None:

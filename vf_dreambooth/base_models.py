@@ -47,6 +47,9 @@ class BaseModel:
     location: str
     revision: str | None
     preset: Preset
+    variant: str | None = (
+        None  # of the weight files, such as fp16: other weights, so deltas of one do not fit the other
+    )
 
 
 def starter_folder() -> Path:
@@ -72,7 +75,7 @@ def has_accelerator() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
-def resolve(name: str, revision: str | None = None) -> BaseModel:
+def resolve(name: str, revision: str | None = None, variant: str | None = None) -> BaseModel:
     """The base model that a name means: "auto", "starter", a local diffusers folder or checkpoint file, or a hub id.
 
     Raises:
@@ -86,7 +89,7 @@ def resolve(name: str, revision: str | None = None) -> BaseModel:
     if path.is_dir():
         _check_folder(name, path)
         # Only the folder's name goes into files: a path would tell of one machine and mean nothing on another.
-        return BaseModel(path.resolve().name, str(path), None, PRESETS[SD14])
+        return BaseModel(path.resolve().name, str(path), None, PRESETS[SD14], variant)
     if path.is_file():
         if path.suffix.lower() not in SINGLE_FILES:
             raise VectorFitError(
@@ -98,7 +101,7 @@ def resolve(name: str, revision: str | None = None) -> BaseModel:
             f"base model {name!r}: no such folder; expected starter, auto, a diffusers folder, a checkpoint file "
             "or a hub id owner/name"
         )
-    return BaseModel(name, name, revision, PRESETS.get(name, PRESETS[SD14]))
+    return BaseModel(name, name, revision, PRESETS.get(name, PRESETS[SD14]), variant)
 
 
 def _check_folder(name: str, folder: Path) -> None:
@@ -123,37 +126,56 @@ def _check_folder(name: str, folder: Path) -> None:
         )
 
 
-def _read(base: BaseModel, variant: str | None) -> StableDiffusionPipeline:
+def _read(base: BaseModel) -> StableDiffusionPipeline:
     path = Path(base.location)
     if path.is_file():
         # Beside the file its configuration may lie, in the diffusers layout; otherwise diffusers asks the hub.
         beside = str(path.parent) if (path.parent / "model_index.json").exists() else None
         return StableDiffusionPipeline.from_single_file(str(path), config=beside, torch_dtype=torch.float32)
     return StableDiffusionPipeline.from_pretrained(
-        base.location, revision=base.revision, variant=variant, dtype=torch.float32
+        base.location, revision=base.revision, variant=base.variant, dtype=torch.float32
     )
 
 
-def load(base: BaseModel, variant: str | None = None) -> StableDiffusionPipeline:
+def load(base: BaseModel) -> StableDiffusionPipeline:
     """Loads a base in float32, the canonical weights that deltas belong to; no safety checker is dropped or added.
 
     Raises:
         VectorFitError: it cannot be had or is not a Stable Diffusion.
     """
     try:
-        pipe = _read(base, variant)
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError) as error:
+        pipe = _read(base)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # three libraries read a base, and each has errors of its own
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VectorFitError(
             f"base model {base.location!r} cannot be loaded ({first_line}); {_remedy(base)}"
         ) from error
-    lacking = [part for part in PARTS if getattr(pipe, part, None) is None]
-    if lacking:
-        raise VectorFitError(
-            f"base model {base.location!r} lacks {', '.join(lacking)}; expected a complete Stable Diffusion"
-        )
+    unfit = _why_unfit(pipe)
+    if unfit:
+        raise VectorFitError(f"base model {base.location!r}: {unfit}; expected a complete Stable Diffusion 1 or 2")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _why_unfit(pipe: StableDiffusionPipeline) -> str:
+    """What a loaded pipeline has that no Stable Diffusion 1 or 2 has, or lacks; nothing where it is one."""
+    lacking = [part for part in PARTS if getattr(pipe, part, None) is None]
+    if lacking:
+        return f"it lacks {', '.join(lacking)}"
+    channels, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if channels != latents:
+        return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"
+    if pipe.unet.config.addition_embed_type is not None:
+        return f"its UNet wants {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
+    if len(pipe.tokenizer) < pipe.text_encoder.config.vocab_size:
+        words = pipe.text_encoder.config.vocab_size
+        return f"its tokenizer knows {len(pipe.tokenizer)} of the text encoder's {words} tokens (a file is missing?)"
+    kind = pipe.scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        return f"its scheduler predicts {kind!r}, expected epsilon or v_prediction"
+    return ""
 
 
 def _remedy(base: BaseModel) -> str:

@@ -1,10 +1,11 @@
 """The model card of a run: README.md beside the subject file, as the hub shows it and a person reads it."""
 
+import json
+
 from huggingface_hub import ModelCardData
 
 from vectorfit.vectors_file import write_atomically
 
-from .config import TrainConfig
 from .setup import Setup
 
 TAGS = ["text-to-image", "dreambooth", "diffusers-training", "stable-diffusion", "vectorfit"]
@@ -24,8 +25,8 @@ def _header(setup: Setup, samples: list[str]) -> str:
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _settings(config: TrainConfig) -> str:
-    rows = [f"| `{name}` | {value} |" for name, value in config.shaping().items() if value is not None]
+def _settings(setup: Setup) -> str:
+    rows = [f"| `{name}` | {value} |" for name, value in setup.shaping().items() if value is not None]
     return "\n".join(["| setting | value |", "|--|--|", *rows])
 
 
@@ -33,6 +34,9 @@ def text(setup: Setup, samples: list[str]) -> str:
     """The card, with the names of sample grids relative to the run folder, oldest first."""
     config, base = setup.config, setup.base
     revision = f", revision {base.revision}" if base.revision else ""
+    arguments = ", ".join(
+        [json.dumps(base.name), *(f"{k}={json.dumps(v)}" for k in ("revision", "variant") if (v := getattr(base, k)))]
+    )
     pictures = "\n".join(f"![{name}]({name})" for name in samples[-1:]) or "No samples were drawn."
     return f"""{_header(setup, samples)}
 
@@ -50,7 +54,7 @@ Say **{config.trigger}** to call it, as in "{config.instance_prompt} in the snow
 ```python
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.pipeline import load_pipeline
-pipe = load_pipeline(resolve("{base.name}"), [("vectors.safetensors", 1.0)])
+pipe = load_pipeline(resolve({arguments}), [("vectors.safetensors", 1.0)])
 ```
 
 Then `pipe("{config.instance_prompt} in the snow").images[0]`. The number is the strength: 0 is the base model, 1 the
@@ -60,7 +64,7 @@ subject as trained. The file fits the base model it was trained on and refuses o
 
 Base model {base.name}{revision}; {len(setup.photos.images)} photos; class prompt "{config.class_prompt}".
 
-{_settings(config)}
+{_settings(setup)}
 """
 
 

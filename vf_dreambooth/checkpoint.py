@@ -56,11 +56,16 @@ def restore(folder: Path, method: Method, accelerator: Accelerator, models: Mode
                 raise VectorFitError(f"{folder}: it was made {'with' if part is None else 'without'} {name}")
             if part is not None:
                 part.load_state_dict(state[name])
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        if method.ema:
+            method.ema.to(accelerator.device)
+        return int(state["step"])
+    except VectorFitError:
+        raise
+    except Exception as error:  # a damaged file can break in many places; what torch advises then is not for users
         raise VectorFitError(
-            f"{folder / STATE}: cannot be resumed from ({error}); delete that folder to go on from the one before"
+            f"{folder / STATE}: cannot be resumed from, it is damaged ({type(error).__name__}); "
+            "delete that folder to go on from the one before"
         ) from error
-    return int(state["step"])
 
 
 def find(run: RunFolder, wanted: str) -> Path | None:

@@ -19,7 +19,7 @@ from vectorfit import VectorFitError
 from vectorfit.runs import RunFolder
 
 from .checkpoint import run_of
-from .config import PRIOR, TrainConfig, check
+from .config import INFERRED, PRIOR, TrainConfig, check
 from .problems import Problems
 
 # Flags of other DreamBooth scripts that mean nothing here, and what stands in their place.
@@ -133,8 +133,13 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = dict(content.get("settings", content))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise VectorFitError(f"--config: {path} cannot be read ({error}); expected a run's config.json") from error
-    names = [f.name for f in fields(TrainConfig)]
-    problems = []
+    types_of = {f.name: _value_type(f.type) for f in fields(TrainConfig)}
+    names, problems = list(types_of), []
+    for name in types_of.keys() & settings.keys():
+        value, kind = settings[name], types_of[name]
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if value is not None and not fits:
+            problems.append(f"--config: {path} has {name} = {value!r}, expected a {kind.__name__}")
     for unknown in settings.keys() - set(names):
         near = difflib.get_close_matches(unknown, names, 1, 0.5)
         problems.append(
@@ -175,34 +180,46 @@ def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "trai
     flags = vars(namespace)
     if unknown:
         problems.messages += _unknown_arguments(unknown, parser).splitlines()
-    resume, values = flags.get("resume_from_checkpoint"), {}
+    resume, given, values = flags.get("resume_from_checkpoint"), _convert(flags, problems), {}
     with problems.noting():
         if "config" in flags:
-            values |= read_settings(Path(flags["config"]))
+            recorded = read_settings(Path(flags["config"]))
+            anew = {
+                name
+                for changed in given
+                for name in INFERRED.get(changed, ())
+                if given[changed] != recorded.get(changed)
+            }
+            values |= {name: value for name, value in recorded.items() if name not in anew}
     with problems.noting():
-        run = _resumed_run(resume, flags)
+        run = _resumed_run(resume, values | given)
         if run is not None:
             values |= read_settings(run.config) | {"output_dir": str(run.path)}
-    values |= _convert(flags, problems)
-    defaults = {f.name: f.default for f in fields(TrainConfig)}
-    wrong = check(defaults | values)
+    return Command(_without_mistakes(values | given, problems), resume, flags.get("dry_run", False))
+
+
+def _without_mistakes(values: dict[str, Any], problems: Problems) -> TrainConfig:
+    """The settings with those at fault left out, which are noted: there may be more to find in the others."""
+    defaults, safe = {f.name: f.default for f in fields(TrainConfig)}, dict(values)
+    wrong = check(defaults | safe)
     problems.messages += wrong.values()
-    safe = {name: value for name, value in values.items() if name not in wrong}
-    if "instance_data_dir" in wrong:
-        safe["instance_data_dir"] = "."  # something to go on with; the mistake is noted
-    return Command(TrainConfig(**safe), resume, flags.get("dry_run", False))
+    # A default in the place of a mistake may contradict something in turn; that is no mistake of the user's.
+    while wrong:
+        safe = {"instance_data_dir": "."} | {name: value for name, value in safe.items() if name not in wrong}
+        wrong = check(defaults | safe)
+    return TrainConfig(**safe)
 
 
-def _resumed_run(resume: str | None, flags: dict[str, Any]) -> RunFolder | None:
+def _resumed_run(resume: str | None, settings: dict[str, Any]) -> RunFolder | None:
     """The run folder whose settings a resumed run takes; None when there is none yet."""
     if resume is None:
         return None
     if resume != "latest":
         return run_of(resume)
-    if "output_dir" in flags:
-        run = RunFolder(flags["output_dir"])
+    if "output_dir" in settings:
+        run = RunFolder(settings["output_dir"])
         return run if run.config.exists() else None
-    return newest_run(Path(flags.get("instance_data_dir", ".")))
+    return newest_run(Path(settings["instance_data_dir"])) if "instance_data_dir" in settings else None
 
 
 def newest_run(photos: Path) -> RunFolder | None:
@@ -222,6 +239,9 @@ def exit_clearly(main: Callable[[], None]) -> None:
     except VectorFitError as error:
         lines = str(error).splitlines()
         print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume_from_checkpoint latest goes on", file=sys.stderr)

@@ -117,8 +117,8 @@ class TrainConfig:
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", group=TRAINING)
     mixed_precision: str = option(
         "auto",
-        "precision of the forward pass; vectors are always float32; auto takes what accelerate is configured for, or "
-        "bf16 where the hardware computes in it",
+        "precision of the forward pass; vectors are always float32; auto takes fp16 or bf16 as accelerate is "
+        "configured, otherwise bf16 where the hardware computes in it",
         group=TRAINING,
         choices=("auto", "no", "fp16", "bf16"),
     )
@@ -172,8 +172,18 @@ class TrainConfig:
 
     @property
     def trigger(self) -> str:
-        """The words that call the subject."""
-        return f"{self.token} {self.class_noun}" if self.class_noun else str(self.instance_prompt)
+        """The words that call the subject: token and noun where the prompt says them, otherwise the whole prompt."""
+        words, prompt = f"{self.token} {self.class_noun}", str(self.instance_prompt)
+        return words if words in prompt else prompt
+
+    def noun(self) -> str:
+        """What the subject is, as given or by its folder's name; nothing where given prompts make it needless.
+
+        Raises:
+            VectorFitError: the folder's name does not say.
+        """
+        both_given = self.instance_prompt and (self.class_prompt or not self.with_class_images)
+        return self.class_noun or ("" if both_given else class_noun(Path(self.instance_data_dir).resolve().name))
 
     def completed(self, base: BaseModel, *, mixed_precision: str, accumulation: int) -> "TrainConfig":
         """These settings with everything inferred filled in: by the base's preset, the folder's name, the machine.
@@ -182,8 +192,7 @@ class TrainConfig:
             VectorFitError: the folder's name does not say what the subject is.
         """
         folder, preset = Path(self.instance_data_dir).resolve(), base.preset
-        both_given = self.instance_prompt and (self.class_prompt or not self.with_class_images)
-        noun = self.class_noun or ("" if both_given else class_noun(folder.name))
+        noun = self.noun()
         instance_prompt, class_prompt = default_prompts(self.token, noun) if noun else ("", "")
         steps = self.max_train_steps or preset.max_train_steps
         schedule = avf_schedule(steps)
@@ -213,11 +222,11 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def shaping(self) -> dict[str, Any]:
+    def shaping(self, num_processes: int) -> dict[str, Any]:
         """The settings that the trained vectors depend on; what a batch is split into is not one of them."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["shapes_result"]}
         del kept["gradient_accumulation_steps"]
-        return {**kept, "train_batch_size": self.effective_batch_size}
+        return {**kept, "train_batch_size": self.effective_batch_size * num_processes}
 
 
 def _range_problems(values: Mapping[str, Any]) -> dict[str, str]:
@@ -272,6 +281,23 @@ def check(values: Mapping[str, Any]) -> dict[str, str]:
     if values["hub_model_id"] and not values["push_to_hub"]:
         found["hub_model_id"] = "--hub_model_id: nothing is uploaded without --push_to_hub"
     return found
+
+
+# setting -> what was inferred from it, and is inferred anew when a flag changes it in a recorded run
+INFERRED = {
+    "instance_data_dir": ("class_noun", "instance_prompt", "class_prompt"),
+    "class_noun": ("instance_prompt", "class_prompt"),
+    "token": ("instance_prompt",),
+    "max_train_steps": ("avf_first_step", "avf_every", "avf_num_freezes", "checkpointing_steps"),
+    "base_model": (
+        *("revision", "variant", "resolution", "learning_rate", "num_class_images", "drift_weight"),
+        *("max_train_steps", "avf_first_step", "avf_every", "avf_num_freezes", "checkpointing_steps"),
+    ),
+    "prior": ("drift_weight", "class_data_dir"),
+    "train_text_encoder": ("text_encoder_lr",),
+    "lr_scheduler": ("lr_warmup_steps",),
+    "push_to_hub": ("hub_model_id",),
+}
 
 
 def free_folder(wanted: Path) -> Path:

@@ -11,7 +11,7 @@ from vectorfit import VectorFitError
 from vectorfit.export import Export, bake, difference, lora
 from vectorfit.vectors_file import write_atomically
 
-from .base_models import load, resolve
+from .base_models import load
 from .cli import exit_clearly
 from .pipeline import adapted_models, base_of, subject_file
 
@@ -48,7 +48,7 @@ def _write(export: Export, path: Path, metadata: dict[str, str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(arguments)
     file = subject_file(flags.subject)
-    base = resolve(flags.base_model) if flags.base_model else base_of(flags.subject)
+    base = base_of(flags.subject, flags.base_model)
     names = {
         "lora": f"lora-{flags.naming}-{flags.rank}.safetensors",
         "diff": "diff.safetensors",

@@ -13,9 +13,9 @@ from .data import Sampler
 
 def not_finite(what: str, value: float, step: int, config: TrainConfig, sampler: Sampler, names: Sequence[str]) -> str:
     """The message for a loss or gradient that is NaN or infinite: step, pictures, remedy."""
-    batch = sampler.batch(step)  # of the first process; the others' pictures are drawn alike
-    photos = sorted({names[i] for i in batch.picture[~batch.is_class].tolist()})
-    classes = sorted(set(batch.picture[batch.is_class].tolist()))
+    batches = [sampler.batch(step, first) for first in range(0, sampler.global_batch_size, sampler.batch_size)]
+    photos = sorted({names[i] for batch in batches for i in batch.picture[~batch.is_class].tolist()})
+    classes = sorted({i for batch in batches for i in batch.picture[batch.is_class].tolist()})
     shown = f"photos {', '.join(photos)}" + (f", class images {', '.join(map(str, classes))}" if classes else "")
     other = " or --mixed_precision bf16 or no" if config.mixed_precision == "fp16" else ""
     return (
@@ -30,7 +30,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def memory_flags(config: TrainConfig) -> str:
-    """The flags that lower the memory of this training and leave its result as it is, but for the precision."""
+    """The flags that lower the memory of this training and leave its result as it is."""
     flags = []
     if not config.gradient_checkpointing:
         flags.append("--gradient_checkpointing")
@@ -38,8 +38,6 @@ def memory_flags(config: TrainConfig) -> str:
         flags.append(f"--train_batch_size 1 --gradient_accumulation_steps {config.effective_batch_size}")
     if config.sample_batch_size > 1:
         flags.append("--sample_batch_size 1")
-    if config.mixed_precision == "no" and torch.cuda.is_available():
-        flags.append("--mixed_precision bf16")
     return " ".join(flags)
 
 

@@ -14,7 +14,6 @@ from PIL.PngImagePlugin import PngInfo
 from vectorfit import VectorFitError
 from vectorfit.runs import RunFolder
 
-from .base_models import resolve
 from .cli import exit_clearly
 from .images import comparison, grid
 from .photos import read_folder
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(arguments)
     if flags.num < 1:
         raise VectorFitError(f"--num: got {flags.num}, expected at least 1")
-    base = resolve(flags.base_model) if flags.base_model else base_of(flags.vectors)
+    base = base_of(flags.vectors, flags.base_model)
     pipe = load_pipeline(base, [(flags.vectors, flags.strength)])
     preset = base.preset
     sampling = replace(

@@ -22,6 +22,7 @@ if HEIC:
 # Pillow chooses its decoder by content; only these may run (a PSD or EPS named .png must not).
 FORMATS = ("JPEG", "PNG", "WEBP", *(("HEIF",) if HEIC else ()))
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
+HEIC_ADVICE = "a HEIC picture, for which `pip install 'vectorfit[heic]'` adds the decoder"
 # What a file begins with (at an offset), and how to call it when it is none of the above.
 SIGNATURES = {
     (0, b"8BPS"): "a Photoshop file",
@@ -33,7 +34,8 @@ SIGNATURES = {
     (0, b"MM\0*"): "a TIFF",
     (0, b"%PDF"): "a PDF",
     (4, b"ftypavif"): "an AVIF picture",
-    (4, b"ftyp"): "a HEIC picture, for which `pip install 'vectorfit[heic]'` adds the decoder",
+    **{(4, b"ftyp" + brand): HEIC_ADVICE for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")},
+    (4, b"ftyp"): "a film",
 }
 NEAR_DUPLICATE = 4.0  # grey levels of 255 by which the small versions of two photos differ on average
 
@@ -88,10 +90,12 @@ def open_photo(path: Path) -> Image.Image:
             upright.load()
     except PermissionError as error:
         raise VectorFitError(f"{path}: cannot be read ({error.strerror}); allow it or remove it") from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise VectorFitError(
             f"{path}: cannot be read as an image ({_unreadable(path, error)}); repair, convert or remove it"
         ) from error
+    if upright.mode.startswith("I"):  # 16 bits a pixel, which a plain conversion would turn white
+        return Image.fromarray((np.asarray(upright, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         rgba = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -144,13 +148,25 @@ def read_folder(folder: Path) -> Photos:
     if not paths:
         found = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
         raise VectorFitError(f"{folder}: no photos, {found}; expected JPEG, PNG or WebP files of one subject")
-    images, captions, digests = [], [], {}
+    images, captions = [], []
     for path in paths:
         with problems.noting():
             images.append(open_photo(path))
             captions.append(_caption(path))
-            for file in (path, path.with_suffix(".txt")):
-                if file.exists():
-                    digests[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     problems.raise_all()
-    return Photos(images, [p.name for p in paths], ignored, captions, digests)
+    texts = [path.with_suffix(".txt") for path in paths if path.with_suffix(".txt").exists()]
+    return Photos(images, [p.name for p in paths], ignored, captions, digests(paths + texts))
+
+
+def digests(paths: list[Path]) -> dict[str, str]:
+    """SHA-256 of files by their names."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def check_photos(paths: list[Path]) -> None:
+    """Opens every photo and keeps none. Raises VectorFitError naming all that cannot be read."""
+    problems = Problems()
+    for path in paths:
+        with problems.noting():
+            open_photo(path)
+    problems.raise_all()

@@ -42,8 +42,8 @@ def subject_file(path: str | Path) -> Path:
     return RunFolder(path).vectors if path.is_dir() else path
 
 
-def base_of(path: str | Path) -> BaseModel:
-    """The base model a run folder or a subject file was trained on.
+def base_of(path: str | Path, location: str | None = None) -> BaseModel:
+    """The base model a run folder or a subject file was trained on; `location` says where else it lies now.
 
     Raises:
         VectorFitError: the file is not a subject file, or its base is not to be found.
@@ -52,10 +52,12 @@ def base_of(path: str | Path) -> BaseModel:
     file = subject_file(path)
     run = RunFolder(file.parent)
     metadata = vf.read_metadata(file)
-    if run.config.exists():
-        settings = run.read_config().get("base", {})
-        return resolve(settings.get("location", metadata["vectorfit.base_model"]), settings.get("revision"))
-    return resolve(metadata["vectorfit.base_model"], metadata.get("vectorfit.base_revision") or None)
+    recorded = run.read_config().get("base", {}) if run.config.exists() else {}
+    return resolve(
+        location or recorded.get("location") or metadata["vectorfit.base_model"],
+        recorded.get("revision") or metadata.get("vectorfit.base_revision") or None,
+        metadata.get("vectorfit.base_variant") or None,
+    )
 
 
 def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | Path, float]]) -> None:

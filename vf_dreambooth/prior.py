@@ -16,7 +16,7 @@ from vectorfit.vectors_file import write_atomically
 
 from .base_models import fingerprint
 from .images import write_png
-from .photos import open_photo, read_folder
+from .photos import open_photo, photo_paths
 from .pipeline import Sampling, sample
 from .randomness import generator
 
@@ -61,11 +61,11 @@ def image_seed(seed: int, index: int) -> int:
 
 def _check_manifest(folder: Path, recipe: Recipe) -> None:
     """Raises VectorFitError when the folder's images were made otherwise."""
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        write_atomically(manifest, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
-        return
-    found, wanted = json.loads(manifest.read_text(encoding="utf-8")), asdict(recipe)
+    manifest, wanted = folder / MANIFEST, asdict(recipe)
+    try:
+        found = dict(json.loads(manifest.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise VectorFitError(f"{manifest}: cannot be read ({error}); delete that folder") from error
     unlike = [name for name in wanted if found.get(name) != wanted[name]]
     if unlike:
         differences = "; ".join(f"{name}: made with {found.get(name)!r}, wanted {wanted[name]!r}" for name in unlike)
@@ -93,19 +93,20 @@ def class_images(
 ) -> list[Image.Image]:
     """The first `count` class images of a recipe, kept under `root` by content; only what is missing is made.
 
-    The processes share the work by whole batches, and a batch is always of the same images: a picture depends neither
-    on the number of processes nor on which ones were there before.
+    The processes share the work by whole batches, and a batch is always of the same images, the last one drawn to its
+    end too: a picture depends neither on the number of processes, nor on how many are wanted, nor on which are there.
 
     Raises:
         VectorFitError: the folder's manifest tells of another recipe.
     """
     folder = root / recipe.key
-    if accelerator.is_main_process:
-        _check_manifest(folder, recipe)
+    if accelerator.is_main_process and not (folder / MANIFEST).exists():
+        write_atomically(folder / MANIFEST, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
     accelerator.wait_for_everyone()
+    _check_manifest(folder, recipe)  # by every process: one that fails alone would leave the others waiting
     paths = [folder / f"{index:04d}.png" for index in range(count)]
-    batches = [range(count)[start : start + sampling.batch_size] for start in range(0, count, sampling.batch_size)]
-    missing = [batch for batch in batches if not all(paths[index].exists() for index in batch)]
+    batches = [range(start, start + sampling.batch_size) for start in range(0, count, sampling.batch_size)]
+    missing = [batch for batch in batches if not all(path.exists() for path in paths[batch.start : batch.stop])]
     accelerator.wait_for_everyone()  # before the first is written, so that all ranks see the same ones missing
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     for number, batch in enumerate(mine):
@@ -113,17 +114,25 @@ def class_images(
             seeds = [image_seed(recipe.seed, index) for index in batch]
             images = sample(pipe, [recipe.prompt] * len(batch), seeds, sampling)
         for index, image in zip(batch, images, strict=True):
-            if not paths[index].exists():
+            if index < count and not paths[index].exists():
                 write_png(paths[index], image)
         report(number + 1, len(mine))
     accelerator.wait_for_everyone()
     return [open_photo(path) for path in paths]
 
 
-def user_class_images(folder: Path, count: int) -> list[Image.Image]:
-    """The user's own class images, as they are: all of the folder's, at most `count`.
+def user_class_paths(folder: Path, count: int) -> tuple[list[Path], int]:
+    """The files of the user's own class images that are used, at most `count`, and how many there are.
 
     Raises:
-        VectorFitError: as `read_folder` does.
+        VectorFitError: the folder is missing, or has no photo.
     """
-    return read_folder(folder).images[:count]
+    try:
+        paths = photo_paths(folder)
+    except VectorFitError as error:
+        raise VectorFitError(f"--class_data_dir: {error}") from error
+    if not paths:
+        raise VectorFitError(
+            f"--class_data_dir: {folder} has no JPEG, PNG or WebP files; expected pictures of the class"
+        )
+    return paths[:count], len(paths)

@@ -41,7 +41,8 @@ class Record:
                 base_model=self.setup.base.name,
                 base_revision=self.setup.base.revision,
                 metadata={
-                    "vectorfit.training": json.dumps(self.config.shaping(), sort_keys=True),
+                    "vectorfit.base_variant": self.setup.base.variant or "",
+                    "vectorfit.training": json.dumps(self.setup.shaping(), sort_keys=True),
                     "modelspec.trigger_phrase": self.config.trigger,
                 },
             )
@@ -77,7 +78,6 @@ class Record:
         """Takes up a checkpoint, or the beginning where there is none; returns the steps already made."""
         step = 0 if folder is None else checkpoint.restore(folder, self.method, self.accelerator, self.models)
         if self.writes:
-            self.run.write_config(self.setup.record())
             # What lies beyond would be made again; a log that tells it twice misleads.
             self.run.keep_checkpoints([kept for kept in self.run.checkpoints() if kept <= step])
             self.run.cut_log(step)

@@ -1,5 +1,6 @@
 """What a run consists of, settled and announced before any model is loaded."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,31 +13,38 @@ from vectorfit.runs import RunFolder
 
 from . import hub
 from .base_models import BaseModel, resolve
-from .cli import Command, newest_run, parse
+from .checkpoint import find
+from .cli import Command, newest_run, parse, read_settings
 from .config import TrainConfig
-from .photos import Photos, photo_paths, read_folder
+from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import Sampling
+from .prior import user_class_paths
 from .problems import Problems
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Settings with everything inferred, the base that is meant, the photos, and where the run goes."""
+    """Settings with everything inferred, the base that is meant, the pictures, and where the run goes."""
 
     config: TrainConfig
     base: BaseModel
     photos: Photos
+    class_paths: list[Path]  # the user's own class images
     run: RunFolder
     sampling: Sampling
+    num_processes: int
     base_chosen: bool = False  # by what this machine has, not by the user
     resume: str | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its result, and no more steps are asked of it."""
-        return self.run.vectors.exists() and self.run.read_config()["settings"]["max_train_steps"] >= (
-            self.config.max_train_steps or 0
-        )
+        """Whether the run has its result, and no more steps are asked of it. Its time is written last of all."""
+        recorded = self.run.read_config() if self.run.config.exists() else {}
+        steps = recorded.get("settings", {}).get("max_train_steps", 0)
+        return self.run.vectors.exists() and "seconds" in recorded and steps >= (self.config.max_train_steps or 0)
+
+    def shaping(self) -> dict:
+        return self.config.shaping(self.num_processes)
 
     def record(self) -> dict:
         """What config.json says of the run."""
@@ -44,8 +52,10 @@ class Setup:
             "name": self.base.name,
             "location": self.config.base_model,
             "revision": self.base.revision,
+            "variant": self.base.variant,
         }
-        return {"settings": self.config.as_dict(), "base": origin, "photos": self.photos.sha256}
+        pictures = {"photos": self.photos.sha256, "class_images": digests(self.class_paths)}
+        return {"settings": self.config.as_dict(), "base": origin, "num_processes": self.num_processes, **pictures}
 
 
 def subject_folders(folder: Path) -> list[Path]:
@@ -88,23 +98,25 @@ def _check_places(config: TrainConfig, resume: str | None) -> None:
 
 
 def _check_resumed(setup: Setup) -> None:
-    """Raises VectorFitError where a run to be resumed was begun with other settings or other photos."""
+    """Raises VectorFitError where a run to be resumed was begun with other settings or other pictures."""
+    assert setup.resume is not None
     if not setup.run.config.exists():
         return
+    if find(setup.run, setup.resume) is None:
+        return  # nothing was trained yet: it begins anew, with whatever is asked for now
     recorded = setup.run.read_config()
-    before = TrainConfig(**recorded["settings"])
-    old, new, problems = before.shaping(), setup.config.shaping(), []
+    before = TrainConfig(**{**read_settings(setup.run.config), "output_dir": str(setup.run.path)})
+    old, new = before.shaping(recorded.get("num_processes", 1)), setup.shaping()
     if new["max_train_steps"] > old["max_train_steps"] and setup.config.lr_scheduler.startswith("constant"):
         old["max_train_steps"] = new["max_train_steps"]  # a longer run of a constant rate is the same run so far
-    for name in old:
-        if old[name] != new[name]:
-            problems.append(f"--{name}: the run was begun with {old[name]!r}, got {new[name]!r}")
-    photos = setup.photos.sha256
-    changed = sorted(
-        name for name in photos.keys() | recorded["photos"].keys() if photos.get(name) != recorded["photos"].get(name)
-    )
-    if changed:
-        problems.append(f"{setup.config.instance_data_dir}: {', '.join(changed)} changed since the run was begun")
+    problems = [
+        f"--{name}: the run was begun with {old[name]!r}, got {new[name]!r}" for name in old if old[name] != new[name]
+    ]
+    for kind in ("photos", "class_images"):
+        then, now = recorded.get(kind, {}), setup.record()[kind]
+        changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        if changed:
+            problems.append(f"{kind.replace('_', ' ')}: {', '.join(changed)} changed since the run was begun")
     if problems:
         problems.append(
             f"{setup.run.path}: resumed, it must stay the same run; start a new one with another --output_dir"
@@ -114,27 +126,47 @@ def _check_resumed(setup: Setup) -> None:
 
 def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
     """One subject's setup; what is wrong is noted and gives None."""
-    config, photos = command.config, None
+    config, photos, class_paths = command.config, None, []
     before = len(problems.messages)
     with problems.noting():
         photos = read_folder(Path(config.instance_data_dir))
-    if base is not None:
+    with problems.noting():
+        config.noun()
+    if config.output_dir:
         with problems.noting():
-            config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
             _check_places(config, command.resume_from_checkpoint)
     if config.class_data_dir:
         with problems.noting():
-            read_folder(Path(config.class_data_dir))
+            class_paths, _ = user_class_paths(Path(config.class_data_dir), config.num_class_images or 10**9)
+            check_photos(class_paths)
     if base is None or photos is None or len(problems.messages) > before:
         return None
+    config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     preset = base.preset
     sampling = Sampling(preset.num_inference_steps, preset.guidance_scale, config.resolution, config.sample_batch_size)
     chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
-    setup = Setup(config, base, photos, RunFolder(config.output_dir), sampling, chosen, resume)
+    class_paths = class_paths[: config.num_class_images]
+    run = RunFolder(config.output_dir)
+    setup = Setup(config, base, photos, class_paths, run, sampling, _num_processes(), chosen, resume)
     if resume is not None:
         with problems.noting():
             _check_resumed(setup)
     return setup
+
+
+def _check_machine(command: Command, several: bool) -> None:
+    """Raises VectorFitError for what this machine lacks, or what means nothing for several subjects."""
+    config, problems = command.config, []
+    if config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        problems.append("--report_to: tensorboard is not installed; pip install tensorboard")
+    if several and config.hub_model_id:
+        problems.append("--hub_model_id: several subjects cannot share one repository; leave it out")
+    if several and command.resume_from_checkpoint not in (None, "latest"):
+        problems.append("--resume_from_checkpoint: several subjects are resumed with latest, got a path")
+    if problems:
+        raise VectorFitError("\n".join(problems))
 
 
 def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
@@ -146,17 +178,17 @@ def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
     problems, base, folders = Problems(), None, []
     command = parse(arguments, problems)
     config = command.config
-    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
-        problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     if config.push_to_hub and not command.dry_run:
         with problems.noting():
             hub.check_login()
     with problems.noting():
-        base = resolve(config.base_model, config.revision)
+        base = resolve(config.base_model, config.revision, config.variant)
     if not any("--instance_dir" in message for message in problems.messages):
         with problems.noting():
             folders = subject_folders(Path(config.instance_data_dir))
-    several = folders != [Path(config.instance_data_dir)]
+    several = bool(folders) and folders != [Path(config.instance_data_dir)]
+    with problems.noting():
+        _check_machine(command, several)
     commands = [_of_subject(command, folder) if several else command for folder in folders]
     setups = [_settle(each, base, problems) for each in commands]
     problems.raise_all()
@@ -174,15 +206,16 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     own = [caption for caption in photos.captions if caption]
     if own:
         say(f"             {len(own)} with a prompt of their own, such as {own[0]!r}")
-    lacking = sum(config.token not in caption.split() for caption in own)
+    lacking = sum(config.token not in caption for caption in own)
     unnamed = [f"{lacking} prompts of photos do not say {config.token!r}"] if lacking else []
+    if config.token not in str(config.instance_prompt):
+        unnamed.append(f"the prompt does not say the token {config.token!r}; --token names the word that it does say")
     for warning in photos.warnings(config.resolution or 0) + unnamed:
         say(f"warning      {warning}")
     say(f"prompts      {config.instance_prompt!r} for the subject, {config.class_prompt!r} for its class")
-    say(f"prior        {_prior(config)}")
-    images = f"{config.effective_batch_size} photos" + (
-        f" and {config.effective_batch_size} class images" if config.with_class_images else ""
-    )
+    say(f"prior        {_prior(setup)}")
+    batch = config.effective_batch_size * setup.num_processes
+    images = f"{batch} photos" + (f" and {batch} class images" if config.with_class_images else "")
     rate = f"rate {config.learning_rate}" + (
         f" (text encoder {config.text_encoder_lr})" if config.text_encoder_lr is not None else ""
     )
@@ -194,18 +227,30 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"run folder   {setup.run.path}")
 
 
-def _prior(config: TrainConfig) -> str:
+def _prior(setup: Setup) -> str:
+    config = setup.config
     if config.prior == "drift":
         return f"penalty on drift, weight {config.drift_weight}"
     if config.prior == "none":
         return "none: the class may drift towards the subject"
-    return f"{config.class_data_dir or f'{config.num_class_images} class images'}, weight {config.prior_loss_weight}"
+    images = f"{config.num_class_images} class images"
+    if config.class_data_dir:
+        there = len(photo_paths(Path(config.class_data_dir)))
+        images = f"{len(setup.class_paths)} of the {there} class images in {config.class_data_dir}"
+    return f"{images}, weight {config.prior_loss_weight}"
 
 
 def use_all_cores(num_processes: int) -> None:
     """Gives each process its share of the CPU's cores: `accelerate launch` leaves one thread unless told otherwise."""
     if os.environ.get("OMP_NUM_THREADS") == "1":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_processes))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // num_processes))
+
+
+def _num_processes() -> int:
+    """The processes that accelerate has launched."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdigit() else 1
 
 
 def _accumulation() -> int:

@@ -271,7 +271,7 @@ def test_half_precision_storage_halves_the_file_and_rounds_by_no_more_than_it_mu
         assert ((vector - exact).abs() <= 2**-11 * exact.abs() + 2**-25).all()
     sizes = [sum(v.nbytes for v in load_file(file).values()) for file in (tmp_path / "half", path)]
     assert 2 * sizes[0] == sizes[1]
-    with pytest.raises(vf.VectorFitError, match="expected torch.float32 or torch.float16"):
+    with pytest.raises(vf.VectorFitError, match=r"expected torch.float32 or torch.float16"):
         vf.save_vectors(model, tmp_path / "b", base_model="toy", dtype=torch.bfloat16)
 
 

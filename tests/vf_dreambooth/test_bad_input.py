@@ -1,5 +1,6 @@
 """Bad input: everything that is wrong in one message, before anything is loaded or written."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -107,6 +108,64 @@ def test_flags_out_of_range_or_contradictory(photos, tiny_base, flags, message):
     assert flags[0] in line or flags[-1] in line
 
 
+def test_a_mistake_does_not_hide_another_nor_invent_one(photos, tiny_base, tmp_path):
+    given = ("--instance_dir", photos, "--base_model", tiny_base)
+    lines = refused(*given, "--lr_scheduler", "polynomial", "--lr_warmup_steps", 5, "--train_batch_size", 0)
+    assert len(lines) == 2
+    assert "--lr_scheduler: got 'polynomial'" in lines[1]
+    assert "--train_batch_size: got 0" in lines[0]
+    unnamed = tmp_path / "images"
+    photos.rename(unnamed)
+    lines = refused("--instance_dir", unnamed, "--base_model", "./nowhere", "--output_dir", unnamed / "run")
+    assert [("no such folder" in lines[0]), ("--class_noun" in lines[1]), ("--output_dir" in lines[2])] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [("max_train_steps", "300", "expected a int"), ("token", 5, "expected a str"), ("seed", 1.5, "expected a int")],
+)
+def test_recorded_settings_of_the_wrong_type(photos, tiny_base, tmp_path, setting, value, message):
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {setting: value}}))
+    flags = ("--config", tmp_path / "config.json", "--instance_dir", photos, "--base_model", tiny_base)
+    (line,) = refused(*flags)
+    assert f"{setting} = {value!r}" in line
+    assert message in line
+
+
+def test_a_run_folder_with_foreign_settings(photos, tiny_base, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"settings": {"colour": "red"}}))
+    flags = ("--instance_dir", photos, "--base_model", tiny_base, "--output_dir", tmp_path / "run")
+    (line,) = refused(*flags, "--resume_from_checkpoint", "latest")
+    assert "unknown setting 'colour'" in line
+
+
+def test_class_images_that_are_not_there_or_damaged(photos, tiny_base, tmp_path):
+    given = ("--instance_dir", photos, "--base_model", tiny_base, "--class_data_dir")
+    assert "--class_data_dir" in refused(*given, tmp_path / "nowhere")[0]
+    (tmp_path / "dogs").mkdir()
+    assert "expected pictures of the class" in refused(*given, tmp_path / "dogs")[0]
+    (tmp_path / "dogs" / "a.png").write_bytes(b"x")
+    assert "a.png: cannot be read" in refused(*given, tmp_path / "dogs")[0]
+
+
+def test_sixteen_bits_and_damaged_exif(tmp_path):
+    import numpy as np
+
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    read = np.asarray(photo_reader.open_photo(tmp_path / "deep.png"))[..., 0]
+    assert abs(read.astype(int) - grey // 257).max() <= 1
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
+    whole = (tmp_path / "x.jpg").read_bytes()
+    for place in range(20, 60):
+        (tmp_path / "x.jpg").write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        with contextlib.suppress(vf.VectorFitError):  # refused or read, but never an error of the decoder's own
+            photo_reader.open_photo(tmp_path / "x.jpg")
+
+
 def test_photos_that_are_no_flag(photos, tiny_base):
     assert f"did you mean --instance_dir {photos}?" in refused(photos, "--base_model", tiny_base)[0]
     assert "--instance_dir: not given" in refused("--base_model", tiny_base)[0]
@@ -124,12 +183,16 @@ def test_folders(photos, tiny_base, tmp_path):
     assert sorted(p.name for p in photos.iterdir()) == ["0.png", "1.png", "2.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder(photos, tiny_base):
     photos.chmod(0)
+    was = os.geteuid()
     try:
-        assert "cannot be read" in refused("--instance_dir", photos, "--base_model", tiny_base)[0]
+        if was == 0:
+            os.seteuid(65534)  # root may read everything, nobody may not
+        with pytest.raises(vf.VectorFitError, match="cannot be read"):
+            photo_reader.read_folder(photos)
     finally:
+        os.seteuid(was)
         photos.chmod(0o755)
 
 
@@ -168,8 +231,36 @@ def test_bases_that_are_none(photos, tiny_base, tmp_path):
     assert "cannot be loaded" in of(incomplete)
 
 
+def test_bases_that_load_but_are_none(tiny_base, tmp_path):
+    def refusal(change) -> str:
+        folder = tmp_path / change.__name__
+        shutil.copytree(tiny_base, folder)
+        change(folder)
+        with pytest.raises(vf.VectorFitError) as caught:
+            load(resolve(str(folder)))
+        return str(caught.value)
+
+    def edited(folder: Path, part: str, **values: object) -> None:
+        (file,) = (folder / part).glob("*config.json")
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    def no_vocabulary(folder: Path) -> None:
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+
+    def cut_text_encoder(folder: Path) -> None:
+        file = folder / "text_encoder" / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:1000])
+
+    def predicts_samples(folder: Path) -> None:
+        edited(folder, "scheduler", prediction_type="sample")
+
+    assert "its tokenizer knows 2 of the text encoder's" in refusal(no_vocabulary)
+    assert "cannot be loaded" in refusal(cut_text_encoder)
+    assert "predicts 'sample'" in refusal(predicts_samples)
+
+
 def test_stable_diffusion_out_of_reach_names_the_offline_ways(monkeypatch):
-    monkeypatch.setattr(base_models, "_read", lambda base, variant: (_ for _ in ()).throw(OSError("no connection")))
+    monkeypatch.setattr(base_models, "_read", lambda base: (_ for _ in ()).throw(OSError("no connection")))
     with pytest.raises(vf.VectorFitError) as caught:
         load(resolve(SD14))
     message = str(caught.value)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -110,6 +111,22 @@ def test_a_refused_upload_leaves_the_run_and_says_so(fake_hub, arguments, tmp_pa
     with pytest.raises(vf.VectorFitError, match=r"the run is complete in .*run, but could not be uploaded"):
         main(arguments(tmp_path / "run", "--push_to_hub"))
     assert (tmp_path / "run" / "vectors.safetensors").exists()
+
+
+def test_a_failed_upload_does_not_stop_the_other_subjects(fake_hub, arguments, photos, tmp_path):
+    several = tmp_path / "several"
+    for name in ("dog1", "dog2"):
+        shutil.copytree(photos, several / name)
+    fake_hub.refuses = True
+    with pytest.raises(vf.VectorFitError) as caught:
+        main(arguments(tmp_path / "out", "--instance_dir", several, "--push_to_hub"))
+    assert str(caught.value).count("the run is complete in") == 2
+    assert all((tmp_path / "out" / name / "vectors.safetensors").exists() for name in ("dog1", "dog2"))
+    fake_hub.refuses = False
+    main(arguments(tmp_path / "out", "--instance_dir", several, "--push_to_hub", "--resume_from_checkpoint", "latest"))
+    assert "vectors.safetensors" in fake_hub.files
+    with pytest.raises(vf.VectorFitError, match="cannot share one repository"):
+        main(arguments(tmp_path / "o", "--instance_dir", several, "--push_to_hub", "--hub_model_id", "me/dog"))
 
 
 def test_a_missing_login_is_said_before_any_work(arguments, tmp_path, monkeypatch):

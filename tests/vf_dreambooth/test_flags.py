@@ -21,6 +21,7 @@ from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.data import Latents, Sampler
 from vf_dreambooth.images import CROPS, views
 from vf_dreambooth.objective import combine, drift, min_snr_weights
+from vf_dreambooth.setup import prepare
 
 TESTS = Path(__file__).parent
 
@@ -43,7 +44,32 @@ def test_every_flag_is_in_help_in_a_group_and_used_by_a_test():
         assert f"--{field.name}" in grouped
         assert f"--{field.name}" in parser.format_help().replace("\n", " ")
         names = (f"--{field.name}", f"--no-{field.name}", *field.metadata["flags"], f'"{field.name}"')
-        assert any(name in text for name in names), field.name
+        assert any(re.search(rf"{re.escape(name)}(?!\w)", text) for name in names), field.name
+
+
+def test_the_trigger_is_what_the_prompt_says(arguments, tmp_path, capsys):
+    main(arguments(tmp_path / "run", "--instance_prompt", "a photo of ohwx dog"))
+    assert "warning      the prompt does not say the token 'sks'" in capsys.readouterr().out
+    assert vf.read_metadata(tmp_path / "run/vectors.safetensors")["modelspec.trigger_phrase"] == "a photo of ohwx dog"
+    main(arguments(tmp_path / "named", "--instance_prompt", "a photo of ohwx dog", "--token", "ohwx"))
+    assert "warning" not in capsys.readouterr().out
+    assert vf.read_metadata(tmp_path / "named/vectors.safetensors")["modelspec.trigger_phrase"] == "ohwx dog"
+
+
+def test_a_flag_over_a_recorded_run_has_its_consequences(arguments, tmp_path):
+    main(arguments(tmp_path / "run", "--prior", "drift"))
+    config = ("--config", str(tmp_path / "run" / "config.json"))
+
+    def settled(*flags):
+        ((setup,), _) = prepare([*config, *flags, "--output_dir", str(tmp_path / "new")])
+        return setup.config
+
+    assert settled("--prior", "class_images").drift_weight is None
+    renamed = settled("--token", "zwx", "--class_noun", "cat")
+    assert (renamed.instance_prompt, renamed.class_prompt) == ("a photo of zwx cat", "a photo of a cat")
+    longer = settled("--max_train_steps", "200")
+    assert (longer.avf_first_step, longer.avf_every, longer.checkpointing_steps) == (70, 6, 50)
+    assert settled().avf_first_step == 2
 
 
 def test_a_photos_own_prompt_is_used(arguments, photos, tmp_path, monkeypatch, capsys):
@@ -138,11 +164,14 @@ def test_a_choice_changes_what_is_trained(arguments, tmp_path, flags):
     ids=lambda flags: flags[0].strip("-"),
 )
 def test_a_choice_that_changes_only_the_way(arguments, tmp_path, flags):
-    main(arguments(tmp_path / "plain"))
-    main(arguments(tmp_path / "changed", *flags))
-    assert (tmp_path / "plain/vectors.safetensors").read_bytes() == (
-        tmp_path / "changed/vectors.safetensors"
-    ).read_bytes()
+    runs = [tmp_path / name / "run" for name in ("plain", "changed")]  # each with class images of its own
+    main(arguments(runs[0]))
+    main(arguments(runs[1], *flags))
+    first, second = (load_file(run / "vectors.safetensors") for run in runs)
+    # Pictures sampled in other batches differ by rounding.
+    close = {"atol": 1e-4, "rtol": 1e-2} if "--sample_batch_size" in flags else {"atol": 0, "rtol": 0}
+    for name, vector in first.items():
+        torch.testing.assert_close(second[name], vector, **close)
 
 
 def test_a_further_prompt_gets_a_row_of_its_own(arguments, tmp_path):
@@ -230,6 +259,8 @@ def test_a_users_own_class_images(arguments, photos, tmp_path):
         Image.new("RGB", (16, 16), (200 * index, 50, 90)).save(own / f"{index}.png")
     main(arguments(tmp_path / "run", "--class_data_dir", own))
     assert not (tmp_path / "class_images").exists()
+    main(arguments(tmp_path / "sampled"))
+    assert differs(tmp_path / "run", tmp_path / "sampled")
     assert sorted(p.name for p in own.iterdir()) == ["0.png", "1.png"]
 
 

@@ -1,7 +1,9 @@
 """Two processes train what one trains: the same frozen sets, the same vectors within rounding, one set of files."""
 
+import json
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from train_dreambooth_vectorfit import main
 from vectorfit.runs import RunFolder
+from vf_dreambooth.record import Record
 
 ROOT = Path(__file__).parents[2]
 # With a large epsilon AdamW does not divide rounding errors by gradients near zero.
@@ -24,6 +27,14 @@ def rank(number: int, count: int, port: int, arguments: list[str]) -> None:
     settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     os.environ.update({name: str(value) for name, value in settings.items()})
     torch.set_num_threads(1)
+    log = Record.log
+
+    def logged(self: Record, entry: dict) -> None:
+        with (self.run.path.parent / f"frozen-{number}.jsonl").open("a") as file:
+            file.write(json.dumps(entry["frozen"]) + "\n")
+        log(self, entry)
+
+    Record.log = logged
     main(arguments)
     os._exit(0)
 
@@ -66,10 +77,23 @@ def test_two_processes_equal_one(arguments, tmp_path, flags):
     if not flags:
         assert pictures(tmp_path / "one") == pictures(tmp_path / "two")  # drawn by one, and shared out between two
     assert_alike(tmp_path / "one" / "run", tmp_path / "two" / "run")
+    frozen = [(tmp_path / "two" / f"frozen-{number}.jsonl") for number in range(2)]
+    assert frozen[0].read_text() == frozen[1].read_text() != ""
+    for file in (*frozen, tmp_path / "one" / "frozen-0.jsonl"):
+        file.unlink()
     names = [
         sorted(str(p.relative_to(folder)) for p in folder.rglob("*")) for folder in (tmp_path / "one", tmp_path / "two")
     ]
     assert names[0] == names[1]
+
+
+def test_several_subjects_on_two_processes(arguments, photos, tmp_path):
+    several = tmp_path / "several"
+    for name in ("dog1", "dog2"):
+        shutil.copytree(photos, several / name)
+    run_on(2, arguments(tmp_path / "out", "--instance_dir", several))
+    first, second = (load_file(tmp_path / "out" / name / "vectors.safetensors") for name in ("dog1", "dog2"))
+    assert all(torch.equal(vector, second[name]) for name, vector in first.items())
 
 
 @pytest.mark.slow

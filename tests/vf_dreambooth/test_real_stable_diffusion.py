@@ -16,7 +16,7 @@ import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vectorfit.runs import RunFolder
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.pipeline import Sampling, load_pipeline, sample
+from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample
 
 SAMPLING = Sampling(num_inference_steps=2, guidance_scale=3.0, resolution=16)
 
@@ -58,7 +58,7 @@ def test_text_encoders_with_and_without_the_text_model_level(tiny_base, copy, tm
 def test_half_precision_variants(tiny_base, tmp_path, arguments):
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base).to(torch.float16)
     pipe.save_pretrained(tmp_path / "half", variant="fp16")
-    loaded = load(resolve(str(tmp_path / "half")), "fp16")
+    loaded = load(resolve(str(tmp_path / "half"), variant="fp16"))
     assert all(v.dtype == torch.float32 for v in states(loaded).values() if v.is_floating_point())
     main(arguments(tmp_path / "run", "--base_model", tmp_path / "half", "--variant", "fp16"))
     # The deltas are of the rounded weights, so the unrounded base refuses them with the reason.
@@ -66,6 +66,9 @@ def test_half_precision_variants(tiny_base, tmp_path, arguments):
         load_pipeline(resolve(str(tiny_base)), [(tmp_path / "run", 1.0)], device="cpu")
     with pytest.raises(vf.VectorFitError, match="cannot be loaded"):
         load(resolve(str(tmp_path / "half")))
+    # The run remembers the variant, so that what is made of it needs no flag.
+    load_pipeline(base_of(tmp_path / "run"), [(tmp_path / "run", 1.0)], device="cpu")
+    assert 'variant="fp16"' in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_a_revision_reaches_the_hub_library(monkeypatch):

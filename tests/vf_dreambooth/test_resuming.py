@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vectorfit.runs import RunFolder
-from vf_dreambooth import faults, interruption, objective
+from vf_dreambooth import faults, interruption, objective, setup
 
 # Everything whose state has to survive: momentum, freezing, a schedule, a moving average, two rates, crops and flips.
 EVERYTHING = (
@@ -102,6 +104,89 @@ def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(arguments,
     assert content(tmp_path / "run") == content(tmp_path / "six")
 
 
+def test_a_longer_run_that_is_stopped_in_turn_is_not_taken_for_finished(arguments, tmp_path, monkeypatch):
+    main(arguments(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        stop_in(patch, 7)
+        with pytest.raises(Stop):
+            main(["--resume_from_checkpoint", str(tmp_path / "run"), "--max_train_steps", "8"])
+    main(["--resume_from_checkpoint", str(tmp_path / "run")])
+    main(arguments(tmp_path / "eight", "--max_train_steps", 8))
+    assert content(tmp_path / "run") == content(tmp_path / "eight")
+
+
+def test_a_repeated_run_is_resumed_by_the_same_command(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(arguments(tmp_path / "first"))
+    command = ["--config", str(tmp_path / "first" / "config.json")]
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        with pytest.raises(Stop):
+            main(command)
+    main([*command, "--resume_from_checkpoint", "latest"])
+    assert [path.name for path in (tmp_path / "runs").iterdir() if path.name != "class_images"] == ["dog"]
+    assert content(tmp_path / "runs" / "dog") == content(tmp_path / "first")
+
+
+def test_a_run_stopped_before_its_first_step_is_the_one_that_latest_means(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = arguments(None)
+    flags = [flag for i, flag in enumerate(flags) if "--output_dir" not in (flag, flags[i - 1])]
+    main(flags)
+    with monkeypatch.context() as patch:
+        patch.setattr("train_dreambooth_vectorfit.build_sampler", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            main(flags)
+    main([*flags, "--resume_from_checkpoint", "latest"])
+    assert content(tmp_path / "runs" / "dog-2") == content(tmp_path / "runs" / "dog")
+
+
+def test_a_run_of_other_processes_or_class_images_is_not_resumed(arguments, tmp_path, monkeypatch):
+    own = tmp_path / "dogs"
+    own.mkdir()
+    for index in range(4):
+        Image.new("RGB", (16, 16), (60 * index, 50, 90)).save(own / f"{index}.png")
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        with pytest.raises(Stop):
+            main(arguments(tmp_path / "run", "--class_data_dir", own))
+    command = arguments(tmp_path / "run", "--class_data_dir", own, "--resume_from_checkpoint", "latest")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(vf.VectorFitError, match="--train_batch_size: the run was begun with 2, got 4"):
+        setup.prepare(command)
+    monkeypatch.delenv("WORLD_SIZE")
+    Image.new("RGB", (16, 16)).save(own / "3.png")  # the fourth is not among the three that are used
+    setup.prepare(command)
+    Image.new("RGB", (16, 16)).save(own / "1.png")
+    with pytest.raises(vf.VectorFitError, match=r"class images: 1\.png changed"):
+        main(command)
+
+
+def test_a_checkpoint_that_is_none_is_said_before_any_work(arguments, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        with pytest.raises(Stop):
+            main(arguments(tmp_path / "run"))
+    (tmp_path / "run" / "checkpoints" / "step_000002-backup").mkdir()  # a user's own
+    with pytest.raises(vf.VectorFitError, match=r"step_000099 is not a checkpoint of .*; it has step_000002"):
+        setup.prepare(["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoints" / "step_000099")])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_a_resumed_run_goes_on_on_a_gpu(arguments, tmp_path, monkeypatch, precision):
+    flags = (*EVERYTHING, "--mixed_precision", precision)
+    main(arguments(tmp_path / "whole", *flags))
+    with monkeypatch.context() as patch:
+        stop_in(patch, 4)
+        with pytest.raises(Stop):
+            main(arguments(tmp_path / "parts", *flags))
+    main(arguments(tmp_path / "parts", *flags, "--resume_from_checkpoint", "latest"))
+    whole, parts = (load_file(tmp_path / name / "vectors.safetensors") for name in ("whole", "parts"))
+    for name, vector in whole.items():
+        torch.testing.assert_close(parts[name], vector, atol=1e-4, rtol=1e-2)
+
+
 def test_a_resumed_run_must_stay_the_same_run(arguments, photos, tmp_path):
     main(arguments(tmp_path / "run"))
     (photos / "1.png").write_bytes((photos / "0.png").read_bytes())
@@ -140,9 +225,11 @@ def test_a_damaged_checkpoint_is_named(arguments, tmp_path, monkeypatch):
         with pytest.raises(Stop):
             main(arguments(tmp_path / "run"))
     state = tmp_path / "run" / "checkpoints" / "step_000002" / "state.pt"
-    state.write_bytes(state.read_bytes()[:500])
-    with pytest.raises(vf.VectorFitError, match=r"step_000002/state\.pt: cannot be resumed from"):
-        main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
+    whole = state.read_bytes()
+    for damaged in (whole[:500], b"", b"garbage" * 99, bytes(len(whole))):
+        state.write_bytes(damaged)
+        with pytest.raises(vf.VectorFitError, match=r"step_000002/state\.pt: cannot be resumed from, it is damaged"):
+            main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, tmp_path, monkeypatch, capsys):
