@@ -14,3 +14,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_factors_outside_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VECTORFIT_CACHE", "off")

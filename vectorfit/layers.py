@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .svd import decompose
+from .factor_cache import factors
 
 
 def compose(weight: Tensor, d_sigma: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
@@ -120,10 +120,10 @@ class VectorFitLayer(nn.Module):
         self.weight, self.bias = weight, holder.bias
         out, device = len(self.matrix(weight)), weight.device
         # Without sigma there is nothing to factorise for.
-        factors = decompose(self.matrix(weight)) if "sigma" in kinds else (None, None, None)
-        for name, value in zip(("U", "sigma", "Vh"), factors, strict=True):
+        found = factors(self.matrix(weight)) if "sigma" in kinds else (None, None, None)
+        for name, value in zip(("U", "sigma", "Vh"), found, strict=True):
             self.register_buffer(name, value, persistent=False)
-        self.d_sigma = None if factors[1] is None else nn.Parameter(torch.zeros(len(factors[1]), device=device))
+        self.d_sigma = None if found[1] is None else nn.Parameter(torch.zeros(len(found[1]), device=device))
         trains_bias = "bias" in kinds and self.bias is not None
         self.d_bias = nn.Parameter(torch.zeros(out, device=device)) if trains_bias else None
         self.strength = 1.0

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .atomic import PathLike, write_atomically
 from .errors import VectorFitError
-from .vectors_file import PathLike, write_atomically
 
 
 class RunFolder:

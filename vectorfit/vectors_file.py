@@ -1,8 +1,6 @@
 """The delta file: a few vectors in safetensors, with what it takes to know the base they belong to."""
 
-import contextlib
 import json
-import os
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from .atomic import PathLike, write_atomically
 from .config import VectorFitConfig
 from .errors import VectorFitError
 from .fingerprint import (
@@ -36,30 +35,6 @@ FORMAT_VERSION = "1"
 FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"
 HARMLESS = 1e-3  # relative error of dW at which deltas on other weights still count as the same
 PREFIX = "vectorfit."  # of our keys in the file's metadata
-PathLike = str | os.PathLike[str]
-
-
-def write_atomically(path: PathLike, data: bytes) -> None:
-    """Writes a file that is either whole or absent: aside, synced, then renamed.
-
-    Raises:
-        VectorFitError: it cannot be written; a file that was there before is untouched.
-    """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise VectorFitError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        # A full or vanished disk may refuse this too, which would hide the reason above.
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def _sorted_header(data: bytes) -> bytes:

@@ -4,7 +4,7 @@ import json
 
 from huggingface_hub import ModelCardData
 
-from vectorfit.vectors_file import write_atomically
+from vectorfit.atomic import write_atomically
 
 from .setup import Setup
 

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 
 import vectorfit as vf
 from vectorfit import VectorFitError
+from vectorfit.atomic import write_atomically
 from vectorfit.plan import Models
 from vectorfit.runs import RunFolder
-from vectorfit.vectors_file import write_atomically
 
 from .method import Method
 

@@ -8,8 +8,8 @@ from safetensors.torch import save
 
 import vectorfit as vf
 from vectorfit import VectorFitError
+from vectorfit.atomic import write_atomically
 from vectorfit.export import Export, bake, difference, lora
-from vectorfit.vectors_file import write_atomically
 
 from .base_models import load
 from .cli import exit_clearly

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from vectorfit.vectors_file import write_atomically
+from vectorfit.atomic import write_atomically
 
 CROPS = 8  # random squares of a photo; each is encoded once, so their number is bounded
 

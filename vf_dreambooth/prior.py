@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from vectorfit import VectorFitError
-from vectorfit.vectors_file import write_atomically
+from vectorfit.atomic import write_atomically
 
 from .base_models import fingerprint
 from .images import write_png
