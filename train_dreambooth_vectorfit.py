@@ -130,8 +130,8 @@ class Loop:
                 record.log(entry)
                 last = step == config.max_train_steps
                 if stopping or last or step % config.checkpointing_steps == 0:
-                    record.checkpoint(step)
                     record.samples(step)
+                    record.checkpoint(step)
                 if stopping and not last:
                     return False
         return True

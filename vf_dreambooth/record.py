@@ -1,10 +1,13 @@
 """What a training leaves behind: subject file, checkpoints, sample grids, log and card."""
 
+import base64
 import json
+from io import BytesIO
 from pathlib import Path
 
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from torch import nn
 
 import vectorfit as vf
@@ -31,6 +34,26 @@ class Record:
         self.setup, self.config, self.run = setup, setup.config, setup.run
         self.pipe, self.models, self.method, self.accelerator = pipe, models, method, accelerator
         self.writes = accelerator.is_main_process
+        self.shown: Image.Image | None = None  # the subject in the newest sample grid
+
+    def _modelspec(self) -> dict[str, str]:
+        """How other tools list the file: ModelSpec 1.0.1, with a picture of the subject where one was drawn."""
+        side = self.config.resolution
+        generation = "v2" if self.pipe.text_encoder.config.hidden_size == 1024 else "v1"
+        spec = {
+            "sai_model_spec": "1.0.1",
+            "architecture": f"stable-diffusion-{generation}/vectorfit",
+            "implementation": "vectorfit",
+            "title": self.config.trigger,
+            "trigger_phrase": self.config.trigger,
+            "resolution": f"{side}x{side}",
+            "prediction_type": self.pipe.scheduler.config.prediction_type,
+        }
+        if self.shown is not None:
+            data = BytesIO()
+            self.shown.convert("RGB").resize((min(side, 256),) * 2).save(data, format="JPEG", quality=85)
+            spec["thumbnail"] = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+        return {f"modelspec.{name}": value for name, value in spec.items()}
 
     def _save(self, path: Path) -> None:
         """The subject file; the same training gives the same bytes, so no path and no time goes into it."""
@@ -43,7 +66,7 @@ class Record:
                 metadata={
                     "vectorfit.base_variant": self.setup.base.variant or "",
                     "vectorfit.training": json.dumps(self.setup.shaping(), sort_keys=True),
-                    "modelspec.trigger_phrase": self.config.trigger,
+                    **self._modelspec(),
                 },
             )
 
@@ -57,6 +80,7 @@ class Record:
         seeds = [*range(count)] * len(prompts)
         with self.method.averaged(), previewing(self.pipe), self.accelerator.autocast():
             images = sample(self.pipe, [p for p in prompts for _ in range(count)], seeds, self.setup.sampling)
+        self.shown = images[0]
         rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
         write_png(self.run.samples(step), sheet)
@@ -86,6 +110,8 @@ class Record:
     def finish(self, seconds: float) -> None:
         """The result: it counts as finished once the subject file is there, so that comes last but the time."""
         if self.writes:
+            if self.shown is None:  # resumed after the last step, whose grid shows in the file
+                self.samples(self.config.max_train_steps)
             card.write(self.setup)
             self._save(self.run.vectors)
             self.run.write_config({**self.setup.record(), "seconds": round(seconds, 1)})
