@@ -14,22 +14,20 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
-import vectorfit as vf
+from benchmarks.methods import EXPLAINED, adapt
 from benchmarks.starter_scores import write_table
 from vf_dreambooth.estimate import peak_memory
 from vf_dreambooth.objective import Denoiser
 
-METHODS = ("frozen", "lora", "vectorfit")
+METHODS = ("frozen", "lora 2", "vectorfit")
 RESULT = Path(__file__).with_suffix(".md")
 REPEATS = 5
-NOTES = """"frozen" is the floor: forward, and backward to the latents, with nothing trained. LoRA is PEFT's, r = 2, on
-the same linear layers. The ratio is to the floor of the same run. Preparing is factorising every weight for
-VectorFit, and adding the adapters for LoRA. Seconds are the fastest of five steps after one for warming up;
-memory is the peak of the whole process (on CUDA, of the allocator), model and VAE included."""
+NOTES = f"""{EXPLAINED} The ratio is to the floor of the same run. Preparing is factorising every weight for
+VectorFit, and adding the adapters for LoRA. Seconds are the fastest of five steps after one for warming
+up; memory is the peak of the whole process (on CUDA, of the allocator), model and VAE included."""
 
 
 def build(device: torch.device) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:
@@ -48,23 +46,6 @@ def build(device: torch.device) -> tuple[UNet2DConditionModel, CLIPTextModel, Au
             layers_per_block=2,
         )
     return unet, text_encoder, vae.requires_grad_(False)
-
-
-def adapt(method: str, models: dict[str, nn.Module]) -> list[nn.Parameter]:
-    """Prepares the models for a method and returns what it trains."""
-    for model in models.values():
-        model.requires_grad_(False).train()
-    if method == "frozen":
-        return []
-    if method == "vectorfit":
-        vf.inject(models)
-        return list(vf.vector_parameters(models).values())
-    from peft import LoraConfig, inject_adapter_in_model
-
-    for name, model in models.items():
-        linears = [path for path, module in model.named_modules() if type(module) is nn.Linear]
-        models[name] = inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=linears), model)
-    return [p for model in models.values() for p in model.parameters() if p.requires_grad]
 
 
 def measure(method: str, side: int, batch: int) -> dict[str, float]:

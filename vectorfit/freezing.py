@@ -94,14 +94,19 @@ class AdaptiveVectorFreezing:
         if step > self._last_step and step in self.schedule:
             for name, strength in self.strengths().items():
                 self._averages[name] = self.beta * self._averages[name] + (1 - self.beta) * strength
-            # The name breaks ties, so that every rank freezes the same vectors.
-            ranked = sorted(self._averages, key=lambda name: (-self._averages[name], name))
-            self.frozen = tuple(ranked[: self.top_k])
+            self.frozen = tuple(self.rank(step)[: self.top_k])
         self._last_step = step
         vectors = vector_parameters(self.models)
         for name in self.frozen:
             vectors[name].grad = None
         return self.frozen
+
+    def rank(self, step: int) -> list[str]:
+        """The vectors in the order in which they are frozen at an AVF step: the most trained first.
+
+        The name breaks ties, so that every process freezes the same vectors.
+        """
+        return sorted(self._averages, key=lambda name: (-self._averages[name], name))
 
     def state_dict(self) -> dict[str, Any]:
         return {"frozen": list(self.frozen), "averages": self.averages(), "last_step": self._last_step}

@@ -128,6 +128,7 @@ class VectorFitLayer(nn.Module):
         self.d_bias = nn.Parameter(torch.zeros(out, device=device)) if trains_bias else None
         self.strength = 1.0
         self.enabled = True
+        self.sigma_dropout = 0.0  # probability; see regularizers.set_sigma_dropout
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
         # Not a submodule: state dicts keep the base's key names. `remove` puts it back.
         self.__dict__["base"] = base
@@ -208,7 +209,10 @@ class VectorFitLayer(nn.Module):
             return self.transform(x, *self.composed())
         delta = self._delta_bias()
         bias = self.bias if delta is None or self.bias is None else self.bias.float() + delta
-        return self.trainable_forward(x, None if self.d_sigma is None else self.strength * self.d_sigma, bias)
+        d_sigma = None if self.d_sigma is None else self.strength * self.d_sigma
+        if d_sigma is not None and self.training and self.sigma_dropout:
+            d_sigma = F.dropout(self.sigma + d_sigma, self.sigma_dropout) - self.sigma
+        return self.trainable_forward(x, d_sigma, bias)
 
     @torch.no_grad()
     def merge(self) -> None:

@@ -1,0 +1,60 @@
+"""Ways to fine-tune a model's linear layers, to compare a step of theirs with ours; shared by the benchmarks."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vectorfit as vf
+from vectorfit.svd import decompose
+
+METHODS = ("frozen", "lora 1", "lora 2", "vectorfit", "rebuild", "full")
+EXPLAINED = """"frozen" is the floor: forward, and backward to the input, with nothing trained. "lora" is PEFT's of
+that rank on the same linear layers. "rebuild" is SVDiff's way: the weight is composed anew by autograd
+at every forward. "full" trains the linear layers' own weights and biases."""
+
+
+class Rebuilt(nn.Module):
+    """A linear layer whose weight autograd rebuilds from its factors at every forward."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        U, sigma, Vh = decompose(base.weight)
+        self.register_buffer("U", U)
+        self.register_buffer("sigma", sigma)
+        self.register_buffer("Vh", Vh)
+        self.delta = nn.Parameter(torch.zeros_like(sigma))
+        self.bias = base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, (self.U * (self.sigma + self.delta)) @ self.Vh, self.bias)
+
+
+def linears(model: nn.Module) -> dict[str, nn.Linear]:
+    return {path: module for path, module in model.named_modules() if type(module) is nn.Linear}
+
+
+def adapt(method: str, models: dict[str, nn.Module]) -> list[nn.Parameter]:
+    """Prepares the models, in place or in the mapping, and returns what the method trains."""
+    for model in models.values():
+        model.requires_grad_(False).train()
+    if method == "vectorfit":
+        vf.inject(models)
+        return list(vf.vector_parameters(models).values())
+    for name, model in models.items():
+        if method.startswith("lora"):
+            from peft import LoraConfig, inject_adapter_in_model
+
+            rank = int(method.split()[1])
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(linears(model)))
+            models[name] = inject_adapter_in_model(config, model)
+        elif method == "rebuild":
+            for path, module in linears(model).items():
+                parent, _, last = path.rpartition(".")
+                setattr(model.get_submodule(parent), last, Rebuilt(module))
+            for module in model.modules():
+                if isinstance(module, Rebuilt) and module.bias is not None:
+                    module.bias.requires_grad_(True)
+        elif method == "full":
+            for module in linears(model).values():
+                module.requires_grad_(True)
+    return [p for model in models.values() for p in model.parameters() if p.requires_grad]

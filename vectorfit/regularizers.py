@@ -1,0 +1,42 @@
+"""What the paper holds Adaptive Vector Freezing against: random freezing, L1 on the deltas, dropout on sigma."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from .errors import VectorFitError
+from .freezing import AdaptiveVectorFreezing
+from .inject import vector_parameters
+from .plan import Models, vectorfit_layers
+
+
+class RandomVectorFreezing(AdaptiveVectorFreezing):
+    """Freezes `top_k` vectors drawn by lot instead of the most trained ones, at the same steps and in the same way."""
+
+    seed = 0
+
+    def rank(self, step: int) -> list[str]:
+        """The vectors in an order that depends on the seed, the step and the name alone: the same on every process."""
+
+        def lot(name: str) -> bytes:
+            return hashlib.sha256(f"{self.seed} {step} {name}".encode()).digest()
+
+        return sorted(self.averages(), key=lot)
+
+
+def l1(models: Models) -> Tensor:
+    """The sum of the absolute values of all deltas, to be added to the loss with a weight."""
+    return torch.stack([vector.abs().sum() for vector in vector_parameters(models).values()]).sum()
+
+
+def set_sigma_dropout(models: Models, probability: float) -> None:
+    """In training mode every singular value is dropped with this probability, the others scaled up to make up for it.
+
+    Raises:
+        VectorFitError: a probability outside [0, 1).
+    """
+    if not 0 <= probability < 1:
+        raise VectorFitError(f"probability: got {probability}, expected at least 0 and below 1")
+    for _, layer in vectorfit_layers(models):
+        layer.sigma_dropout = probability
