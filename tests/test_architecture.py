@@ -83,8 +83,9 @@ def test_no_dumping_grounds():
     assert not {p.name for p in sources()} & {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
 
 
-def test_the_tests_that_the_reliability_page_names_exist():
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page", ["reliability.md", "method.md"])
+def test_the_tests_that_a_page_names_exist(page):
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8")))
     written = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         written |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vf_dreambooth.cli import build_parser
+from vf_dreambooth.export import build_parser as build_export_parser
 from vf_dreambooth.generate import build_parser as build_generate_parser
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,13 @@ def test_the_readmes_generation_commands_parse():
     assert found
     for command in found:
         assert build_generate_parser().parse_args(command[3:]).prompts
+
+
+def test_the_readmes_export_commands_parse():
+    found = commands("python -m vf_dreambooth.export")
+    assert len(found) == 3
+    for command in found:
+        assert build_export_parser().parse_args(command[3:]).subject == Path("runs/dog")
 
 
 @pytest.mark.slow

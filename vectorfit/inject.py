@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from .config import VectorFitConfig
@@ -74,7 +75,14 @@ def vector_parameters(models: Models) -> dict[str, nn.Parameter]:
 
 
 def merge(models: Models) -> None:
-    """Writes the effective weights into the base's parameters, so that a forward costs what the base's does."""
+    """Writes the effective weights into the base's parameters, so that a forward costs what the base's does.
+
+    Raises:
+        VectorFitError: a delta is NaN or infinite; no weight is touched.
+    """
+    broken = [name for name, vector in vector_parameters(models).items() if not torch.isfinite(vector).all()]
+    if broken:
+        raise VectorFitError(f"{broken[0]} holds NaN or infinity ({len(broken)} such vectors); nothing was merged")
     for _, layer in vectorfit_layers(models):
         layer.merge()
 
