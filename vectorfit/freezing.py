@@ -32,15 +32,26 @@ class AvfSchedule:
         return since >= 0 and since % self.every == 0 and since // self.every < self.num_freezes
 
 
-def avf_schedule(total_steps: int) -> AvfSchedule:
-    """The schedule for a run of `total_steps`: first at 35 % of the steps, then every 3 %, ten times.
+def avf_schedule(total_steps: int | None = None, *, steps_per_epoch: int | None = None) -> AvfSchedule:
+    """The paper's guideline (Appendix C), by one of two ways to count, ten freezings in all.
 
-    The paper's guideline counts epochs of its data sets (Appendix C); these shares carry it over to a run whose
+    With `steps_per_epoch`: first after 11 epochs' worth of steps, then every epoch, as the paper has it for its data
+    sets. With `total_steps`: first at 35 % of the steps, then every 3 %, which carries the guideline over to a run whose
     epochs mean little, such as DreamBooth's. Every value is at least 1.
+
+    Raises:
+        VectorFitError: neither or both are given, or a number below 1.
     """
-    if total_steps < 1:
-        raise VectorFitError(f"total_steps: got {total_steps}, expected at least 1")
-    return AvfSchedule(max(1, round(0.35 * total_steps)), max(1, round(0.03 * total_steps)), 10)
+    given = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    counts = {name: count for name, count in given.items() if count is not None}
+    if len(counts) != 1:
+        raise VectorFitError("avf_schedule: expected total_steps or steps_per_epoch, one of them")
+    ((name, count),) = counts.items()
+    if count < 1:
+        raise VectorFitError(f"{name}: got {count}, expected at least 1")
+    if name == "steps_per_epoch":
+        return AvfSchedule(11 * count, count, 10)
+    return AvfSchedule(max(1, round(0.35 * count)), max(1, round(0.03 * count)), 10)
 
 
 class AdaptiveVectorFreezing:
