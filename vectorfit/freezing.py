@@ -36,8 +36,8 @@ def avf_schedule(total_steps: int | None = None, *, steps_per_epoch: int | None 
     """The paper's guideline (Appendix C), by one of two ways to count, ten freezings in all.
 
     With `steps_per_epoch`: first after 11 epochs' worth of steps, then every epoch, as the paper has it for its data
-    sets. With `total_steps`: first at 35 % of the steps, then every 3 %, which carries the guideline over to a run whose
-    epochs mean little, such as DreamBooth's. Every value is at least 1.
+    sets. With `total_steps`: first at 35 % of the steps, then every 3 %, which carries the guideline over to a run
+    whose epochs mean little, such as DreamBooth's. Every value is at least 1.
 
     Raises:
         VectorFitError: neither or both are given, or a number below 1.

@@ -51,6 +51,9 @@ class Command:
     dry_run: bool = False
 
 
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
 class _Parser(argparse.ArgumentParser):
     """One line and exit status 2 instead of argparse's usage."""
 
@@ -70,10 +73,14 @@ def _value_type(annotation: object) -> type:
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """The training's flags, one per field of `TrainConfig`, in its groups. Values stay text; `parse` reads them."""
     parser = _Parser(
-        prog=prog, description="DreamBooth with VectorFit.", allow_abbrev=False, argument_default=argparse.SUPPRESS
+        prog=prog,
+        usage=f"{prog} --instance_dir DIR [further flags]",
+        description="DreamBooth with VectorFit: five photos in, a subject file out.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--config", help="take the settings of this RUN/config.json; flags override them")
+    run.add_argument("--config", metavar="FILE", help="take the settings of this RUN/config.json; flags override them")
     run.add_argument(
         "--resume_from_checkpoint",
         metavar="latest|PATH",
@@ -84,13 +91,14 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     for item in fields(TrainConfig):
         name = item.metadata["group"]
         group = groups[name] = groups.get(name) or parser.add_argument_group(name)
-        flags = [*item.metadata["flags"], f"--{item.name}"]
+        flags = item.metadata["flags"] or (f"--{item.name}",)
         default = None if item.default is MISSING else item.default
         text = item.metadata["help"] + (f" (default {default})" if default not in (None, "") else "")
         if _value_type(item.type) is bool:
             group.add_argument(*flags, dest=item.name, action=argparse.BooleanOptionalAction, help=text)
         else:
-            metavar = "{" + ",".join(item.metadata["choices"]) + "}" if item.metadata["choices"] else item.name.upper()
+            kind = METAVARS[_value_type(item.type)]
+            metavar = "{" + ",".join(item.metadata["choices"]) + "}" if item.metadata["choices"] else kind
             group.add_argument(*flags, dest=item.name, metavar=metavar, help=text.replace("%", "%%"))
     groups[PRIOR].add_argument(
         "--with_prior_preservation",

@@ -24,9 +24,10 @@ def option(
     choices: tuple[str, ...] = (),
     shapes_result: bool = True,
 ) -> Any:
-    """A setting. `shapes_result` says whether the trained vectors depend on its value as such.
+    """A setting; `flags` are its flags where they are not just its own name.
 
-    Those that do are kept in the subject file and must stay when a run is resumed; places and reports need not.
+    `shapes_result` says whether the trained vectors depend on its value as such. Those settings are kept in the subject
+    file and must stay when a run is resumed; places and reports need not.
     """
     return field(
         default=default,
@@ -47,7 +48,7 @@ class TrainConfig:
         "folder with three to ten photos of the subject, or a folder of such folders, one subject each (required); "
         "PHOTO.txt beside a photo is that photo's prompt",
         group=SUBJECT,
-        flags=("--instance_dir",),
+        flags=("--instance_dir", "--instance_data_dir"),
         shapes_result=False,
     )
     class_noun: str | None = option(
@@ -66,7 +67,7 @@ class TrainConfig:
         "starter, a diffusers folder, a single-file checkpoint or a hub id; auto takes CompVis/stable-diffusion-v1-4 "
         "where there is an accelerator and starter where there is none",
         group=BASE,
-        flags=("--pretrained_model_name_or_path",),
+        flags=("--base_model", "--pretrained_model_name_or_path"),
         shapes_result=False,
     )
     revision: str | None = option(None, "revision of a hub model", group=BASE)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -75,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(arguments)
     if flags.num < 1:
         raise VectorFitError(f"--num: got {flags.num}, expected at least 1")
+    if not math.isfinite(flags.strength):
+        raise VectorFitError(f"--strength: got {flags.strength}, expected a number")
+    if flags.num_inference_steps is not None and flags.num_inference_steps < 1:
+        raise VectorFitError(f"--num_inference_steps: got {flags.num_inference_steps}, expected at least 1")
     base = base_of(flags.vectors, flags.base_model)
     pipe = load_pipeline(base, [(flags.vectors, flags.strength)])
     preset = base.preset
