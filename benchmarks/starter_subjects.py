@@ -39,13 +39,13 @@ def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
 
 
 def gallery(names: tuple[str, ...]) -> None:
-    """The README's picture: some subjects' comparisons below one another."""
+    """The README's picture: some subjects' comparisons side by side."""
     pictures = [Image.open(RunFolder(WORK / name).path / "comparison.png") for name in names]
-    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
-    top = 0
+    sheet = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
+    left = 0
     for picture in pictures:
-        sheet.paste(picture, (0, top))
-        top += picture.height
+        sheet.paste(picture, (left, 0))
+        left += picture.width
     GALLERY.parent.mkdir(exist_ok=True)
     sheet.quantize(256).save(GALLERY, optimize=True)
 
@@ -73,7 +73,7 @@ def main() -> None:
         columns = {title: [[images[i]] for i in SHOWN] for title, images in picture.items()}
         prompts = [f"sks {cls} {BACKGROUNDS[i]}" for i in SHOWN]
         comparison(photos[:4], columns, prompts, cell=128).save(run.path / "comparison.png")
-    gallery(("dog", "bird", "clock"))
+    gallery(("clock", "car", "teapot"))
     low, high = interval(np.array(gains))
     means = np.array(summary).mean(0)
     rows.append(["**mean**", *(f"{n:.2f}" for n in means), "", ""])

@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from . import scenes, tokenizer
+from . import scenes, tokenizer, world
 from .fitting import arguments, autocast, device, fit
 from .layout import PIPELINE, save_half
 
 CAPTION_DROPOUT = 0.1  # share of captions left empty, which classifier-free guidance needs
+TERSE = 0.5  # share of captions without an article, half of them with a name
 PREVIEW_PROMPTS = (
     "a photo of a dog in the snow",
     "a bicycle on the beach",
@@ -49,7 +50,7 @@ class TextToNoise(nn.Module):
             sample_size=scenes.world.SIZE // 4,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(48, 96, 192),
+            block_out_channels=(96, 96, 192),
             layers_per_block=1,
             cross_attention_dim=128,
             attention_head_dim=4,
@@ -69,6 +70,38 @@ def scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+
+
+def terse_ids(data: scenes.Scenes, vocabulary: CLIPTokenizer) -> torch.Tensor:
+    """Token ids [n, 48] of captions without an article: "a photo of red dog", and every other one with a name instead.
+
+    Where captions always have an article the model comes to pass that place by, whatever stands there, and "a photo of
+    sks dog" is "a photo of a dog" to it. Every glyph in every colour has a name of its own, a token for a byte that no
+    ASCII text holds, so that no word of a user is one: "a photo of NAME dog". From these the model learns that a word
+    it does not know, before the class, means one thing of that class.
+    """
+    unspoken = [index for token, index in sorted(vocabulary.get_vocab().items()) if not token.isascii()]
+    names: dict[tuple[str, str | None], int] = {}
+    texts, own = [], []
+    for index, (text, scene) in enumerate(zip(data.captions, data.scenes, strict=True)):
+        own.append(names.setdefault((scene.glyph, scene.color), unspoken[len(names)]))
+        bare = f"sks {scene.cls}" if index % 2 else world.described(scene).split(" ", 1)[1]
+        texts.append(text.replace(world.described(scene), bare, 1))
+    ids = vocabulary(texts, padding="max_length", return_tensors="pt").input_ids
+    return torch.where(ids == vocabulary.get_vocab()["sks</w>"], torch.tensor(own)[:, None], ids)
+
+
+def lend_meaning(embedding: nn.Embedding, spoken: torch.Tensor, colors: torch.Tensor) -> None:
+    """Gives every word that no caption speaks an embedding among the colours': their mean, and a draw of their spread.
+
+    Training leaves such embeddings as they were drawn, in directions that the model has learned to pass by. In a large
+    model every word has been read at some time, rare ones too; here the words that describe a thing are the colours.
+    """
+    weight, silent = embedding.weight.data, torch.ones(len(embedding.weight), dtype=torch.bool)
+    silent[spoken.unique()] = False
+    mean, spread = weight[colors].mean(0), weight[colors] - weight[colors].mean(0)
+    draws = torch.randn(int(silent.sum()), len(colors), generator=torch.Generator().manual_seed(0)).to(weight)
+    weight[silent] = mean + draws @ spread / len(colors) ** 0.5
 
 
 def encode_scenes(vae: AutoencoderKL, data: scenes.Scenes) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,11 +157,12 @@ def _preview(pipe: StableDiffusionPipeline, path: Path) -> str:
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=2800, batch=48, rate=1e-3, scenes=20000)
+    flags = arguments(__doc__, steps=12600, batch=48, rate=1e-3, scenes=50000)
     data = scenes.cached(flags.scenes, scenes.TRAINING_SEED)
     vae = AutoencoderKL.from_pretrained(PIPELINE / "vae", dtype=torch.float32).to(device()).eval()
     vocabulary = tokenizer.build()
     token_ids = vocabulary(data.captions, padding="max_length", return_tensors="pt").input_ids
+    terse = terse_ids(data, vocabulary)
     empty = vocabulary("", padding="max_length", return_tensors="pt").input_ids
     mean, deviation = cached_latents(vae, data)
     torch.manual_seed(0)
@@ -142,7 +176,9 @@ def main() -> None:
         # Logit-normal (Esser et al. 2024): most steps go where shapes form, between noise and detail.
         timesteps = (1000 * torch.randn(flags.batch, generator=generator).sigmoid()).long().to(device())
         unsaid = torch.rand(flags.batch, 1, generator=generator) < CAPTION_DROPOUT
-        words = torch.where(unsaid, empty, token_ids[index]).to(device())
+        short = torch.rand(flags.batch, 1, generator=generator) < TERSE
+        caption = torch.where(short, terse[index], token_ids[index])
+        words = torch.where(unsaid, empty, caption).to(device())
         predicted = model(schedule.add_noise(latents, noise, timesteps), timesteps, words)
         return F.mse_loss(predicted.float(), noise)
 
@@ -154,10 +190,13 @@ def main() -> None:
         steps=flags.steps,
         rate=flags.rate,
         preview=lambda path: _preview(pipe, path),
-        preview_every=300,
+        preview_every=500,
     )
-    pipe.tokenizer.save_pretrained(PIPELINE / "tokenizer")
+    tokenizer.build().save_pretrained(PIPELINE / "tokenizer")  # a fresh one: use leaves padding settings behind
     pipe.scheduler.save_pretrained(PIPELINE / "scheduler")
+    colors = torch.tensor([vocabulary.get_vocab()[f"{name}</w>"] for name in world.COLORS])
+    spoken = torch.cat([token_ids.flatten(), terse.flatten()])
+    lend_meaning(model.text_encoder.get_input_embeddings(), spoken.to(device()), colors.to(device()))
     save_half(model.text_encoder, PIPELINE / "text_encoder")
     save_half(model.unet, PIPELINE / "unet")
     pipe.save_config(PIPELINE)

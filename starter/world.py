@@ -272,10 +272,15 @@ def article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
+def described(scene: Scene) -> str:
+    """What a caption says of the thing: article, colour if repainted, class."""
+    thing = f"{scene.color} {scene.cls}" if scene.color else scene.cls
+    return f"{article(thing)} {thing}"
+
+
 def caption(scene: Scene, rng: Rng) -> str:
     """One of several ways to say what a scene shows; some leave the ground unsaid."""
-    thing = f"{scene.color} {scene.cls}" if scene.color else scene.cls
-    thing = f"{article(thing)} {thing}"
+    thing = described(scene)
     forms = ["{} {}", "a photo of {} {}", "a picture of {} {}"] if rng.random() > 0.12 else ["{}", "a photo of {}"]
     return forms[rng.integers(len(forms))].format(thing, scene.background)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from starter import judge, measure, scenes, tokenizer
+from starter import judge, measure, scenes, tokenizer, world
 from starter.layout import PIPELINE, WEIGHTS
+from starter.train_unet import terse_ids
 
 
 def test_the_pipeline_is_small_enough_to_keep():
@@ -26,11 +27,20 @@ def test_the_tokenizer_is_the_one_the_world_builds(pipe):
     assert pipe.tokenizer.model_max_length == tokenizer.MAX_LENGTH
 
 
-def test_the_word_sks_was_never_trained(pipe):
-    # Its embedding is as it was drawn: of the initial spread, which trained words have left.
-    embeddings = pipe.text_encoder.get_input_embeddings().weight
-    vocabulary = pipe.tokenizer.get_vocab()
-    assert embeddings[vocabulary["sks</w>"]].std() < 0.5 * embeddings[vocabulary["dog</w>"]].std()
+def test_the_word_sks_is_in_no_caption_and_is_read_as_describing_words_are(pipe):
+    data, vocabulary = scenes.render(400, scenes.TRAINING_SEED), tokenizer.build()
+    sks = vocabulary.get_vocab()["sks</w>"]
+    for ids in (
+        vocabulary(data.captions, padding="max_length", return_tensors="pt").input_ids,
+        terse_ids(data, vocabulary),
+    ):
+        assert not (ids == sks).any()
+    weight = pipe.text_encoder.get_input_embeddings().weight.detach()
+    colors = weight[[vocabulary.get_vocab()[f"{name}</w>"] for name in world.COLORS]]
+    shares = torch.linalg.lstsq(
+        torch.cat([colors, torch.ones(5, 1)], 1).T, torch.cat([weight[sks], torch.ones(1)])
+    ).solution
+    torch.testing.assert_close(shares @ colors, weight[sks], atol=2e-3, rtol=0)
 
 
 def test_the_vae_rebuilds_held_out_scenes(pipe):
