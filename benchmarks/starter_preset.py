@@ -12,7 +12,7 @@ from vf_dreambooth.base_models import resolve
 from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
 
 WORK = Path("runs/sweep")
-RATES = (1e-2, 2e-2, 4e-2)
+RATES = (1e-2, 2e-2, 4e-2, 8e-2)
 STEPS = (100, 200, 300)
 RESULT = Path(__file__).with_suffix(".md")
 
