@@ -15,14 +15,15 @@ from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
 
 WORK = Path("runs/prior")
 RESULT = Path(__file__).with_suffix(".md")
-NAMES = ("cat", "bird")
+NAMES = ("cat",)
 PRIORS = {
     "class images": ("--prior", "class_images"),
+    "drift, weight 1e-5": ("--prior", "drift", "--drift_weight", "1e-5"),
+    "drift, weight 1e-4": ("--prior", "drift", "--drift_weight", "1e-4"),
     "drift, weight 1e-3": ("--prior", "drift", "--drift_weight", "1e-3"),
-    "drift, weight 1e-2": ("--prior", "drift", "--drift_weight", "1e-2"),
     "none": ("--prior", "none"),
 }
-NOTES = f"""Means over {len(NAMES)} subjects ({", ".join(NAMES)}), twelve pictures each, one per background, equal
+NOTES = f"""Means over these subjects: {", ".join(NAMES)}; twelve pictures each, one per background, equal
 seeds. Likeness is the mean cosine between the judge's embeddings of `sks` pictures and of the five photos.
 "Class likeness" is the same of pictures without `sks`: the base's is what it should stay at; above it, the
 class has drifted towards the subject. Seconds are of the whole run, class images included: those are drawn
