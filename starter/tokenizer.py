@@ -11,8 +11,8 @@ from . import world
 END = "</w>"  # marks the unit that ends a word
 MAX_LENGTH = 48  # tokens; DreamBench's longest prompt takes 18
 
-# Words of the DreamBench prompts and of common requests that the world's captions do not use. Their embeddings stay as
-# they were initialised: known to the tokenizer, unknown to the model. `sks` is the rare token that subjects take.
+# Words of the DreamBench prompts and of common requests that the world's captions do not use. No caption
+# trains their embeddings; train_unet.lend_meaning sets them. `sks` is the rare token that subjects take.
 UNUSED = (
     "sks wearing a red hat santa rainbow scarf black top and monocle chef outfit firefighter police pink glasses "
     "yellow shirt purple wizard shiny wet cube shaped tree autumn leaves Eiffel Tower ocean milk green grass "

@@ -10,8 +10,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+import vectorfit as vf
 from starter import tokenizer
 from vf_dreambooth import base_models
+from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.pipeline import adapted_models
 
 
 def build_tiny(seed: int = 0) -> StableDiffusionPipeline:
@@ -113,3 +116,16 @@ def _fresh_accelerator():
 @pytest.fixture
 def quick_preset(monkeypatch):
     monkeypatch.setitem(base_models.PRESETS, base_models.SD14, base_models.Preset(16, 1e-2, 4, 3, 2, 2.0))
+
+
+@pytest.fixture
+def subject(tiny_base, tmp_path) -> Path:
+    """A subject file of random deltas on the tiny base."""
+    pipe = load(resolve(str(tiny_base)))
+    models = adapted_models(pipe)
+    vf.inject(models)
+    with torch.no_grad():
+        for vector in vf.vector_parameters(models).values():
+            vector.normal_(std=0.3)
+    vf.save_vectors(models, tmp_path / "subject.safetensors", base_model=str(tiny_base))
+    return tmp_path / "subject.safetensors"

@@ -8,18 +8,7 @@ from safetensors.torch import load_file
 import vectorfit as vf
 from vf_dreambooth import export
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.pipeline import adapted_models, load_pipeline
-
-
-@pytest.fixture
-def subject(tiny_base, tmp_path):
-    models = adapted_models(load(resolve(str(tiny_base))))
-    vf.inject(models)
-    with torch.no_grad():
-        for vector in vf.vector_parameters(models).values():
-            vector.normal_(std=0.3)
-    vf.save_vectors(models, tmp_path / "subject.safetensors", base_model=str(tiny_base))
-    return tmp_path / "subject.safetensors"
+from vf_dreambooth.pipeline import load_pipeline
 
 
 def outputs(pipe: StableDiffusionPipeline) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,18 +13,6 @@ from vf_dreambooth.pipeline import Sampling, adapted_models, load_pipeline, prev
 SAMPLING = Sampling(num_inference_steps=2, guidance_scale=3.0, resolution=16)
 
 
-@pytest.fixture
-def subject(tiny_base, tmp_path):
-    pipe = load(resolve(str(tiny_base)))
-    models = adapted_models(pipe)
-    vf.inject(models)
-    with torch.no_grad():
-        for vector in vf.vector_parameters(models).values():
-            vector.normal_(std=0.3)
-    vf.save_vectors(models, tmp_path / "subject.safetensors", base_model=str(tiny_base))
-    return tmp_path / "subject.safetensors"
-
-
 def pixels(images):
     return np.stack([np.asarray(image) for image in images]).astype(int)
 
