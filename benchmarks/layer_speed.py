@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.methods import Rebuilt
 from benchmarks.starter_scores import write_table
-from vectorfit.layers import VectorFitLinear, _Dense, _Factored, factored_is_cheaper
+from vectorfit.layers import DIAGONAL, VectorFitLinear, _Dense, _Factored, factored_is_cheaper
 
 # out, in, tokens, dtype: layers of Stable Diffusion v1.4's UNet and of an encoder
 SHAPES = (
@@ -52,10 +52,10 @@ def ways(out: int, columns: int) -> dict[str, Callable[[Tensor], Tensor]]:
     U, sigma, Vh, d_sigma, d_bias = layer.U, layer.sigma, layer.Vh, layer.d_sigma, layer.d_bias
 
     def factored(x: Tensor) -> Tensor:
-        return _Factored.apply(x, d_sigma, sigma, U, Vh) + (base.bias + d_bias).to(x.dtype)
+        return _Factored.apply(x, d_sigma, sigma, U, Vh, *DIAGONAL) + (base.bias + d_bias).to(x.dtype)
 
     def dense(x: Tensor) -> Tensor:
-        return _Dense.apply(x, d_sigma, base.bias + d_bias, base.weight, U, Vh)
+        return _Dense.apply(x, d_sigma, base.bias + d_bias, base.weight, U, Vh, *DIAGONAL)
 
     def plain(x: Tensor) -> Tensor:
         return F.linear(x, base.weight.to(x.dtype), base.bias.to(x.dtype))

@@ -15,12 +15,13 @@ from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
 
 WORK = Path("runs/prior")
 RESULT = Path(__file__).with_suffix(".md")
-NAMES = ("cat",)
+NAMES = ("cat", "bird", "boot", "teapot")
 PRIORS = {
     "class images": ("--prior", "class_images"),
+    "drift, weight 1e-6": ("--prior", "drift", "--drift_weight", "1e-6"),
+    "drift, weight 3e-6": ("--prior", "drift", "--drift_weight", "3e-6"),
     "drift, weight 1e-5": ("--prior", "drift", "--drift_weight", "1e-5"),
-    "drift, weight 1e-4": ("--prior", "drift", "--drift_weight", "1e-4"),
-    "drift, weight 1e-3": ("--prior", "drift", "--drift_weight", "1e-3"),
+    "drift, weight 3e-5": ("--prior", "drift", "--drift_weight", "3e-5"),
     "none": ("--prior", "none"),
 }
 NOTES = f"""Means over these subjects: {", ".join(NAMES)}; twelve pictures each, one per background, equal

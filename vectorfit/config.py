@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .errors import VectorFitError
+from .patterns import PATTERNS
 from .roles import ATTENTION, FEED_FORWARD, OTHER
 
 _EVERYWHERE = (ATTENTION, FEED_FORWARD, OTHER)
@@ -29,9 +30,13 @@ class VectorFitConfig:
         bias: "layers" trains the biases of adapted layers, "all" those of the blocks' LayerNorms too: a reading of the
             paper's "all the bias vectors"; it changes nothing in variants without biases.
         modules_to_save: names of modules to train whole, such as a fresh classifier, in the same form.
+        pattern: which entries of `M` in `dW = U M Vh` are trained; "plain" is the diagonal and VectorFit, the others are
+            SVFT's: "banded", "random" and "top_k" (see `patterns.entries_of`).
+        pattern_width: the diagonals beside the main one, on each side, of "banded"; "random" and "top_k" have as many
+            entries.
 
     Raises:
-        VectorFitError: for an unknown variant.
+        VectorFitError: for an unknown variant, bias or pattern, a width below 1.
     """
 
     variant: str = "vectorfit"
@@ -39,12 +44,18 @@ class VectorFitConfig:
     exclude_modules: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
     bias: str = "layers"
+    pattern: str = "plain"
+    pattern_width: int = 1
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise VectorFitError(f"variant: got {self.variant!r}, expected one of {', '.join(VARIANTS)}")
         if self.bias not in ("layers", "all"):
             raise VectorFitError(f"bias: got {self.bias!r}, expected 'layers' or 'all'")
+        if self.pattern not in PATTERNS:
+            raise VectorFitError(f"pattern: got {self.pattern!r}, expected one of {', '.join(PATTERNS)}")
+        if self.pattern_width < 1:
+            raise VectorFitError(f"pattern_width: got {self.pattern_width}, expected at least 1")
         for field in ("target_modules", "exclude_modules", "modules_to_save"):
             value = getattr(self, field)
             if isinstance(value, str):

@@ -1,7 +1,8 @@
 """What other tools read: plain merged weights, the best LoRA of a rank, and the exact difference.
 
 `U diag(d_sigma) Vh` is already a singular value decomposition of dW, so its r largest |d_sigma| are the best
-approximation of rank r that there is (Eckart-Young), and cost nothing to find.
+approximation of rank r that there is (Eckart-Young), and cost nothing to find. For a wider pattern M [r, r] is
+decomposed first, which serves as well, since U and Vh are orthonormal.
 """
 
 import math
@@ -15,6 +16,7 @@ from .fingerprint import canonical_name
 from .heads import heads, keep
 from .inject import forget, replace
 from .layers import VectorFitLayer
+from .patterns import times
 from .plan import Models, vectorfit_layers
 
 NAMINGS = ("diffusers", "kohya", "peft")
@@ -78,11 +80,15 @@ def _norm(parts: list[Tensor]) -> float:
 def _low_rank(layer: VectorFitLayer, rank: int) -> tuple[Tensor, Tensor]:
     """The best factors of dW: up [out, r] and down [r, in], each with the square root of its singular value."""
     assert layer.d_sigma is not None
-    d_sigma = layer.strength * layer.d_sigma.detach().float()
+    U, Vh, d_sigma = layer.U, layer.Vh, layer.strength * layer.d_sigma.detach().float()
+    if layer.rows is not None:
+        M = times(torch.eye(len(Vh), device=U.device), d_sigma, *layer.place)
+        left, d_sigma, right = torch.linalg.svd(M.double(), full_matrices=False)
+        U, Vh, d_sigma = U @ left.float(), right.float() @ Vh, d_sigma.float()
     largest = d_sigma.abs().topk(min(rank, len(d_sigma))).indices
     root = d_sigma[largest].abs().sqrt()
-    up = layer.U[:, largest] * (root * d_sigma[largest].sign())
-    return up, root[:, None] * layer.Vh[largest]
+    up = U[:, largest] * (root * d_sigma[largest].sign())
+    return up, root[:, None] * Vh[largest]
 
 
 def _shaped(layer: VectorFitLayer, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +154,7 @@ def difference(models: Models) -> Export:
     for path, layer in _layers(models):
         name = _kohya(path)
         if layer.d_sigma is not None:
-            change = (layer.U * (layer.strength * layer.d_sigma.detach())) @ layer.Vh
+            change = layer.change(layer.strength * layer.d_sigma.detach())
             tensors[f"{name}.diff"] = layer.unmatrix(change, layer.weight.shape)
         if layer.d_bias is not None:
             tensors[f"{name}.diff_b"] = layer.strength * layer.d_bias.detach()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .layers import VectorFitLayer
+from .patterns import times
 from .plan import Models, vectorfit_layers
 
 PROBES = 4  # random pairs per layer
@@ -87,7 +88,8 @@ def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) ->
         generator = torch.Generator().manual_seed(seed)
         left = torch.randn(PROBES, layer.U.shape[0], generator=generator).to(layer.U)
         right = torch.randn(PROBES, layer.Vh.shape[1], generator=generator).to(layer.U)
-        values += (((left @ layer.U) * delta.to(layer.U)) * (right @ layer.Vh.T)).sum(1).tolist()
+        applied = times(left @ layer.U, delta.to(layer.U), *layer.place)  # a^T U M
+        values += (applied * (right @ layer.Vh.T)).sum(1).tolist()
     return [float(f"{value:.5g}") for value in values]
 
 

@@ -1,7 +1,8 @@
 """The layers: linear maps and convolutions whose singular values and biases are trained.
 
 Legend: `N` tokens, `out` x `in` the weight as a matrix, `r = min(out, in)`.
-U [out, r], sigma [r], Vh [r, in], d_sigma [r], d_bias [out].
+U [out, r], sigma [r], Vh [r, in], d_sigma [n], d_bias [out]. M [r, r] has d_sigma for entries: on its diagonal, where
+n is r, or at the `rows` and `columns` of a pattern (`patterns`).
 """
 
 from typing import Any
@@ -12,21 +13,34 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .factor_cache import factors
+from .patterns import entries, entries_of, num_entries, times
+
+Place = tuple[Tensor | None, Tensor | None]  # the rows and columns of M's entries
+DIAGONAL: Place = (None, None)
 
 
-def compose(weight: Tensor, d_sigma: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
+def compose(weight: Tensor, d_sigma: Tensor, U: Tensor, Vh: Tensor, place: Place = DIAGONAL) -> Tensor:
     """Eq. 2: W = W0 + U diag(d_sigma) Vh, in the precision of U. Shapes as in the module's legend."""
-    return weight.to(U.dtype) + (U * d_sigma) @ Vh
+    return weight.to(U.dtype) + times(U, d_sigma, *place) @ Vh
 
 
-def factored_is_cheaper(tokens: int, rows: int, columns: int) -> bool:
+def factored_is_cheaper(tokens: int, out: int, columns: int, entries_per_row: float = 1) -> bool:
     """Whether `U (sigma * (Vh x))` takes fewer multiply-adds, forward and backward, than composing W.
 
     Factored: 2 N r (out + in). Dense: 3 N out in for the products with W, and 2 r out in to compose W and to take
-    diag(U^T G Vh^T).
+    diag(U^T G Vh^T). Where M has more entries than its diagonal, each takes N for every product with it, in the dense
+    way out to compose and in for its gradient.
     """
-    r = min(rows, columns)
-    return 2 * tokens * r * (rows + columns) < 3 * tokens * rows * columns + 2 * r * rows * columns
+    r = min(out, columns)
+    more = r * (entries_per_row - 1)
+    factored = 2 * tokens * r * (out + columns) + 3 * tokens * more
+    dense = 3 * tokens * out * columns + 2 * r * out * columns + more * (out + columns)
+    return factored < dense
+
+
+def _sigma_gradient(G: Tensor, U: Tensor, Vh: Tensor, place: Place) -> Tensor:
+    """dL/d_sigma = diag(U^T G V) for G = dL/dW [out, in]: Eq. 11 corrected. Of other patterns, their entries of it."""
+    return entries((U.T @ G.to(U.dtype)).T, Vh.T, *place)
 
 
 class _Dense(torch.autograd.Function):
@@ -34,65 +48,94 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, d_sigma: Tensor, bias: Tensor | None, weight: Tensor, U: Tensor, Vh: Tensor
+        ctx: Any,
+        x: Tensor,
+        d_sigma: Tensor,
+        bias: Tensor | None,
+        weight: Tensor,
+        U: Tensor,
+        Vh: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
     ) -> Tensor:
-        composed = compose(weight, d_sigma, U, Vh).to(weight.dtype).to(x.dtype)
-        ctx.save_for_backward(x, composed, U, Vh)
+        composed = compose(weight, d_sigma, U, Vh, (rows, columns)).to(weight.dtype).to(x.dtype)
+        ctx.save_for_backward(x, composed, U, Vh, rows, columns)
         return F.linear(x, composed, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        x, composed, U, Vh = ctx.saved_tensors
+        x, composed, U, Vh, rows, columns = ctx.saved_tensors
         dx = grad @ composed if ctx.needs_input_grad[0] else None
-        rows, d_sigma, d_bias = grad.flatten(0, -2), None, None
+        flat, d_sigma, d_bias = grad.flatten(0, -2), None, None
         if ctx.needs_input_grad[1]:
-            G = rows.T @ x.flatten(0, -2)  # [out, in]
-            d_sigma = ((U.T @ G.to(U.dtype)) * Vh).sum(1)  # diag(U^T G V), Eq. 11 corrected
+            G = flat.T @ x.flatten(0, -2)  # [out, in]
+            d_sigma = _sigma_gradient(G, U, Vh, (rows, columns))
         if ctx.needs_input_grad[2]:
-            d_bias = rows.sum(0, dtype=U.dtype)
-        return dx, d_sigma, d_bias, None, None, None
+            d_bias = flat.sum(0, dtype=U.dtype)
+        return dx, d_sigma, d_bias, None, None, None, None, None
 
 
 class _Factored(torch.autograd.Function):
     """y = U ((sigma + d_sigma) * (Vh x)); keeps Vh x, which is r wide, and not x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, d_sigma: Tensor, sigma: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        d_sigma: Tensor,
+        sigma: Tensor,
+        U: Tensor,
+        Vh: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
+    ) -> Tensor:
         U, Vh = U.to(x.dtype), Vh.to(x.dtype)
-        scale = (sigma + d_sigma).to(x.dtype)
+        # On the diagonal sigma and its delta add up to one scale; elsewhere M comes on top.
+        plain = rows is None
+        scale, M = ((sigma + d_sigma if plain else sigma).to(x.dtype), None if plain else d_sigma.to(x.dtype))
         projected = x @ Vh.T  # [N, r]
-        ctx.save_for_backward(projected, scale, U, Vh)
-        return (projected * scale) @ U.T
+        ctx.save_for_backward(projected, scale, M, U, Vh, rows, columns)
+        scaled = projected * scale
+        return (scaled if M is None else scaled + times(projected, M, columns, rows)) @ U.T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        projected, scale, U, Vh = ctx.saved_tensors
+        projected, scale, M, U, Vh, rows, columns = ctx.saved_tensors
         back = grad @ U  # [N, r]
-        dx = (back * scale) @ Vh if ctx.needs_input_grad[0] else None
-        d_sigma = None
+        dx = d_sigma = None
+        if ctx.needs_input_grad[0]:
+            scaled = back * scale
+            dx = (scaled if M is None else scaled + times(back, M, rows, columns)) @ Vh
         if ctx.needs_input_grad[1]:
-            accumulate = torch.promote_types(back.dtype, torch.float32)
-            d_sigma = (back * projected).flatten(0, -2).sum(0, dtype=accumulate)
-        return dx, d_sigma, None, None, None
+            d_sigma = entries(back.flatten(0, -2), projected.flatten(0, -2), rows, columns)
+        return dx, d_sigma, None, None, None, None, None
 
 
 class _Compose(torch.autograd.Function):
     """W = W0 + U diag(d_sigma) Vh, whose gradient is taken for d_sigma alone."""
 
     @staticmethod
-    def forward(ctx: Any, d_sigma: Tensor, weight: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
-        ctx.save_for_backward(U, Vh)
-        return compose(weight, d_sigma, U, Vh).to(weight.dtype)
+    def forward(
+        ctx: Any,
+        d_sigma: Tensor,
+        weight: Tensor,
+        U: Tensor,
+        Vh: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(U, Vh, rows, columns)
+        return compose(weight, d_sigma, U, Vh, (rows, columns)).to(weight.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        U, Vh = ctx.saved_tensors
-        return ((U.T @ grads[0].to(U.dtype)) * Vh).sum(1), None, None, None  # diag(U^T G V)
+        U, Vh, rows, columns = ctx.saved_tensors
+        return _sigma_gradient(grads[0], U, Vh, (rows, columns)), None, None, None, None, None
 
 
 class VectorFitLayer(nn.Module):
@@ -109,11 +152,15 @@ class VectorFitLayer(nn.Module):
     U: Tensor
     sigma: Tensor
     Vh: Tensor
+    rows: Tensor | None
+    columns: Tensor | None
     base: Any
     d_sigma: nn.Parameter | None
     d_bias: nn.Parameter | None
 
-    def __init__(self, base: nn.Module, kinds: tuple[str, ...] = ("sigma", "bias")) -> None:
+    def __init__(
+        self, base: nn.Module, kinds: tuple[str, ...] = ("sigma", "bias"), pattern: str = "plain", width: int = 1
+    ) -> None:
         super().__init__()
         holder: Any = base
         weight: nn.Parameter = holder.weight
@@ -123,7 +170,12 @@ class VectorFitLayer(nn.Module):
         found = factors(self.matrix(weight)) if "sigma" in kinds else (None, None, None)
         for name, value in zip(("U", "sigma", "Vh"), found, strict=True):
             self.register_buffer(name, value, persistent=False)
-        self.d_sigma = None if found[1] is None else nn.Parameter(torch.zeros(len(found[1]), device=device))
+        U, sigma, Vh = found
+        place = DIAGONAL if U is None or Vh is None else entries_of(pattern, width, U, Vh)
+        for name, index in zip(("rows", "columns"), place, strict=True):
+            self.register_buffer(name, index, persistent=False)
+        count = 0 if sigma is None else num_entries(pattern, len(sigma), width)
+        self.d_sigma = nn.Parameter(torch.zeros(count, device=device)) if count else None
         trains_bias = "bias" in kinds and self.bias is not None
         self.d_bias = nn.Parameter(torch.zeros(out, device=device)) if trains_bias else None
         self.strength = 1.0
@@ -187,6 +239,20 @@ class VectorFitLayer(nn.Module):
             self.pristine = (fn(weight), None if bias is None else fn(bias))
         return self
 
+    def factored_is_cheaper(self, tokens: int) -> bool:
+        """Which way to train a layer with a sigma at this number of tokens; see the function of that name."""
+        out, r, columns = len(self.U), len(self.Vh), self.Vh.shape[1]
+        return factored_is_cheaper(tokens, out, columns, 1 if self.d_sigma is None else len(self.d_sigma) / r)
+
+    @property
+    def place(self) -> Place:
+        """Where the entries of d_sigma stand in M."""
+        return self.rows, self.columns
+
+    def change(self, d_sigma: Tensor) -> Tensor:
+        """dW = U M Vh of these entries, as a matrix [out, in]."""
+        return times(self.U, d_sigma, *self.place) @ self.Vh
+
     def _delta_bias(self) -> Tensor | None:
         return None if self.d_bias is None else self.strength * self.d_bias
 
@@ -195,7 +261,8 @@ class VectorFitLayer(nn.Module):
         weight, bias = self.pristine or (self.weight, self.bias)
         composed = weight
         if self.d_sigma is not None:
-            matrix = compose(self.matrix(weight), self.strength * self.d_sigma, self.U, self.Vh).to(weight.dtype)
+            d_sigma = self.strength * self.d_sigma
+            matrix = compose(self.matrix(weight), d_sigma, self.U, self.Vh, self.place).to(weight.dtype)
             composed = self.unmatrix(matrix, weight.shape)
         delta = self._delta_bias()
         return composed, bias if bias is None or delta is None else (bias.float() + delta).to(bias.dtype)
@@ -249,16 +316,16 @@ class VectorFitLinear(VectorFitLayer):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        out, columns = self.matrix(self.weight).shape
-        factored = self.training and factored_is_cheaper(x.numel() // columns, out, columns)
+        tokens = x.numel() // x.shape[-1]
+        factored = d_sigma is not None and self.training and self.factored_is_cheaper(tokens)
         with torch.autocast(device, enabled=False):
             if d_sigma is None:
                 weight = self.matrix(self.weight).to(x.dtype)
                 return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
             if not factored:
-                dense: Tensor = _Dense.apply(x, d_sigma, bias, self.matrix(self.weight), self.U, self.Vh)
+                dense: Tensor = _Dense.apply(x, d_sigma, bias, self.matrix(self.weight), self.U, self.Vh, *self.place)
                 return dense
-            y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh)
+            y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh, *self.place)
             return y if bias is None else y + bias.to(y.dtype)
 
 
@@ -301,16 +368,15 @@ class VectorFitConv2d(VectorFitLayer):
         bias = None if bias is None else bias.to(x.dtype)
         if d_sigma is None:
             return self.transform(x, self.weight, bias)
-        out, columns = self.matrix(self.weight).shape
         stride = self.base.stride[0] * self.base.stride[1]
         positions = x.shape[0] * x.shape[-2] * x.shape[-1] // stride
-        if self.training and factored_is_cheaper(positions, out, columns):
+        if self.training and self.rows is None and self.factored_is_cheaper(positions):
             # Vh as r filters, then U as a 1 x 1 convolution: no gradient of a weight is ever made.
             filters = self.Vh.view(-1, *self.weight.shape[1:]).to(x.dtype)
             projected = self.transform(x, filters, None)
             scale = (self.sigma + d_sigma).to(projected.dtype)
             return F.conv2d(projected * scale[:, None, None], self.U[..., None, None].to(x.dtype), bias)
-        weight = _Compose.apply(d_sigma, self.matrix(self.weight), self.U, self.Vh)
+        weight = _Compose.apply(d_sigma, self.matrix(self.weight), self.U, self.Vh, *self.place)
         return self.transform(x, self.unmatrix(weight, self.weight.shape).to(x.dtype), bias)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .config import VectorFitConfig
 from .errors import VectorFitError
 from .layers import VectorFitConv2d, VectorFitLayer, VectorFitNorm, layer_for
+from .patterns import num_entries
 from .roles import role
 
 Models = nn.Module | Mapping[str, nn.Module]
@@ -170,7 +171,8 @@ def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitC
     """The sizes of the vectors that a layer's plan has."""
     if layer_for(module) is VectorFitNorm:
         return {"bias": shape[0]} if module.bias is not None else {}
-    sizes = {"sigma": min(shape), "bias": shape[0] if module.bias is not None else 0}
+    sigma = num_entries(config.pattern, min(shape), config.pattern_width)
+    sizes = {"sigma": sigma, "bias": shape[0] if module.bias is not None else 0}
     return {kind: sizes[kind] for kind in config.kinds(role(path)) if sizes[kind]}
 
 

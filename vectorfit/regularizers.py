@@ -34,9 +34,12 @@ def set_sigma_dropout(models: Models, probability: float) -> None:
     """In training mode every singular value is dropped with this probability, the others scaled up to make up for it.
 
     Raises:
-        VectorFitError: a probability outside [0, 1).
+        VectorFitError: a probability outside [0, 1), or layers that train more than a diagonal.
     """
     if not 0 <= probability < 1:
         raise VectorFitError(f"probability: got {probability}, expected at least 0 and below 1")
+    wider = next((path for path, layer in vectorfit_layers(models) if layer.rows is not None), None)
+    if wider is not None:
+        raise VectorFitError(f"{wider}: it trains a pattern wider than the diagonal; dropout is for the plain pattern")
     for _, layer in vectorfit_layers(models):
         layer.sigma_dropout = probability

@@ -34,6 +34,7 @@ from .plan import Models, named_modules, vectorfit_layers
 FORMAT_VERSION = "1"
 FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"
 HARMLESS = 1e-3  # relative error of dW at which deltas on other weights still count as the same
+CONFIG_FIELDS = ("variant", "bias", "pattern", "pattern_width")  # of the configuration, what a file tells
 PREFIX = "vectorfit."  # of our keys in the file's metadata
 
 
@@ -86,7 +87,7 @@ def save_vectors(
         "vectors_sha256": tensors_sha256(vectors),
         "num_vectors": str(len(vectors)),
         "modules_to_save": json.dumps(sorted(canonical_name(path) for path in heads(models))),
-        "config": json.dumps({"variant": config.variant, "bias": config.bias}, sort_keys=True),
+        "config": json.dumps({field: getattr(config, field) for field in CONFIG_FIELDS}, sort_keys=True),
     }
     header = {"format": "pt", **(metadata or {}), **{PREFIX + key: value for key, value in own.items()}}
     write_atomically(path, _sorted_header(save(dict(sorted(vectors.items())), header)))
@@ -134,6 +135,16 @@ class _Subject:
         return f"it was trained on {base!r}, load it on that base model"
 
     @property
+    def pattern(self) -> tuple[str, int]:
+        """The pattern of its sigmas and its width."""
+        try:
+            told = json.loads(self.metadata.get(PREFIX + "config", "{}"))
+            config = VectorFitConfig(pattern=told.get("pattern", "plain"), pattern_width=told.get("pattern_width", 1))
+            return config.pattern, config.pattern_width
+        except (ValueError, TypeError, AttributeError, VectorFitError) as error:
+            raise VectorFitError(f"{self.path}: its configuration is damaged ({error})") from error
+
+    @property
     def heads(self) -> list[str]:
         """The canonical paths of the modules that were trained whole."""
         try:
@@ -163,7 +174,10 @@ def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
     present_heads = {canonical_name(path) for path in heads(models)}
     wanted = present.union(*(subject.layers for subject in loaded))
     wanted_heads = present_heads.union(*(subject.heads for subject in loaded))
-    if wanted == present and wanted_heads == present_heads:
+    before = injected_config(models)
+    pattern, width = _common_pattern(loaded) or (before.pattern, before.pattern_width)
+    same_pattern = pattern == before.pattern and (pattern == "plain" or width == before.pattern_width)
+    if wanted == present and wanted_heads == present_heads and same_pattern:
         return False
     modules = {canonical_name(path): (path, module) for path, module in named_modules(models)}
     paths = {name: path for name, (path, module) in modules.items() if layer_for(module) is not None}
@@ -177,8 +191,22 @@ def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
     remove(models)
     targets = tuple(paths[name] for name in sorted(wanted))
     whole = tuple(modules[name][0] for name in sorted(wanted_heads))
-    inject(models, VectorFitConfig(target_modules=targets, modules_to_save=whole))
+    inject(
+        models,
+        VectorFitConfig(target_modules=targets, modules_to_save=whole, pattern=pattern, pattern_width=width),
+    )
     return True
+
+
+def _common_pattern(loaded: Sequence[_Subject]) -> tuple[str, int] | None:
+    """The one pattern of all files, None without files. Raises VectorFitError where they differ: they do not add up."""
+    for subject in loaded[1:]:
+        if subject.pattern != loaded[0].pattern:
+            raise VectorFitError(
+                f"{subject.path}: its sigmas have the pattern {subject.pattern}, those of {loaded[0].path} "
+                f"{loaded[0].pattern}; load one of them"
+            )
+    return loaded[0].pattern if loaded else None
 
 
 def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
