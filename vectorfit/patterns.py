@@ -1,7 +1,7 @@
 """Where the matrix M of `dW = U M Vh` may be other than zero: VectorFit's diagonal, and SVFT's wider patterns.
 
-Legend: `r = min(out, in)`, M [r, r] with `n` entries at (rows[k], columns[k]), of the value values[k]. M itself is never
-made. `rows` None stands for the diagonal, entry k at (k, k).
+Legend: `r = min(out, in)`, M [r, r] with `n` entries at (rows[k], columns[k]), of the value values[k]. M itself is
+never made. `rows` None stands for the diagonal, entry k at (k, k).
 
 Source: SVFT (arXiv 2405.19597), Section 3. Unlike SVFT's own code we start at zero, draw no entry twice and take the
 largest alignments by magnitude.
@@ -69,4 +69,4 @@ def entries(A: Tensor, B: Tensor, rows: Tensor | None, columns: Tensor | None) -
 
 def _portions(r: int, *tensors: Tensor) -> "zip[tuple[Tensor, ...]]":
     """The entries r at a time, so that what is made on the way is no larger than a factor."""
-    return zip(*(tensor.split(r) for tensor in tensors), strict=True)
+    return zip(*(torch.split(tensor, r) for tensor in tensors), strict=True)
