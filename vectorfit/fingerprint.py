@@ -53,7 +53,7 @@ def sketch(layers: Mapping[str, VectorFitLayer]) -> str:
     """Per layer the Frobenius norm of its weight and its largest singular value to three digits, as JSON."""
     found = {}
     for path, layer in layers.items():
-        largest = None if layer.d_sigma is None else float(f"{layer.sigma[0].item():.3g}")
+        largest = None if layer.sigma is None else float(f"{layer.sigma[0].item():.3g}")
         found[path] = [float(f"{_base_matrix(layer).norm().item():.3g}"), largest]
     return json.dumps(found, separators=(",", ":"))
 

@@ -102,12 +102,15 @@ class AdaptiveVectorFreezing:
         """
         if step < self._last_step:
             raise VectorFitError(f"step: got {step} after {self._last_step}, expected steps that do not go back")
+        vectors = vector_parameters(self.models)
+        absent = next((name for name in self._averages if name not in vectors), None)
+        if absent is not None:
+            raise VectorFitError(f"{absent}: gone since the freezing began; is another adapter active?")
         if step > self._last_step and step in self.schedule:
             for name, strength in self.strengths().items():
                 self._averages[name] = self.beta * self._averages[name] + (1 - self.beta) * strength
             self.frozen = tuple(self.rank(step)[: self.top_k])
         self._last_step = step
-        vectors = vector_parameters(self.models)
         for name in self.frozen:
             vectors[name].grad = None
         return self.frozen

@@ -149,7 +149,7 @@ class VectorFitLayer(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    U: Tensor
+    U: Tensor  # None, as are sigma and Vh, where no sigma is trained
     sigma: Tensor
     Vh: Tensor
     rows: Tensor | None
@@ -163,28 +163,37 @@ class VectorFitLayer(nn.Module):
     ) -> None:
         super().__init__()
         holder: Any = base
-        weight: nn.Parameter = holder.weight
-        self.weight, self.bias = weight, holder.bias
-        out, device = len(self.matrix(weight)), weight.device
-        # Without sigma there is nothing to factorise for.
-        found = factors(self.matrix(weight)) if "sigma" in kinds else (None, None, None)
-        for name, value in zip(("U", "sigma", "Vh"), found, strict=True):
-            self.register_buffer(name, value, persistent=False)
-        U, sigma, Vh = found
-        place = DIAGONAL if U is None or Vh is None else entries_of(pattern, width, U, Vh)
-        for name, index in zip(("rows", "columns"), place, strict=True):
-            self.register_buffer(name, index, persistent=False)
-        count = 0 if sigma is None else num_entries(pattern, len(sigma), width)
-        self.d_sigma = nn.Parameter(torch.zeros(count, device=device)) if count else None
-        trains_bias = "bias" in kinds and self.bias is not None
-        self.d_bias = nn.Parameter(torch.zeros(out, device=device)) if trains_bias else None
-        self.strength = 1.0
+        self.weight, self.bias = holder.weight, holder.bias
+        self._prepare(base)
+        self.factorise(kinds, pattern, width)
+        sizes = self.vector_sizes(kinds, pattern, width)
+        start = {kind: nn.Parameter(torch.zeros(size, device=self.weight.device)) for kind, size in sizes.items()}
+        self.d_sigma, self.d_bias = start.get("sigma"), start.get("bias")
         self.enabled = True
+
+    def _prepare(self, base: nn.Module) -> None:
+        """The state that every layer has, before it has factors and vectors."""
+        self.strength = 1.0
         self.sigma_dropout = 0.0  # probability; see regularizers.set_sigma_dropout
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
         # Not a submodule: state dicts keep the base's key names. `remove` puts it back.
         self.__dict__["base"] = base
         self.train(base.training)
+
+    def factorise(self, kinds: tuple[str, ...], pattern: str, width: int) -> None:
+        """Registers the factors and where M has entries. Without sigma there is nothing to factorise for."""
+        found = factors(self.matrix(self.weight)) if "sigma" in kinds else (None, None, None)
+        U, _, Vh = found
+        place = DIAGONAL if U is None or Vh is None else entries_of(pattern, width, U, Vh)
+        for name, value in zip(("U", "sigma", "Vh", "rows", "columns"), (*found, *place), strict=True):
+            self.register_buffer(name, value, persistent=False)
+
+    def vector_sizes(self, kinds: tuple[str, ...], pattern: str, width: int) -> dict[str, int]:
+        """The lengths of the vectors of these kinds, as far as the base has them."""
+        out, columns = self.matrix(self.weight).shape if "sigma" in kinds else (len(self.matrix(self.weight)), 0)
+        sizes = {"sigma": num_entries(pattern, min(out, columns), width) if columns else 0}
+        sizes["bias"] = out if self.bias is not None else 0
+        return {kind: sizes[kind] for kind in kinds if sizes[kind]}
 
     def __getattr__(self, name: str) -> Any:
         """What models read of a layer besides its weight (features, channels, stride) is the base's."""
@@ -223,10 +232,13 @@ class VectorFitLayer(nn.Module):
     def merged(self) -> bool:
         return self.pristine is not None
 
+    def _all_vectors(self) -> list[nn.Parameter]:
+        return list(self.vectors.values())
+
     def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLayer":
         """Moves with the model but keeps deltas and factors in float32: `.half()` must not round them."""
         factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh") if getattr(self, name) is not None}
-        vectors = [(vector, vector.data) for vector in self.vectors.values()]
+        vectors = [(vector, vector.data) for vector in self._all_vectors()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         for name, value in factors.items():
             if getattr(self, name).dtype != torch.float32:
@@ -242,7 +254,7 @@ class VectorFitLayer(nn.Module):
     def factored_is_cheaper(self, tokens: int) -> bool:
         """Which way to train a layer with a sigma at this number of tokens; see the function of that name."""
         out, r, columns = len(self.U), len(self.Vh), self.Vh.shape[1]
-        return factored_is_cheaper(tokens, out, columns, 1 if self.d_sigma is None else len(self.d_sigma) / r)
+        return factored_is_cheaper(tokens, out, columns, 1 if self.rows is None else len(self.rows) / r)
 
     @property
     def place(self) -> Place:

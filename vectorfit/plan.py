@@ -81,9 +81,16 @@ def join(*parts: str) -> str:
 
 
 def named_modules(models: Models) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of one or several models with their paths, each once, in the models' order."""
+    """The modules of one or several models with their paths, each once, in the models' order.
+
+    What lies inside an adapted layer, such as the base layer that PEFT wraps, is that layer's own affair.
+    """
     for prefix, model in named_models(models).items():
+        adapted = None
         for path, module in model.named_modules():
+            if adapted is not None and path.startswith(f"{adapted}."):
+                continue
+            adapted = path if isinstance(module, VectorFitLayer) else None
             yield join(prefix, path), module
 
 
@@ -112,7 +119,7 @@ def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module
     return found
 
 
-def _why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> str:
+def why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> str:
     """Why a layer cannot be adapted, or nothing."""
     weight: Any = module.weight
     if not weight.is_floating_point():
@@ -131,11 +138,11 @@ def _why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> s
     return ""
 
 
-def _weight_owners(models: Models) -> dict[int, list[str]]:
+def weight_owners(models: Models) -> dict[int, list[str]]:
     """The paths of the modules that hold each parameter, by the parameter's identity."""
     owners: dict[int, list[str]] = {}
     for path, module in named_modules(models):
-        for parameter in module.parameters(recurse=False):
+        for parameter in module.parameters(recurse=isinstance(module, VectorFitLayer)):
             owners.setdefault(id(parameter), []).append(path)
     return owners
 
@@ -167,13 +174,16 @@ def _check_names(models: Models, config: VectorFitConfig, candidates: Collection
             raise VectorFitError(f"{name_of}: {name!r} matches no linear layer of the model; nearest: {nearest}")
 
 
+def kinds_of(path: str, module: nn.Module, config: VectorFitConfig) -> tuple[str, ...]:
+    """Which vectors of a module are trained: of a LayerNorm the bias, of others what the variant has for their role."""
+    return ("bias",) if layer_for(module) is VectorFitNorm else config.kinds(role(path))
+
+
 def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitConfig) -> dict[str, int]:
     """The sizes of the vectors that a layer's plan has."""
-    if layer_for(module) is VectorFitNorm:
-        return {"bias": shape[0]} if module.bias is not None else {}
     sigma = num_entries(config.pattern, min(shape), config.pattern_width)
     sizes = {"sigma": sigma, "bias": shape[0] if module.bias is not None else 0}
-    return {kind: sizes[kind] for kind in config.kinds(role(path)) if sizes[kind]}
+    return {kind: sizes[kind] for kind in kinds_of(path, module, config) if sizes[kind]}
 
 
 def _wanted(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
@@ -208,11 +218,11 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
     _check_names(models, config, list(candidates))
     saved = saved_modules(models, config.modules_to_save)
     whole = {id(inner) for module in saved.values() for inner in module.modules()}
-    owners, layers = _weight_owners(models), []
+    owners, layers = weight_owners(models), []
     for path, module in candidates.items():
         if id(module) in whole or not _wanted(path, module, config):
             continue
-        reason = _why_not(path, module, owners)
+        reason = why_not(path, module, owners)
         if reason:
             raise VectorFitError(f"{path}: {reason}; leave it out with exclude_modules")
         kind, weight = layer_for(module), module.weight

@@ -71,6 +71,12 @@ def save_vectors(
     vectors = {canonical_name(name): v.detach().to(dtype).cpu().contiguous() for name, v in parameters.items()}
     if not vectors:
         raise VectorFitError(f"{path}: the model has no VectorFit layers to save; call vectorfit.inject first")
+    foreign = [name for name in vector_parameters(models) if name.rpartition(".")[2] not in ("sigma", "bias")]
+    if foreign:
+        raise VectorFitError(
+            f"{path}: {foreign[0]} is an adapter's of a PEFT model; save that with its save_pretrained, and convert "
+            "the folder with vectorfit.peft.to_delta_file"
+        )
     broken = [name for name, vector in vectors.items() if not torch.isfinite(vector).all()]
     if broken:
         raise VectorFitError(f"{path}: not written, {broken[0]} and {len(broken) - 1} more hold NaN or infinity")

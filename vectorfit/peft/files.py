@@ -1,0 +1,125 @@
+"""From PEFT's adapter folders to delta files and back."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from peft import PeftConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from vectorfit.atomic import PathLike, write_atomically
+from vectorfit.errors import VectorFitError
+from vectorfit.fingerprint import base_layers, canonical_name, sketch, weights_sha256
+from vectorfit.heads import head_parameters, heads
+from vectorfit.inject import inject, remove, vector_parameters
+from vectorfit.plan import Models, join, named_models
+from vectorfit.vectors_file import load_vectors, save_vectors
+
+from .config import NAME, VectorFitConfig
+from .layer import PARAMETERS
+from .model import verify
+
+WEIGHTS = "adapter_model.safetensors"
+WRAPPER = "base_model.model."  # what PEFT puts before every name in a file
+
+
+def to_delta_file(
+    models: Models, folder: PathLike, path: PathLike, *, base_model: str, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a PEFT adapter's folder as a delta file. `models` is the plain base, of one folder or several by name.
+
+    Of several models, {"unet": unet, "text_encoder": text_encoder}, each has its adapter in a subfolder of its name.
+
+    Raises:
+        VectorFitError: the folder holds no VectorFit adapter, or one that does not fit the base.
+    """
+    adapters = {name: _read_adapter(Path(folder) / name) for name in named_models(models)}
+    configs = [config for config, _ in adapters.values()]
+    vectors = {join(n, path): v for n, (_, tensors) in adapters.items() for path, v in _vectors_in(tensors).items()}
+    whole = {join(n, path): v for n, (_, tensors) in adapters.items() for path, v in _whole_in(tensors).items()}
+    targets = {name.rpartition(".")[0] for name in vectors}
+    core = dataclasses.replace(
+        configs[0].core(sorted(targets)), modules_to_save=tuple({n.rpartition(".")[0] for n in whole})
+    )
+    inject(models, core)
+    try:
+        for name, (config, _) in adapters.items():
+            verify(f"{folder}/{name}", config, base_layers(named_models(models)[name]))
+        parameters = {**vector_parameters(models), **head_parameters(models)}
+        unlike = set(parameters) ^ (set(vectors) | set(whole))
+        if unlike:
+            raise VectorFitError(
+                f"{folder}: {sorted(unlike)[0]} and {len(unlike) - 1} more are not in both adapter and model"
+            )
+        for name, value in {**vectors, **whole}.items():
+            parameters[name].data.copy_(value)
+        save_vectors(models, path, base_model=base_model, metadata=metadata)
+    finally:
+        remove(models)
+
+
+def to_adapter(models: Models, path: PathLike, folder: PathLike) -> None:
+    """Writes a delta file as a PEFT adapter's folder. `models` as for `to_delta_file`; they stay as they are.
+
+    Raises:
+        VectorFitError: as `vectorfit.load_vectors` does.
+    """
+    metadata = load_vectors(models, path)
+    try:
+        told = json.loads(metadata["vectorfit.config"])
+        present = {canonical_name(name) for name in load_file(path)}
+        for prefix, model in named_models(models).items():
+            values = {
+                name: v for name, v in vector_parameters(model).items() if canonical_name(join(prefix, name)) in present
+            }
+            tensors = {_adapter_name(name): value for name, value in values.items()}
+            tensors |= {f"{WRAPPER}{name}": value for name, value in head_parameters(model).items()}
+            layers = base_layers(model, {canonical_name(name.rpartition(".")[0]) for name in values})
+            config = VectorFitConfig(
+                target_modules=sorted({name.rpartition(".")[0] for name in values}),
+                modules_to_save=sorted(heads(model)) or None,
+                variant=told["variant"],
+                norm_biases=told["bias"] == "all",
+                pattern=told.get("pattern", "plain"),
+                pattern_width=told.get("pattern_width", 1),
+                base_model_name_or_path=metadata["vectorfit.base_model"],
+                base_sha256=weights_sha256(layers),
+                base_sketch=sketch(layers),
+                inference_mode=True,
+            )
+            config.save_pretrained(str(Path(folder) / prefix))
+            kept = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+            write_atomically(Path(folder) / prefix / WEIGHTS, save(kept, {"format": "pt"}))
+    finally:
+        remove(models)
+
+
+def _adapter_name(name: str) -> str:
+    """A vector's name in an adapter's file: "0.sigma" is "base_model.model.0.vectorfit_sigma"."""
+    path, _, kind = name.rpartition(".")
+    return f"{WRAPPER}{path}.{PARAMETERS[kind]}"
+
+
+def _read_adapter(folder: Path) -> tuple[VectorFitConfig, dict[str, Tensor]]:
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise VectorFitError(f"{folder}: not a PEFT adapter's folder ({error})") from error
+    if not isinstance(config, VectorFitConfig):
+        raise VectorFitError(f"{folder}: an adapter of type {config.peft_type}, expected {NAME}")
+    return config, {name.removeprefix(WRAPPER): value for name, value in tensors.items()}
+
+
+def _vectors_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    kinds = {attribute: kind for kind, attribute in PARAMETERS.items()}
+    split = {name: name.rpartition(".") for name in tensors}
+    return {f"{path}.{kinds[last]}": tensors[name] for name, (path, _, last) in split.items() if last in kinds}
+
+
+def _whole_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of modules trained whole."""
+    return {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in PARAMETERS.values()}
