@@ -7,10 +7,11 @@ from torch.nn import functional as F
 import vectorfit as vf
 from vectorfit.svd import decompose
 
-METHODS = ("frozen", "lora 1", "lora 2", "vectorfit", "rebuild", "full")
+METHODS = ("frozen", "lora 1", "lora 2", "vectorfit", "svft", "rebuild", "full")
 EXPLAINED = """"frozen" is the floor: forward, and backward to the input, with nothing trained. "lora" is PEFT's of
-that rank on the same linear layers. "rebuild" is SVDiff's way: the weight is composed anew by autograd
-at every forward. "full" trains the linear layers' own weights and biases."""
+that rank on the same linear layers. "svft" is SVFT's band of three diagonals, in VectorFit's layers.
+"rebuild" is SVDiff's way: the weight is composed anew by autograd at every forward. "full" trains the
+linear layers' own weights and biases."""
 
 
 class Rebuilt(nn.Module):
@@ -37,8 +38,8 @@ def adapt(method: str, models: dict[str, nn.Module]) -> list[nn.Parameter]:
     """Prepares the models, in place or in the mapping, and returns what the method trains."""
     for model in models.values():
         model.requires_grad_(False).train()
-    if method == "vectorfit":
-        vf.inject(models)
+    if method in ("vectorfit", "svft"):
+        vf.inject(models, vf.VectorFitConfig(pattern="banded" if method == "svft" else "plain"))
         return list(vf.vector_parameters(models).values())
     for name, model in models.items():
         if method.startswith("lora"):

@@ -3,6 +3,7 @@
 RUN/config.json           settings, what was inferred, and how the run ended
 RUN/vectors.safetensors   the result
 RUN/log.jsonl             one line a step
+RUN/analysis/             training strength and frozen vectors, as figures
 RUN/samples/              pictures made on the way, `step_000000.png` first
 RUN/checkpoints/          `step_000100/vectors.safetensors`, and what it takes to go on from there
 """

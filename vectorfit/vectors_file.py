@@ -126,6 +126,16 @@ def read_metadata(path: PathLike) -> dict[str, str]:
     return _read(path)[1]
 
 
+def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The deltas of a file, without modules trained whole, and its metadata; no model is needed.
+
+    Raises:
+        VectorFitError: it is not a delta file, or damaged.
+    """
+    subject = _Subject(path, 1.0, *_read(path))
+    return dict(sorted(subject.vectors.items())), subject.metadata
+
+
 @dataclass(frozen=True)
 class _Subject:
     """A delta file as read, with the strength it is wanted at."""

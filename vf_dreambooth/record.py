@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 import vectorfit as vf
+from vectorfit.analysis import write_training
 
 from . import card, checkpoint
 from .images import grid, write_png
@@ -113,5 +114,7 @@ class Record:
             if self.shown is None:  # resumed after the last step, whose grid shows in the file
                 self.samples(self.config.max_train_steps)
             card.write(self.setup)
+            with self.method.averaged():
+                write_training(self.method.vectors, self.run.read_log(), self.run.path / "analysis")
             self._save(self.run.vectors)
             self.run.write_config({**self.setup.record(), "seconds": round(seconds, 1)})

@@ -1,0 +1,345 @@
+"""What a training did, as figures and numbers: `python -m vectorfit analyze RUN`.
+
+Figures of the paper: training strength (3, 6), spectrum of the change (8, 9), shift of the singular values (10).
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from safetensors import safe_open
+from torch import Tensor
+
+from .atomic import PathLike, write_atomically
+from .errors import VectorFitError
+from .runs import RunFolder
+from .svd import decompose
+from .vectors_file import read_vectors
+
+LISTS = re.compile(r"layers?|h|blocks?|(down|up|transformer)_blocks|attentions|resnets")  # names of lists of blocks
+POSITIONS = {"down_blocks": "down ", "up_blocks": "up ", "mid_block": "mid "}  # how a UNet's are shown
+SYMBOLS = {"sigma": "σ", "bias": "b"}
+LEADING = 64  # singular values shown of their shift, as in the paper's Figure 10
+
+
+def place(name: str) -> tuple[str, str]:
+    """Where a vector belongs in a heatmap: its row (which part of a block, which kind) and column (which block).
+
+    "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.sigma" is ("unet.attn1.to_q σ", "down 0.1").
+    """
+    *parts, kind = name.split(".")
+    row: list[str] = []
+    column: list[str] = []
+    heading = ""
+    while parts:
+        part = parts.pop(0)
+        if part in POSITIONS:
+            heading = POSITIONS[part]
+        if LISTS.fullmatch(part) and parts and parts[0].isdigit():
+            index = parts.pop(0)
+            column += [] if part == "transformer_blocks" and index == "0" else [index]
+        elif part not in POSITIONS:
+            row.append(part)
+    return f"{'.'.join(row)} {SYMBOLS.get(kind, kind)}", heading + ".".join(column)
+
+
+def strengths(vectors: Mapping[str, Tensor]) -> dict[str, float]:
+    """S_v of each vector: the mean absolute distance from its start. Eq. 4."""
+    return {name: float(vector.detach().double().abs().mean()) for name, vector in vectors.items()}
+
+
+def _panels(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names by their models where there are several, the parts that all names begin with left out."""
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        first = name.split(".")[0]
+        panels.setdefault(first if first in ("unet", "text_encoder") else "", []).append(name)
+    return panels
+
+
+def _common(rows: Sequence[str]) -> int:
+    """How many leading characters, up to a dot, all rows share."""
+    first, last = min(rows), max(rows)
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    return first.rfind(".", 0, shared) + 1
+
+
+def _natural(text: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sorts as a person does: 2 before 10, and a UNet's blocks from its entry to its exit."""
+    order = next((i for i, head in enumerate(("down", "mid", "up")) if text.startswith(head)), -1)
+    return order, [(int(digits or 0), rest) for digits, rest in re.findall(r"(\d*)(\D*)", text)]
+
+
+def heatmap(values: Mapping[str, float], title: str = "Training strength") -> Figure:
+    """A heatmap of a number per vector: the block along, the part of a block and the kind down. Fig. 3 and 6."""
+    panels = _panels(values)
+    placed = {panel: {place(name): values[name] for name in names} for panel, names in panels.items()}
+    # Each part of a block with its sigma above its bias.
+    rows = {
+        panel: sorted({row for row, _ in cells}, key=lambda row: row.replace(" b", " τ"))
+        for panel, cells in placed.items()
+    }
+    columns = {panel: sorted({column for _, column in cells}, key=_natural) for panel, cells in placed.items()}
+    widths = [max(3, len(columns[panel])) for panel in panels]
+    height = 1.4 + 0.22 * max(len(found) for found in rows.values())
+    figure = Figure(figsize=(2.6 * len(panels) + 0.34 * sum(widths) + 1, height), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    top = max(values.values(), default=0.0) or 1.0
+    image = None
+    for axis, (panel, cells) in zip(axes, placed.items(), strict=True):
+        grid = [[cells.get((row, column), math.nan) for column in columns[panel]] for row in rows[panel]]
+        image = axis.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
+        cut = _common(rows[panel]) if len(rows[panel]) > 1 else 0
+        axis.set_yticks(range(len(rows[panel])), [row[cut:] for row in rows[panel]], fontsize=8)
+        axis.set_xticks(
+            range(len(columns[panel])),
+            [c or "·" for c in columns[panel]],
+            fontsize=8,
+            rotation=90 if panel == "unet" else 0,
+        )
+        axis.set_xlabel("block")
+        axis.set_facecolor("0.93")  # no such vector there
+        axis.set_title(panel.replace("_", " ") or title, fontsize=10)
+    if image is not None:
+        figure.colorbar(image, ax=list(axes), label="mean |change| of the vector", shrink=0.9, pad=0.01)
+    if "" not in panels:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def frozen_spans(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, int]]]:
+    """From a log's lines: of every vector that was ever frozen, the first and last step of each of its pauses."""
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for entry in entries:
+        step = int(entry["step"])
+        for name in entry.get("frozen", ()):
+            found = spans.setdefault(name, [])
+            if found and found[-1][1] == step - 1:
+                found[-1] = (found[-1][0], step)
+            else:
+                found.append((step, step))
+    return spans
+
+
+def timeline(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """Which vectors stood still when: a line per vector that was ever frozen, from the log's lines."""
+    spans = frozen_spans(entries)
+    names = sorted(spans, key=lambda name: (spans[name][0][0], -sum(b - a for a, b in spans[name]), name))
+    figure = Figure(figsize=(10, 1.4 + 0.2 * max(2, len(names))), layout="constrained")
+    axis = figure.subplots()
+    for line, name in enumerate(names):
+        bars = [(first - 0.5, last - first + 1) for first, last in spans[name]]
+        axis.broken_barh(bars, (line - 0.4, 0.8), color="tab:blue" if name.endswith("sigma") else "tab:orange")
+    axis.set_yticks(range(len(names)), [label(name) for name in names], fontsize=8)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    last = max((int(entry["step"]) for entry in entries), default=1)
+    axis.set_xlim(0, last)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_xlabel("step")
+    axis.set_title("Frozen vectors (σ blue, b orange)" if names else "No vector was ever frozen")
+    return figure
+
+
+def label(name: str) -> str:
+    """A vector's name for a reader: the block in front, "down 0.1 · unet.attn1.to_q σ"."""
+    row, column = place(name)
+    return f"{column} · {row}" if column else row
+
+
+def rank_numbers(singular_values: Tensor) -> dict[str, float]:
+    """How many directions a change has.
+
+    "rank" counts singular values above float32's noise, "stable_rank" is ||.||_F^2 over the largest squared, and
+    "effective_rank" the exponential of the entropy of their shares (Roy and Vetterli 2007).
+    """
+    values = singular_values.double().abs().sort(descending=True).values
+    if not len(values) or values[0] == 0:
+        return {"norm": 0.0, "rank": 0, "stable_rank": 0.0, "effective_rank": 0.0}
+    shares = values / values.sum()
+    entropy = -(shares[shares > 0] * shares[shares > 0].log()).sum()
+    return {
+        "norm": float(values.norm()),
+        "rank": int((values > values[0] * len(values) * torch.finfo(torch.float32).eps).sum()),
+        "stable_rank": float(values.square().sum() / values[0].square()),
+        "effective_rank": float(entropy.exp()),
+    }
+
+
+def _small_multiples(count: int, width: float = 3.4, height: float = 2.5) -> tuple[Figure, list[Any]]:
+    columns = min(4, max(1, count))
+    rows = max(1, math.ceil(count / columns))
+    figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def _by_part(paths: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+    """The layers by the part of a block that they are; of each its block and its path, in the blocks' order."""
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for path in paths:
+        row, column = place(f"{path}.sigma")
+        parts.setdefault(row.removesuffix(" σ"), []).append((column, path))
+    return {part: sorted(parts[part], key=lambda item: _natural(item[0])) for part in sorted(parts)}
+
+
+def spectra(changes: Mapping[str, Tensor], full: Mapping[str, Tensor] | None = None) -> Figure:
+    """The singular values of dW, largest first: a panel per part of a block, a line per block. Fig. 8 and 9.
+
+    `changes` and `full` hold them by the layer's path; `full`, of full fine-tuning, is drawn dashed.
+    """
+    full, parts = full or {}, _by_part(changes)
+    figure, axes = _small_multiples(len(parts))
+    cut = _common(list(parts)) if len(parts) > 1 else 0
+    colours = matplotlib.colormaps["viridis"]
+    for axis, (part, found) in zip(axes, parts.items(), strict=True):
+        for index, (_, path) in enumerate(found):
+            colour = colours(index / max(1, len(found) - 1) * 0.9)
+            for values, style in ((changes[path], "-"), (full.get(path), "--")):
+                if values is not None:
+                    axis.plot(values.abs().sort(descending=True).values.numpy(), style, color=colour, lw=1)
+        axis.set_yscale("log")
+        axis.set_title(part[cut:], fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.25)
+    note = ", full fine-tuning dashed" if full else ""
+    figure.suptitle(f"Singular values of the change (a line per block, the first dark{note})", fontsize=11)
+    return figure
+
+
+def shifts(changes: Mapping[str, Tensor], leading: int = LEADING) -> Figure:
+    """How far the leading singular values moved: a panel per part of a block, a line of cells per block. Fig. 10."""
+    parts = _by_part(changes)
+    figure, axes = _small_multiples(len(parts))
+    cut = _common(list(parts)) if len(parts) > 1 else 0
+    top = max((float(values[:leading].abs().max()) for values in changes.values()), default=0.0) or 1.0
+    image = None
+    for axis, (part, found) in zip(axes, parts.items(), strict=True):
+        grid = torch.full((len(found), leading), math.nan)
+        for line, (_, path) in enumerate(found):
+            values = changes[path][:leading]
+            grid[line, : len(values)] = values
+        image = axis.imshow(grid.numpy(), aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+        axis.set_yticks(range(len(found)), [column or "·" for column, _ in found], fontsize=6)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.set_facecolor("0.93")
+        axis.set_title(part[cut:], fontsize=9)
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="change of the singular value", shrink=0.8, pad=0.01)
+    figure.suptitle(f"Shift of the {leading} leading singular values (index along, block down)", fontsize=11)
+    return figure
+
+
+def save_figure(figure: Figure, path: PathLike) -> None:
+    """Writes a PNG, atomically and the same bytes for the same figure."""
+    data = BytesIO()
+    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data.getvalue())
+
+
+def write_training(vectors: Mapping[str, Tensor], entries: Sequence[Mapping[str, Any]], folder: PathLike) -> list[Path]:
+    """Writes strength.png, and timeline.png where anything was logged; returns the paths."""
+    written = [Path(folder) / "strength.png"]
+    save_figure(heatmap(strengths(vectors)), written[0])
+    if entries:
+        written.append(Path(folder) / "timeline.png")
+        save_figure(timeline(entries), written[1])
+    return written
+
+
+class Weights:
+    """Weights in one safetensors file or a folder of them, read one at a time by the layer's path."""
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        files = sorted(self.path.rglob("*.safetensors")) if self.path.is_dir() else [self.path]
+        self._files: dict[str, Path] = {}
+        for file in files:
+            try:
+                with safe_open(file, "pt") as opened:
+                    self._files |= dict.fromkeys(opened.keys(), file)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise VectorFitError(f"{file}: cannot be read as safetensors ({error})") from error
+        if not self._files:
+            raise VectorFitError(f"{self.path}: holds no .safetensors file with weights")
+
+    def matrix(self, path: str) -> Tensor:
+        """The weight of a layer as a matrix [out, in]; the path may be longer or shorter in front than the file's."""
+        wanted = f"{path}.weight"
+        found = [
+            name for name in self._files if name == wanted or name.endswith(f".{wanted}") or wanted.endswith(f".{name}")
+        ]
+        if len(found) != 1:
+            raise VectorFitError(f"{self.path}: {len(found)} weights are called {wanted}, expected one")
+        with safe_open(self._files[found[0]], "pt") as opened:
+            weight: Tensor = opened.get_tensor(found[0])
+        return weight.float().flatten(1)
+
+
+def of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> dict[str, Tensor]:
+    """The singular values of W - W0, by layer."""
+    return {path: torch.linalg.svdvals((full.matrix(path) - base.matrix(path)).double()).float() for path in paths}
+
+
+def shifts_of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> dict[str, Tensor]:
+    """diag(U^T (W - W0) V) on the factors of W0: how far full fine-tuning moved each singular value, by layer."""
+    found = {}
+    for path in paths:
+        W0 = base.matrix(path)
+        U, _, Vh = decompose(W0)
+        found[path] = ((U.T @ (full.matrix(path) - W0)) * Vh).sum(1)
+    return found
+
+
+def analyze(
+    run: PathLike, folder: PathLike | None = None, base: PathLike | None = None, full: PathLike | None = None
+) -> list[Path]:
+    """Writes every figure of a run folder (or a delta file), and their numbers as analysis.json; returns the paths.
+
+    Args:
+        run: a run folder, or a delta file.
+        folder: where to; by default `analysis/` in the run, or beside the file.
+        base, full: the base's weights and those of full fine-tuning, as safetensors, to compare with.
+
+    Raises:
+        VectorFitError: no delta file there, or only one of `base` and `full`.
+    """
+    if (base is None) != (full is None):
+        raise VectorFitError("to compare with full fine-tuning both its weights and the base's are needed")
+    run = Path(run)
+    file = run / "vectors.safetensors" if run.is_dir() else run
+    vectors, metadata = read_vectors(file)
+    entries = RunFolder(file.parent).read_log()
+    folder = Path(folder) if folder else file.parent / "analysis"
+    written = write_training(vectors, entries, folder)
+    changes = {name.removesuffix(".sigma"): v.float() for name, v in vectors.items() if name.endswith(".sigma")}
+    numbers: dict[str, Any] = {
+        "strength": strengths(vectors),
+        "frozen": frozen_spans(entries),
+        "steps_frozen": dict(Counter({n: sum(b - a + 1 for a, b in s) for n, s in frozen_spans(entries).items()})),
+    }
+    plain = json.loads(metadata.get("vectorfit.config", "{}")).get("pattern", "plain") == "plain"
+    if changes and plain:  # of wider patterns the entries are no singular values
+        compared = None
+        if base is not None and full is not None:
+            weights = Weights(base), Weights(full)
+            compared = of_full_fine_tuning(changes, *weights)
+            numbers["full_fine_tuning"] = {path: rank_numbers(values) for path, values in compared.items()}
+            save_figure(shifts(shifts_of_full_fine_tuning(changes, *weights)), folder / "shifts_full.png")
+            written.append(folder / "shifts_full.png")
+        numbers["change"] = {path: rank_numbers(values) for path, values in changes.items()}
+        for name, figure in (("spectra", spectra(changes, compared)), ("shifts", shifts(changes))):
+            save_figure(figure, folder / f"{name}.png")
+            written.append(folder / f"{name}.png")
+    write_atomically(folder / "analysis.json", (json.dumps(numbers, indent=1) + "\n").encode())
+    return [*written, folder / "analysis.json"]
