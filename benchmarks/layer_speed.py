@@ -55,7 +55,8 @@ def ways(out: int, columns: int) -> dict[str, Callable[[Tensor], Tensor]]:
         return _Factored.apply(x, d_sigma, sigma, U, Vh, *DIAGONAL) + (base.bias + d_bias).to(x.dtype)
 
     def dense(x: Tensor) -> Tensor:
-        return _Dense.apply(x, d_sigma, base.bias + d_bias, base.weight, U, Vh, *DIAGONAL)
+        in_use = (U.bfloat16(), Vh.bfloat16()) if x.dtype == torch.bfloat16 else (U, Vh)
+        return _Dense.apply(x, d_sigma, base.bias + d_bias, base.weight, *in_use, *DIAGONAL)
 
     def plain(x: Tensor) -> Tensor:
         return F.linear(x, base.weight.to(x.dtype), base.bias.to(x.dtype))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .layers import VectorFitLayer
 from .patterns import times
-from .plan import Models, vectorfit_layers
+from .plan import Models, vectorfit_layers, whole
 
 PROBES = 4  # random pairs per layer
 
@@ -27,7 +27,7 @@ def base_layers(models: Models, paths: Collection[str] | None = None) -> dict[st
 
 
 def _base_matrix(layer: VectorFitLayer) -> Tensor:
-    return layer.matrix((layer.pristine or (layer.weight,))[0]).detach().float().cpu().contiguous()
+    return layer.matrix(whole((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
 
 
 def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:

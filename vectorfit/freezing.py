@@ -7,7 +7,7 @@ import torch
 
 from .errors import VectorFitError
 from .inject import vector_parameters
-from .plan import Models
+from .plan import Models, named_modules, whole
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class AdaptiveVectorFreezing:
     def __init__(
         self, models: Models, *, first_step: int, every: int, num_freezes: int, top_k: int = 5, beta: float = 0.99
     ) -> None:
+        if any(type(module).__name__ == "FullyShardedDataParallel" for _, module in named_modules(models)):
+            raise VectorFitError(
+                "FullyShardedDataParallel cuts vectors up without regard to their names; use fully_shard (FSDP2) or DDP"
+            )
         count = len(vector_parameters(models))
         if not 0 <= top_k < count:
             raise VectorFitError(f"top_k: got {top_k}, expected 0 to {count - 1}: the models have {count} vectors")
@@ -84,7 +88,7 @@ class AdaptiveVectorFreezing:
     def strengths(self) -> dict[str, float]:
         """S_v of each vector now: the mean absolute distance from its start. Eq. 4."""
         vectors = vector_parameters(self.models)
-        means = torch.stack([vector.detach().abs().mean() for vector in vectors.values()])
+        means = torch.stack([whole(vector.detach()).abs().mean() for vector in vectors.values()])
         return dict(zip(vectors, means.tolist(), strict=True))
 
     def averages(self) -> dict[str, float]:

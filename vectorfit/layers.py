@@ -13,15 +13,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .factor_cache import factors
-from .patterns import entries, entries_of, num_entries, times
+from .patterns import entries, entries_of, num_entries, summed, times
 
 Place = tuple[Tensor | None, Tensor | None]  # the rows and columns of M's entries
 DIAGONAL: Place = (None, None)
 
 
 def compose(weight: Tensor, d_sigma: Tensor, U: Tensor, Vh: Tensor, place: Place = DIAGONAL) -> Tensor:
-    """Eq. 2: W = W0 + U diag(d_sigma) Vh, in the precision of U. Shapes as in the module's legend."""
-    return weight.to(U.dtype) + times(U, d_sigma, *place) @ Vh
+    """Eq. 2: W = W0 + U diag(d_sigma) Vh, in the precision of W0 or U, the higher. Shapes as in the module's legend."""
+    change = times(U, d_sigma.to(U.dtype), *place) @ Vh
+    return weight.to(torch.promote_types(weight.dtype, U.dtype)) + change
 
 
 def factored_is_cheaper(tokens: int, out: int, columns: int, entries_per_row: float = 1) -> bool:
@@ -73,7 +74,7 @@ class _Dense(torch.autograd.Function):
             G = flat.T @ x.flatten(0, -2)  # [out, in]
             d_sigma = _sigma_gradient(G, U, Vh, (rows, columns))
         if ctx.needs_input_grad[2]:
-            d_bias = flat.sum(0, dtype=U.dtype)
+            d_bias = summed(flat)
         return dx, d_sigma, d_bias, None, None, None, None, None
 
 
@@ -200,7 +201,8 @@ class VectorFitLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if "base" not in self.__dict__:  # while being unpickled
+            # While being unpickled there is no base; FSDP takes parameters away and must find them gone.
+            if "base" not in self.__dict__ or name in VectorFitLayer.__annotations__:
                 raise
             return getattr(self.__dict__["base"], name)
 
@@ -335,7 +337,10 @@ class VectorFitLinear(VectorFitLayer):
                 weight = self.matrix(self.weight).to(x.dtype)
                 return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
             if not factored:
-                dense: Tensor = _Dense.apply(x, d_sigma, bias, self.matrix(self.weight), self.U, self.Vh, *self.place)
+                U, Vh = self.U, self.Vh
+                if self.training and x.dtype == torch.bfloat16:  # rounds the change alone, and is several times faster
+                    U, Vh = U.to(x.dtype), Vh.to(x.dtype)
+                dense: Tensor = _Dense.apply(x, d_sigma, bias, self.matrix(self.weight), U, Vh, *self.place)
                 return dense
             y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh, *self.place)
             return y if bias is None else y + bias.to(y.dtype)

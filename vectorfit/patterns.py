@@ -59,12 +59,18 @@ def times(X: Tensor, values: Tensor, rows: Tensor | None, columns: Tensor | None
 
 
 def entries(A: Tensor, B: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """The entries of A^T B that are in the pattern, summed in float32 or better. Shapes: A, B [m, r]; result [n]."""
-    accumulate = torch.promote_types(A.dtype, torch.float32)
+    """The entries of A^T B that are in the pattern, in float32 or better. Shapes: A, B [m, r]; result [n]."""
     if rows is None or columns is None:
-        return (A * B).sum(0, dtype=accumulate)
-    portions = _portions(A.shape[1], rows, columns)
-    return torch.cat([(A[:, row] * B[:, column]).sum(0, dtype=accumulate) for row, column in portions])
+        return summed(A * B)
+    return torch.cat([summed(A[:, row] * B[:, column]) for row, column in _portions(A.shape[1], rows, columns)])
+
+
+def summed(X: Tensor) -> Tensor:
+    """The sum over the first dimension, in float32 or better. Shapes: [m, n]; result [n]."""
+    # Summing bfloat16 adds up in float32 and rounds once; asked for float32 outright, a CPU takes ten times as long.
+    if X.dtype == torch.bfloat16:
+        return X.sum(0).float()
+    return X.sum(0, dtype=torch.promote_types(X.dtype, torch.float32))
 
 
 def _portions(r: int, *tensors: Tensor) -> "zip[tuple[Tensor, ...]]":

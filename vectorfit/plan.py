@@ -101,6 +101,12 @@ def vectorfit_layers(models: Models) -> Iterator[tuple[str, VectorFitLayer]]:
             yield path, module
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with all its parts where FSDP has shared it out among processes, which must all ask; else as it is."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
 def _matches(path: str, name: str) -> bool:
     return path == name or path.endswith("." + name)
 

@@ -10,6 +10,7 @@ from torch import nn
 import vectorfit as vf
 from vectorfit.__main__ import main
 from vectorfit.analysis import (
+    Weights,
     analyze,
     frozen_spans,
     heatmap,
@@ -18,6 +19,8 @@ from vectorfit.analysis import (
     shifts_of_full_fine_tuning,
     strengths,
 )
+from vectorfit.layers import VectorFitLayer
+from vectorfit.runs import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -66,12 +69,10 @@ def trained(folder):
             vector.normal_(std=0.1 * (index + 1))
     folder.mkdir(exist_ok=True)
     vf.save_vectors(net, folder / "vectors.safetensors", base_model="test")
-    frozen = {
-        step: (["layers.0.attn.sigma"] if step in (4, 5, 6, 9) else []) + (["layers.2.mlp.bias"] if step > 7 else [])
-        for step in range(1, 11)
-    }
-    lines = [json.dumps({"step": step, "loss": 1.0, "frozen": names}) for step, names in frozen.items()]
-    (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
+    paused = {"layers.0.attn.sigma": (4, 5, 6, 9), "layers.2.mlp.bias": (8, 9, 10)}
+    for step in range(1, 11):
+        frozen = [name for name, steps in paused.items() if step in steps]
+        RunFolder(folder).append_log({"step": step, "loss": 1.0, "frozen": frozen})
     return net
 
 
@@ -138,14 +139,9 @@ def test_ranks_in_closed_form():
 def test_full_fine_tuning_is_compared_where_its_weights_are_given(tmp_path):
     """A "full fine-tuning" that moved the singular values as VectorFit did has the same spectrum and shifts."""
     net = trained(tmp_path / "run")
-    base = {
-        f"model.{path}.weight": layer.weight.detach().clone()
-        for path, layer in vf.plan.__globals__["vectorfit_layers"](net)
-    }
-    full = {
-        f"model.{path}.weight": layer.composed()[0].detach()
-        for path, layer in vf.plan.__globals__["vectorfit_layers"](net)
-    }
+    layers = {path: layer for path, layer in net.named_modules() if isinstance(layer, VectorFitLayer)}
+    base = {f"model.{path}.weight": layer.weight.detach().clone() for path, layer in layers.items()}
+    full = {f"model.{path}.weight": layer.composed()[0].detach() for path, layer in layers.items()}
     (tmp_path / "full").mkdir()
     save_file(base, tmp_path / "base.safetensors")
     save_file(full, tmp_path / "full" / "model.safetensors")
@@ -155,6 +151,9 @@ def test_full_fine_tuning_is_compared_where_its_weights_are_given(tmp_path):
     for path, found in numbers["full_fine_tuning"].items():
         assert found["norm"] == pytest.approx(numbers["change"][path]["norm"], rel=1e-3)
         assert found["effective_rank"] == pytest.approx(numbers["change"][path]["effective_rank"], rel=1e-2)
+    weights = Weights(tmp_path / "base.safetensors"), Weights(tmp_path / "full")
+    for path, moved in shifts_of_full_fine_tuning(layers, *weights).items():
+        torch.testing.assert_close(moved, layers[path].d_sigma.detach(), atol=1e-4, rtol=1e-3)
 
 
 def test_the_command_says_what_is_missing_in_one_line(tmp_path, capsys):
@@ -190,4 +189,3 @@ def test_spans_join_consecutive_steps_only():
     ]
     assert frozen_spans(entries) == {"a": [(1, 2), (5, 5)], "b": [(2, 2)]}
     assert frozen_spans([]) == {}
-    assert callable(shifts_of_full_fine_tuning)
