@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from benchmarks.methods import EXPLAINED, METHODS, adapt
 from benchmarks.starter_scores import write_table
+from vectorfit.analysis import save_figure
 from vf_dreambooth.base_models import starter_folder
 from vf_dreambooth.estimate import peak_memory
 
@@ -74,6 +76,23 @@ def measure(case: str, method: str, dtype: str) -> dict[str, float]:
     return {"step": min(seconds[1:]), "memory": peak_memory(), "trained": sum(p.numel() for p in parameters)}
 
 
+def draw(rows: list[list[str]]) -> None:
+    """The ratios to the frozen floor as bars, a panel per model and dtype."""
+    panels: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for case, dtype, method, _, _, ratio, _ in rows:
+        panels.setdefault((case, dtype), []).append((method, float(ratio)))
+    figure = Figure(figsize=(3.6 * len(panels), 2.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, ((case, dtype), found) in zip(axes, panels.items(), strict=True):
+        names, ratios = zip(*reversed(found), strict=True)
+        bars = axis.barh(names, ratios, color=["tab:orange" if name == "vectorfit" else "0.65" for name in names])
+        axis.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], fontsize=8, padding=2)
+        axis.set_title(f"{case}, {dtype}", fontsize=10)
+        axis.set_xlim(0, 1.15 * max(ratios))
+        axis.set_xlabel("time of a step, frozen model = 1", fontsize=8)
+    save_figure(figure, RESULT.with_suffix(".png"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -100,7 +119,11 @@ def main() -> None:
     header = ["model", "dtype", "method", "numbers trained", "s per step", "ratio", "peak GiB"]
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU, {torch.get_num_threads()} threads"
     notes = f"{NOTES}\n\nMeasured on {where}, torch {torch.__version__}."
-    write_table(RESULT, "A training step of whole models", "python -m benchmarks.model_speed", header, rows, notes)
+    command = f"python -m benchmarks.model_speed --dtypes {' '.join(flags.dtypes)}"
+    write_table(
+        RESULT, "A training step of whole models", command, header, rows, f"{notes}\n\n![ratios](model_speed.png)"
+    )
+    draw(rows)
 
 
 if __name__ == "__main__":
