@@ -82,10 +82,10 @@ class Loop:
         self.setup, self.config, self.accelerator, self.sampler = setup, setup.config, accelerator, sampler
         models = adapted(pipe, self.config.train_text_encoder)
         self.method = vectorfit_method.build(self.config, models)
-        accelerator.print(f"method       VectorFit: {self.method.plan.summary()}")
+        accelerator.print(f"method       {self.config.method}: {self.method.summary}")
         self.record = Record(setup, pipe, models, self.method, accelerator)
         vectors = self.method.vectors.values()
-        self.objective = Objective(self.config, pipe, sampler, setup.photos.captions, vectors)
+        self.objective = Objective(self.config, pipe, sampler, setup.photos.captions, vectors, self.method.penalty)
         parts = Denoiser(pipe.unet, pipe.text_encoder), self.method.optimizer
         self.denoiser, self.optimizer = accelerator.prepare(*parts)
 

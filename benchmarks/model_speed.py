@@ -26,7 +26,8 @@ from vf_dreambooth.estimate import peak_memory
 
 RESULT = Path(__file__).with_suffix(".md")
 REPEATS = {"starter": 8, "sd14": 3, "encoder": 5}
-NOTES = f"""{EXPLAINED} Seconds are the fastest of several steps after one for warming up, forward, backward and AdamW;
+NOTES = f"""{EXPLAINED}
+Seconds are the fastest of several steps after one for warming up, forward, backward and AdamW;
 ratios are to the floor of the same run. Memory is the peak of the whole process (on CUDA, of the allocator)."""
 
 

@@ -1,7 +1,7 @@
 """Fine-tune a transformers model with the core library alone. `python docs/tutorial_core.py`
 
-A small BERT learns one task whole, and then another one by its singular values and biases. With a model of your own, the
-first part is `AutoModelForSequenceClassification.from_pretrained(...)`.
+A small BERT learns one task whole, and then another one by its singular values and biases. With a model of your own,
+the first part is `AutoModelForSequenceClassification.from_pretrained(...)`.
 """
 
 import torch

@@ -9,6 +9,8 @@ from torch import nn
 WEIGHTS = Path(__file__).with_name("weights")
 PIPELINE = WEIGHTS / "pipeline"  # the diffusers folder
 JUDGE = WEIGHTS / "judge"
+CLIP_FOLDER = WEIGHTS / "clip"
+DINO_FOLDER = WEIGHTS / "dino"
 
 
 def save_half(model: nn.Module, folder: Path) -> None:

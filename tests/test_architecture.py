@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("vectorfit", "vf_dreambooth", "starter")
+FOLDERS = ("vectorfit", "vectorfit/peft", "vf_dreambooth", "eval", "starter")
 # A module of the folder -> what its import must not load.
 FORBIDDEN = {
     "vectorfit": {
@@ -22,6 +22,7 @@ FORBIDDEN = {
         "vf_dreambooth",
         "starter",
     },
+    "eval.__main__": {"gradio", "starter", "vf_starter", "app", "vf_app"},
     "vf_dreambooth.generate": {"gradio", "starter", "vf_starter", "eval", "vf_eval", "app", "vf_app"},
 }
 
@@ -42,7 +43,7 @@ def test_the_import_test_can_fail():
 
 
 def sources() -> list[Path]:
-    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    files = sorted({path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")})
     return [*files, ROOT / "train_dreambooth_vectorfit.py"]
 
 

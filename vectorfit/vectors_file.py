@@ -38,7 +38,7 @@ CONFIG_FIELDS = ("variant", "bias", "pattern", "pattern_width")  # of the config
 PREFIX = "vectorfit."  # of our keys in the file's metadata
 
 
-def _sorted_header(data: bytes) -> bytes:
+def sorted_header(data: bytes) -> bytes:
     """The same safetensors file with its header's keys in order: the writer shuffles them from run to run."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
@@ -96,7 +96,7 @@ def save_vectors(
         "config": json.dumps({field: getattr(config, field) for field in CONFIG_FIELDS}, sort_keys=True),
     }
     header = {"format": "pt", **(metadata or {}), **{PREFIX + key: value for key, value in own.items()}}
-    write_atomically(path, _sorted_header(save(dict(sorted(vectors.items())), header)))
+    write_atomically(path, sorted_header(save(dict(sorted(vectors.items())), header)))
 
 
 def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -281,6 +281,9 @@ def set_subjects(
         VectorFitError: a file is damaged, or its deltas belong to other weights: with path, got, expected and remedy.
     """
     loaded = [_Subject(path, strength, *_read(path)) for path, strength in subjects]
+    for subject in loaded:
+        if PREFIX + "baseline" in subject.metadata:
+            raise VectorFitError(f"{subject.path}: a baseline's file, not VectorFit's; vectorfit.baselines applies it")
     _refuse_two_heads(loaded)
     was_injected = next(vectorfit_layers(models), None) is not None
     injected = _inject_missing(models, loaded)

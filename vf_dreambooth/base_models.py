@@ -3,7 +3,8 @@
 import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,14 +29,19 @@ class Preset:
     num_class_images: int
     num_inference_steps: int
     guidance_scale: float
+    other_rates: Mapping[str, float] = field(default_factory=dict)  # by method, where it is not VectorFit's
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, on the starter alone
+
+    def rate_of(self, method: str) -> float:
+        return self.other_rates.get(method, self.learning_rate)
 
 
 PRESETS = {
     # Rate and class images: Appendix C.5 of the paper, which gives no steps; 1000 are DreamBooth's.
-    SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5),
+    # LoRA's rate is that of diffusers' script, full fine-tuning's DreamBooth's.
+    SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5, {"lora": 1e-4, "full": 5e-6}),
     # benchmarks/starter_preset.md: likeness has all but stopped growing there, grounds and class are still right.
-    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0),
+    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, {"lora": 3e-3, "full": 1e-4}),
 }
 
 
@@ -86,6 +92,8 @@ def resolve(name: str, revision: str | None = None, variant: str | None = None) 
     if name == "starter":
         return BaseModel("starter", str(starter_folder()), None, PRESETS["starter"])
     path = Path(name).expanduser()
+    if revision and path.exists():
+        raise VectorFitError(f"base model {name}: revision {revision!r} of a local model; revisions are of hub models")
     if path.is_dir():
         _check_folder(name, path)
         # Only the folder's name goes into files: a path would tell of one machine and mean nothing on another.

@@ -43,7 +43,8 @@ def restore(folder: Path, method: Method, accelerator: Accelerator, models: Mode
     Raises:
         VectorFitError: the checkpoint is damaged, of another base, or of another kind of run.
     """
-    vf.load_vectors(models, folder / "vectors.safetensors")  # verifies the base; the values below are the exact ones
+    if method.baseline is None:
+        vf.load_vectors(models, folder / "vectors.safetensors")  # verifies the base; the exact values are below
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         with torch.no_grad():

@@ -11,6 +11,13 @@ from vectorfit import VectorFitError, avf_schedule
 from .base_models import BaseModel
 from .prompts import class_noun, default_prompts
 
+# VectorFit, its variants (Section 6.3 of the paper), baselines, and what AVF is held against.
+METHODS = (
+    *("vectorfit", "no_avf", "sigma", "sigma_a", "sigma_a+b"),
+    *("svft", "lora", "full", "random_freezing", "l1", "sigma_dropout"),
+)
+BASELINES = ("lora", "full")
+FREEZING_METHODS = ("vectorfit", "random_freezing")
 SUBJECT, BASE, PRIOR, TRAINING = "subject", "base model", "prior preservation", "training"
 AVF, OUTPUT, HUB = "adaptive vector freezing", "output", "hub"
 
@@ -89,6 +96,12 @@ class TrainConfig:
     )
     sample_batch_size: int = option(8, "pictures sampled at once", group=PRIOR, shapes_result=False)
 
+    method: str = option(
+        "vectorfit",
+        "what is trained: VectorFit, a variant of the paper's, or what it is compared with",
+        group=TRAINING,
+        choices=METHODS,
+    )
     max_train_steps: int | None = option(None, "optimizer updates", group=TRAINING)
     train_batch_size: int = option(4, "photos per step and process; as many class images come on top", group=TRAINING)
     gradient_accumulation_steps: int | None = option(
@@ -110,7 +123,7 @@ class TrainConfig:
         None, "Min-SNR weighting of the loss with this gamma (5.0 is usual); by default none", group=TRAINING
     )
     use_ema: bool = option(False, "keep a moving average of the vectors and save that", group=TRAINING)
-    ema_decay: float = option(0.99, "decay of the moving average", group=TRAINING)
+    ema_decay: float | None = option(None, "decay of the moving average; by default 0.99", group=TRAINING)
     adam_beta1: float = option(0.9, "AdamW beta 1", group=TRAINING)
     adam_beta2: float = option(0.999, "AdamW beta 2", group=TRAINING)
     adam_weight_decay: float = option(0.0, "AdamW weight decay", group=TRAINING)
@@ -130,7 +143,7 @@ class TrainConfig:
     avf_first_step: int | None = option(None, "t_i: first freezing; by default 35 % of the steps", group=AVF)
     avf_every: int | None = option(None, "t_f: steps between freezings; by default 3 % of the steps", group=AVF)
     avf_num_freezes: int | None = option(None, "n_f: number of freezings; by default 10", group=AVF)
-    avf_top_k: int = option(5, "k: vectors frozen at a time", group=AVF)
+    avf_top_k: int | None = option(None, "k: vectors frozen at a time; by default 5", group=AVF)
 
     output_dir: str | None = option(
         None, "run folder; by default runs/FOLDER, numbered where that exists", group=OUTPUT, shapes_result=False
@@ -205,11 +218,13 @@ class TrainConfig:
             "num_class_images": preset.num_class_images,
             "drift_weight": preset.drift_weight if self.prior == "drift" else None,
             "max_train_steps": steps,
-            "learning_rate": preset.learning_rate,
+            "learning_rate": preset.rate_of(self.method),
             "gradient_accumulation_steps": accumulation,
-            "avf_first_step": schedule.first_step,
-            "avf_every": schedule.every,
-            "avf_num_freezes": schedule.num_freezes,
+            "avf_first_step": schedule.first_step if self.freezes else None,
+            "avf_every": schedule.every if self.freezes else None,
+            "avf_num_freezes": schedule.num_freezes if self.freezes else None,
+            "avf_top_k": 5 if self.freezes else None,
+            "ema_decay": 0.99 if self.use_ema else None,
             "checkpointing_steps": max(1, math.ceil(steps / 4)),
             "output_dir": str(free_folder(Path("runs") / folder.name)),
         }
@@ -219,6 +234,10 @@ class TrainConfig:
         if self.base_model == "auto":
             filled["base_model"] = base.name
         return replace(self, **filled)
+
+    @property
+    def freezes(self) -> bool:
+        return self.avf and self.method in FREEZING_METHODS
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -247,7 +266,7 @@ def _range_problems(values: Mapping[str, Any]) -> dict[str, str]:
     found |= least(0, "avf_top_k", "num_validation_images", "seed")
     found |= least(0, "learning_rate", "text_encoder_lr", "max_grad_norm", "adam_epsilon", "snr_gamma", above=True)
     for name in ("adam_beta1", "adam_beta2", "ema_decay"):
-        if not 0 <= values[name] < 1:
+        if values[name] is not None and not 0 <= values[name] < 1:
             found[name] = f"--{name}: got {values[name]}, expected at least 0 and below 1"
     if values["resolution"] and values["resolution"] % 8:
         found["resolution"] = f"--resolution: got {values['resolution']}, expected a multiple of 8"
@@ -279,6 +298,14 @@ def check(values: Mapping[str, Any]) -> dict[str, str]:
         found["text_encoder_lr"] = (
             "--text_encoder_lr: the text encoder is not trained; leave out --no-train_text_encoder"
         )
+    if values["ema_decay"] is not None and not values["use_ema"]:
+        found["ema_decay"] = "--ema_decay: no moving average is kept; give --use_ema"
+    why = "--no-avf" if not values["avf"] else f"--method {values['method']}"
+    for name in ("avf_first_step", "avf_every", "avf_num_freezes", "avf_top_k"):
+        if values[name] is not None and not (values["avf"] and values["method"] in FREEZING_METHODS):
+            found[name] = f"--{name}: {why} freezes nothing; leave one of them out"
+    if values["prior"] == "drift" and values["method"] in BASELINES:
+        found["prior"] = f"--prior drift: it measures what vectors changed, and --method {values['method']} has none"
     if values["hub_model_id"] and not values["push_to_hub"]:
         found["hub_model_id"] = "--hub_model_id: nothing is uploaded without --push_to_hub"
     return found
@@ -297,6 +324,9 @@ INFERRED = {
     "prior": ("drift_weight", "class_data_dir"),
     "train_text_encoder": ("text_encoder_lr",),
     "lr_scheduler": ("lr_warmup_steps",),
+    "avf": ("avf_first_step", "avf_every", "avf_num_freezes", "avf_top_k"),
+    "method": ("learning_rate", "avf_first_step", "avf_every", "avf_num_freezes", "avf_top_k"),
+    "use_ema": ("ema_decay",),
     "push_to_hub": ("hub_model_id",),
 }
 

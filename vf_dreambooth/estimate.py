@@ -10,8 +10,6 @@ import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 
-import vectorfit as vf
-
 from .data import Latents, Sampler
 from .method import Method
 from .objective import Denoiser, Objective
@@ -77,7 +75,7 @@ def measure(setup: Setup, pipe: StableDiffusionPipeline, vectors: dict, accelera
     return Estimate(min(times[WARM_UP:]), _timed(denoise) / config.sample_batch_size, peak_memory())
 
 
-def describe(setup: Setup, plan: vf.Plan, estimate: Estimate) -> list[str]:
+def describe(setup: Setup, method: Method, estimate: Estimate) -> list[str]:
     """The dry run's report, a line each."""
     config = setup.config
     train = estimate.update * config.max_train_steps
@@ -86,8 +84,8 @@ def describe(setup: Setup, plan: vf.Plan, estimate: Estimate) -> list[str]:
     pictures += config.num_class_images if config.with_class_images and not config.class_data_dir else 0
     draw = pictures * setup.sampling.num_inference_steps * estimate.denoising
     return [
-        str(plan),
-        f"trainable    {plan.num_trainable:,} of {plan.num_total:,} parameters",
+        method.table,
+        f"trainable    {method.summary}",
         f"steps        {config.max_train_steps} of {estimate.update:.2f} s: {train / 60:.1f} min",
         f"pictures     {pictures} to draw (class images and sample grids): {draw / 60:.1f} min",
         f"memory       {estimate.memory / 2**30:.1f} GiB at the peak",
@@ -97,4 +95,4 @@ def describe(setup: Setup, plan: vf.Plan, estimate: Estimate) -> list[str]:
 
 def report(setup: Setup, pipe: StableDiffusionPipeline, method: Method, accelerator: Accelerator) -> list[str]:
     """Measures and describes it."""
-    return describe(setup, method.plan, measure(setup, pipe, method.vectors, accelerator))
+    return describe(setup, method, measure(setup, pipe, method.vectors, accelerator))

@@ -1,6 +1,6 @@
 """The objective of DreamBooth: denoise the subject, and keep the class."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -90,8 +90,9 @@ class Objective:
         sampler: Sampler,
         captions: Sequence[str | None],
         vectors: Iterable[nn.Parameter],
+        penalty: Callable[[], Tensor] | None = None,
     ) -> None:
-        self.config, self.sampler = config, sampler
+        self.config, self.sampler, self.penalty = config, sampler, penalty
         self.vectors = list(vectors)
         # The trainer adds noise as the base was trained, whatever sampler the pipeline came with.
         self.noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
@@ -125,6 +126,8 @@ class Objective:
                 if config.prior == "drift":
                     prior = drift(self.vectors)
                     loss = loss + config.drift_weight * prior
+                if self.penalty is not None:
+                    loss = loss + self.penalty()
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
         return parts

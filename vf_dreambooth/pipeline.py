@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 import vectorfit as vf
+from vectorfit import VectorFitError, baselines
 from vectorfit.runs import RunFolder
 
 from .base_models import BaseModel, Preset, load, resolve
@@ -69,8 +70,18 @@ def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | P
         VectorFitError: a file is damaged or belongs to another base.
     """
     models = adapted_models(pipe)
-    vf.set_subjects(models, [(subject_file(path), strength) for path, strength in subjects])
+    files = [(subject_file(path), strength) for path, strength in subjects]
+    other = next((file for file, _ in files if baselines.kind_of(file)), None)
+    if other is not None and len(files) > 1:
+        raise VectorFitError(
+            f"{other}: a {baselines.kind_of(other)} baseline does not mix with other subjects; load it alone"
+        )
+    baselines.restore(models)
+    vf.set_subjects(models, files if other is None else [])
     vf.merge(models)
+    if other is not None:
+        vf.remove(models)
+        baselines.apply(models, *files[0])
 
 
 def load_pipeline(

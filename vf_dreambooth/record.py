@@ -10,7 +10,6 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import nn
 
-import vectorfit as vf
 from vectorfit.analysis import write_training
 
 from . import card, checkpoint
@@ -59,8 +58,7 @@ class Record:
     def _save(self, path: Path) -> None:
         """The subject file; the same training gives the same bytes, so no path and no time goes into it."""
         with self.method.averaged():
-            vf.save_vectors(
-                self.models,
+            self.method.save(
                 path,
                 base_model=self.setup.base.name,
                 base_revision=self.setup.base.revision,
@@ -114,7 +112,7 @@ class Record:
             if self.shown is None:  # resumed after the last step, whose grid shows in the file
                 self.samples(self.config.max_train_steps)
             card.write(self.setup)
-            with self.method.averaged():
+            if self.method.baseline is None:  # a baseline has no vectors to show
                 write_training(self.method.vectors, self.run.read_log(), self.run.path / "analysis")
             self._save(self.run.vectors)
             self.run.write_config({**self.setup.record(), "seconds": round(seconds, 1)})

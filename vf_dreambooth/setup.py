@@ -223,7 +223,7 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )
     times = f"at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
-    say(f"freezing     {f'the top {config.avf_top_k} vectors {times}' if config.avf else 'none'}")
+    say(f"freezing     {f'the top {config.avf_top_k} vectors {times}' if config.freezes else 'none'}")
     say(f"run folder   {setup.run.path}")
 
 

@@ -102,6 +102,8 @@ def arguments(photos, tiny_base, quick_preset):
             "--avf_top_k": 3,
             "--mixed_precision": "no",
         }
+        if "--no-avf" in more:
+            flags = {name: value for name, value in flags.items() if not name.startswith("--avf_")}
         return [str(part) for pair in flags.items() for part in pair] + [str(flag) for flag in more]
 
     return build

@@ -1,0 +1,111 @@
+"""DreamBench: its subjects and prompts (google/dreambooth, prompts_and_classes.txt, CC BY 4.0)."""
+
+from dataclasses import dataclass
+
+TOKEN = "sks"
+SHARED = (
+    "in the jungle",
+    "in the snow",
+    "on the beach",
+    "on a cobblestone street",
+    "on top of pink fabric",
+    "on top of a wooden floor",
+    "with a city in the background",
+    "with a mountain in the background",
+    "with a blue house in the background",
+    "on top of a purple rug in a forest",
+)
+OBJECTS = (
+    "with a wheat field in the background",
+    "with a tree and autumn leaves in the background",
+    "with the Eiffel Tower in the background",
+    "floating on top of water",
+    "floating in an ocean of milk",
+    "on top of green grass with sunflowers around it",
+    "on top of a mirror",
+    "on top of the sidewalk in a crowded street",
+    "on top of a dirt road",
+    "on top of a white rug",
+)
+LIVE = (
+    "wearing a red hat",
+    "wearing a santa hat",
+    "wearing a rainbow scarf",
+    "wearing a black top hat and a monocle",
+    "in a chef outfit",
+    "in a firefighter outfit",
+    "in a police outfit",
+    "wearing pink glasses",
+    "wearing a yellow shirt",
+    "in a purple wizard outfit",
+)
+PROPERTIES = ("red", "purple", "shiny", "wet", "cube shaped")
+# What of it the starter's world knows: these grounds and colours.
+STARTER_GROUNDS = (*SHARED, OBJECTS[0], OBJECTS[3])
+STARTER_PROPERTIES = ("red", "purple")
+
+# The subjects of the data set, by class; those marked live have the live prompts.
+SUBJECTS = {
+    "backpack": "backpack",
+    "backpack_dog": "backpack",
+    "bear_plushie": "stuffed animal",
+    "berry_bowl": "bowl",
+    "can": "can",
+    "candle": "candle",
+    "cat": "cat",
+    "cat2": "cat",
+    "clock": "clock",
+    "colorful_sneaker": "sneaker",
+    "dog": "dog",
+    "dog2": "dog",
+    "dog3": "dog",
+    "dog5": "dog",
+    "dog6": "dog",
+    "dog7": "dog",
+    "dog8": "dog",
+    "duck_toy": "toy",
+    "fancy_boot": "boot",
+    "grey_sloth_plushie": "stuffed animal",
+    "monster_toy": "toy",
+    "pink_sunglasses": "glasses",
+    "poop_emoji": "toy",
+    "rc_car": "toy",
+    "red_cartoon": "cartoon",
+    "robot_toy": "toy",
+    "shiny_sneaker": "sneaker",
+    "teapot": "teapot",
+    "vase": "vase",
+    "wolf_plushie": "stuffed animal",
+}
+ANIMALS = ("bear", "bird", "cat", "dog", "elephant", "fish", "horse", "monkey", "owl", "rabbit", "turtle")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt: its number in the list (from 1), its group, and the words around the thing."""
+
+    number: int
+    group: str  # recontextualization, accessorization or property
+    form: str  # with {} for "TOKEN CLASS"
+
+    def text(self, thing: str) -> str:
+        return self.form.format(thing)
+
+
+def is_live(cls: str) -> bool:
+    """Whether a class is an animal, and gets the prompts for live subjects."""
+    return cls.split()[-1] in ANIMALS
+
+
+def prompts(cls: str, *, starter: bool = False) -> list[Prompt]:
+    """The 25 prompts of a class, or those of them that the starter's world knows."""
+    live = is_live(cls)
+    third = "accessorization" if live else "recontextualization"
+    found = [("recontextualization", f"a {{}} {place}") for place in SHARED]
+    found += [(third, f"a {{}} {words}") for words in (LIVE if live else OBJECTS)]
+    found += [("property", f"a {word} {{}}") for word in PROPERTIES]
+    numbered = [Prompt(number, group, form) for number, (group, form) in enumerate(found, start=1)]
+    if not starter:
+        return numbered
+    known = {f"a {{}} {place}" for place in STARTER_GROUNDS} | {f"a {word} {{}}" for word in STARTER_PROPERTIES}
+    return [prompt for prompt in numbered if prompt.form in known]

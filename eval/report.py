@@ -1,0 +1,278 @@
+"""A report that one file holds: tables with intervals, and the pictures behind them."""
+
+import base64
+import csv
+import html
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+from vectorfit.atomic import write_atomically
+from vf_dreambooth.images import square
+from vf_dreambooth.photos import open_photo
+
+from .comparison import KINDS, compare, require_alike
+from .statistics import estimate
+
+THUMBNAIL = 112  # pixels
+EXTREMES = 6  # best and worst cells shown
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
+table { border-collapse: collapse; margin: .6rem 0; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
+th { text-align: left; background: var(--soft); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; } small { opacity: .7; } img { border-radius: 4px; display: block; }
+.cells { display: flex; flex-wrap: wrap; gap: 10px; } figure { margin: 0; width: 112px; }
+figcaption { font-size: 11px; line-height: 1.25; margin-top: 2px; }
+.note { background: #fc63; padding: .5rem .8rem; border-radius: 6px; }
+"""
+
+
+def thumbnail(path: Path) -> str:
+    """A picture as an <img> that carries its own data."""
+    data = BytesIO()
+    square(open_photo(path), THUMBNAIL).save(data, format="JPEG", quality=85)
+    encoded = base64.b64encode(data.getvalue()).decode()
+    return f'<img width="{THUMBNAIL}" height="{THUMBNAIL}" alt="" src="data:image/jpeg;base64,{encoded}">'
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{'' if place == 0 else ' class=n'}>{cell}</td>" for place, cell in enumerate(row))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _score(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    share = f" <small>{found['percent_of_real']:.1f} % of real</small>" if "percent_of_real" in found else ""
+    return f"{found['mean']:.3f} <small>{found['low']:.3f} to {found['high']:.3f}</small>{share}"
+
+
+def _amount(value: Any, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _summary(results: Sequence[Mapping[str, Any]]) -> str:
+    labels = results[0]["labels"]
+    header = ["method", *(labels[kind] for kind in KINDS), "parameters", "bytes", "seconds", "peak GiB"]
+    rows = []
+    for result in results:
+        facts, scores = result["facts"], result["overall"]
+        memory = facts.get("memory")
+        rows.append(
+            [
+                f"<b>{html.escape(result['method'])}</b>",
+                *(_score(scores.get(kind)) for kind in KINDS),
+                _amount(facts.get("parameters"), ",.0f"),
+                _amount(facts.get("bytes"), ",.0f"),
+                _amount(facts.get("seconds"), ".0f"),
+                _amount(None if memory is None else memory / 2**30, ".1f"),
+            ]
+        )
+    return _table(header, rows)
+
+
+def _overfitting(results: Sequence[Mapping[str, Any]]) -> str:
+    names = {"pres": "PRES ↓", "drift": "drift ↓", "diversity": "diversity ↑", "nearest_reference": "nearest photo"}
+    rows = [[html.escape(r["method"]), *(_amount(r["overall"].get(name), ".3f") for name in names)] for r in results]
+    return _table(["method", *names.values()], rows)
+
+
+def _by_group(results: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for result in results:
+        groups = sorted({image["group"] for s in result["subjects"].values() for image in s["images"]} - {""})
+        for group in groups:
+            cells = [f"{html.escape(result['method'])}, {html.escape(group)}"]
+            for kind in KINDS:
+                values = {
+                    name: [i[kind] for i in s["images"] if i["group"] == group and i[kind] is not None]
+                    for name, s in result["subjects"].items()
+                }
+                values = {name: found for name, found in values.items() if found}
+                cells.append(_score(vars(estimate(values))) if values else "–")
+            rows.append(cells)
+    labels = results[0]["labels"]
+    return _table(["method, group", *(labels[kind] for kind in KINDS)], rows) if rows else ""
+
+
+def _by_subject(results: Sequence[Mapping[str, Any]]) -> str:
+    labels, rows = results[0]["labels"], []
+    for name in sorted({name for result in results for name in result["subjects"]}):
+        for result in results:
+            subject = result["subjects"].get(name)
+            if subject is not None:
+                cells = [_amount(subject[kind], ".3f") for kind in KINDS]
+                real = subject["real"]["dino"]["without_self"]
+                rows.append(
+                    [
+                        f"{html.escape(name)}, {html.escape(result['method'])}",
+                        *cells,
+                        _amount(real, ".3f"),
+                        str(subject["n"]),
+                    ]
+                )
+    return _table(["subject, method", *(labels[kind] for kind in KINDS), f"{labels['dino']} of the photos", "n"], rows)
+
+
+def _by_prompt(results: Sequence[Mapping[str, Any]]) -> str:
+    labels, rows = results[0]["labels"], []
+    for result in results:
+        prompts: dict[str, list[Mapping[str, Any]]] = {}
+        for subject in result["subjects"].values():
+            for image in subject["images"]:
+                form = image["text"].replace(subject["class"], "{}", 1) if subject["class"] else image["text"]
+                prompts.setdefault(form, []).append(image)
+        for form, images in sorted(prompts.items()):
+            cells = []
+            for kind in KINDS:
+                values = [image[kind] for image in images if image[kind] is not None]
+                cells.append(_amount(sum(values) / len(values) if values else None, ".3f"))
+            rows.append(
+                [f"{html.escape(form or '(no prompt)')}, {html.escape(result['method'])}", *cells, str(len(images))]
+            )
+    return _table(["prompt, method", *(labels[kind] for kind in KINDS), "n"], rows)
+
+
+def _cell(picture: str, caption: str) -> str:
+    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def _grid(name: str, results: Sequence[Mapping[str, Any]], places: Sequence[Path]) -> str:
+    """A subject's photos, and a row per prompt with every method's picture of the prompt's first seed."""
+    first = next(i for i, result in enumerate(results) if name in result["subjects"])
+    subject = results[first]["subjects"][name]
+    photos = "".join(_cell(thumbnail(places[first] / file), "photo") for file in subject["reference_files"][:6])
+    rows = []
+    for image in _first_seeds(subject["images"]):
+        cells = []
+        for result, place in zip(results, places, strict=True):
+            mine = result["subjects"].get(name)
+            same = (image["prompt_id"], image["seed"])
+            found = next((i for i in mine["images"] if (i["prompt_id"], i["seed"]) == same), None) if mine else None
+            if found is not None:
+                cells.append(_cell(thumbnail(place / mine["folder"] / found["file"]), _caption(result, found)))
+        rows.append(f"<h3>{html.escape(image['prompt'] or image['file'])}</h3><div class=cells>{''.join(cells)}</div>")
+    return f"<h2>{html.escape(name)}</h2><div class=cells>{photos}</div>{''.join(rows)}"
+
+
+def _first_seeds(images: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    seen: dict[tuple[int, str], Mapping[str, Any]] = {}
+    for image in images:
+        seen.setdefault((image["prompt_id"], image["prompt"] or image["file"]), image)
+    return list(seen.values())
+
+
+def _caption(result: Mapping[str, Any], image: Mapping[str, Any]) -> str:
+    scores = ", ".join(_amount(image[kind], ".2f") for kind in KINDS)
+    return f"{html.escape(result['method'])}<br>{scores}"
+
+
+def _extremes(result: Mapping[str, Any], place: Path) -> str:
+    """The pictures of the best and the worst DINO, and of the worst CLIP-T."""
+    cells = [(s["folder"], name, i) for name, s in result["subjects"].items() for i in s["images"]]
+    by_dino = sorted(cells, key=lambda cell: cell[2]["dino"])
+    told = sorted((cell for cell in cells if cell[2]["clip_t"] is not None), key=lambda cell: cell[2]["clip_t"])
+    parts = []
+    for title, chosen in (("most alike", by_dino[::-1]), ("least alike", by_dino), ("furthest from the prompt", told)):
+        shown = "".join(
+            _cell(
+                thumbnail(place / folder / i["file"]),
+                f"{html.escape(i['prompt'] or name)}<br>{i['dino']:.2f}, {_amount(i['clip_t'], '.2f')}",
+            )
+            for folder, name, i in chosen[:EXTREMES]
+        )
+        parts.append(
+            f"<h3>{html.escape(result['method'])}: {title}</h3><div class=cells>{shown}</div>" if shown else ""
+        )
+    return "".join(parts)
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    interval = f"{found['low']:+.3f} to {found['high']:+.3f}"
+    return f"{found['difference']:+.3f} <small>{interval}; better in {found['win_rate']:.0%}</small>"
+
+
+def _differences(results: Sequence[Mapping[str, Any]]) -> str:
+    labels, rows = results[0]["labels"], []
+    for other in results[1:]:
+        found = compare(results[0], other)
+        cells = [_difference(found.get(kind)) for kind in KINDS]
+        rows.append(
+            [f"{html.escape(found['first'])} minus {html.escape(found['second'])}", *cells, str(found["pairs"])]
+        )
+    return _table(["difference", *(labels[kind] for kind in KINDS), "pairs"], rows) if rows else ""
+
+
+def page(results: Sequence[Mapping[str, Any]], places: Sequence[Path], title: str) -> str:
+    """The whole report; `places` are the folders that the results' files are relative to.
+
+    Raises:
+        VectorFitError: the results are of unlike protocols, or a picture is gone.
+    """
+    for other in results[1:]:
+        require_alike(results[0], other)
+    protocol, subjects = results[0]["protocol"], sorted({name for result in results for name in result["subjects"]})
+    deviations = "".join(f"<p class=note>{html.escape(d)}</p>" for result in results for d in result["deviations"])
+    sections = [
+        ("Scores", _summary(results)),
+        ("Differences on equal prompts and seeds", _differences(results)),
+        ("Overfitting", _overfitting(results)),
+        ("By group of prompts", _by_group(results)),
+        ("By subject", _by_subject(results)),
+        ("By prompt", _by_prompt(results)),
+        ("Best and worst", "".join(_extremes(result, place) for result, place in zip(results, places, strict=True))),
+    ]
+    body = "".join(f"<h2>{html.escape(name)}</h2>{content}" for name, content in sections if content)
+    grids = "".join(_grid(name, results, places) for name in subjects)
+    about = f"Protocol {protocol['name']}, version {protocol['version']} ({protocol['hash']}). "
+    about += "Intervals: 95 %, subjects drawn anew."
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>{deviations}{body}{grids}</body></html>\n"
+    )
+
+
+def csv_of(results: Sequence[Mapping[str, Any]]) -> str:
+    """One line per picture."""
+    names = ("group", "prompt_id", "prompt", "seed", "file", *KINDS)
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "subject", *names])
+    for result in results:
+        for subject, found in result["subjects"].items():
+            writer.writerows([result["method"], subject, *(image[name] for name in names)] for image in found["images"])
+    return text.getvalue()
+
+
+def write(results: Sequence[Mapping[str, Any]], places: Sequence[Path], out: Path, title: str) -> list[Path]:
+    """Writes report.html, report.json and report.csv into a folder; returns their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    summary = {
+        "schema": "vectorfit-report/1",
+        "protocol": results[0]["protocol"],
+        "labels": results[0]["labels"],
+        "methods": [{key: r[key] for key in ("method", "overall", "facts", "deviations")} for r in results],
+        "differences": [compare(results[0], other) for other in results[1:]],
+    }
+    contents = {
+        "report.html": page(results, places, title),
+        "report.json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n",
+        "report.csv": csv_of(results),
+    }
+    for name, content in contents.items():
+        write_atomically(out / name, content.encode())
+    return [out / name for name in contents]

@@ -1,0 +1,197 @@
+"""Scores of generated pictures, from embeddings to the result that reports and comparisons read."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vectorfit import VectorFitError
+from vectorfit.atomic import write_atomically
+
+from .collection import Subject
+from .embeddings import embed_files
+from .encoders import Encoder, Encoders
+from .manifest import Entry
+from .protocols import Protocol
+from .statistics import estimate
+
+SCHEMA = "vectorfit-eval/1"
+DIGITS = 6  # of a score in a result; below, float32 says nothing
+
+
+def pairwise(generated: Tensor, real: Tensor) -> Tensor:
+    """Per generated picture the mean cosine with all real ones. Shapes: unit vectors [n, d], [m, d]; result [n]."""
+    return (generated.double() @ real.double().T).mean(1)
+
+
+def ceiling(real: Tensor) -> tuple[float, float | None]:
+    """The mean cosine of real pictures with each other: with self-pairs, and without (None for a single picture)."""
+    cosines, count = real.double() @ real.double().T, len(real)
+    apart = (cosines.sum() - cosines.trace()) / (count * (count - 1)) if count > 1 else None
+    return float(cosines.mean()), None if apart is None else float(apart)
+
+
+def diversity(embeddings: Tensor, prompt_ids: Sequence[int]) -> float | None:
+    """1 - mean pairwise cosine of the pictures of one prompt, over the prompts that have more than one."""
+    found = []
+    for number in sorted(set(prompt_ids)):
+        mine = embeddings[torch.tensor([index for index, other in enumerate(prompt_ids) if other == number])]
+        apart = ceiling(mine)[1]
+        found += [] if apart is None else [1 - apart]
+    return sum(found) / len(found) if found else None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def _overfitting(mine: Tensor, real: Tensor, by_role: Mapping[str, list[tuple[Entry, Tensor]]]) -> dict[str, Any]:
+    """PRES and drift of class pictures, where these were generated."""
+    found: dict[str, Any] = {"nearest_reference": float((mine.double() @ real.double().T).max(1).values.mean())}
+    classes = by_role.get("class", [])
+    if classes:
+        found["pres"] = float(pairwise(torch.stack([vector for _, vector in classes]), real).mean())
+    base = {(entry.prompt_id, entry.seed): vector for entry, vector in by_role.get("base_class", [])}
+    pairs = [(vector, base[e.prompt_id, e.seed]) for e, vector in classes if (e.prompt_id, e.seed) in base]
+    if pairs:
+        found["drift"] = float(sum((1 - float(a.double() @ b.double())) / 2 for a, b in pairs) / len(pairs))
+    return found
+
+
+def score_subject(
+    subject: Subject, encoders: Encoders, protocol: Protocol, *, progress: bool = False
+) -> dict[str, Any]:
+    """All scores of one subject: per picture, their means, the real pictures' own, and the overfitting panel."""
+    title = subject.name if progress else ""
+    entries = [entry for _, entry in subject.pictures]
+    paths = [path for path, _ in subject.pictures]
+    dino = embed_files(encoders.dino, paths, progress=title and f"{title} DINO")
+    clip = embed_files(encoders.clip, paths, progress=title and f"{title} CLIP")
+    real = embed_files(encoders.dino, subject.references), embed_files(encoders.clip, subject.references)
+    chosen = [index for index, entry in enumerate(entries) if entry.role == "subject"]
+    mine, index = [entries[i] for i in chosen], torch.tensor(chosen)
+    texts = [entry.prompt if protocol.text == "with-token" else entry.text for entry in mine]
+    told = dict(zip(sorted(set(texts)), encoders.clip.texts(sorted(set(texts))), strict=True)) if any(texts) else {}
+    images = []
+    similar, clip_i = pairwise(dino[index], real[0]).tolist(), pairwise(clip[index], real[1]).tolist()
+    for place, entry, text, by_dino, by_clip in zip(chosen, mine, texts, similar, clip_i, strict=True):
+        clip_t = float(clip[place].double() @ told[text].double()) if text else None
+        kept = {key: getattr(entry, key) for key in ("file", "prompt_id", "group", "prompt", "seed")}
+        images.append({**kept, "text": text, "dino": by_dino, "clip_i": by_clip, "clip_t": clip_t})
+    by_role: dict[str, list[tuple[Entry, Tensor]]] = {}
+    for entry, vector in zip(entries, dino, strict=True):
+        by_role.setdefault(entry.role, []).append((entry, vector))
+    kinds = {
+        kind: [image[kind] for image in images if image[kind] is not None] for kind in ("dino", "clip_i", "clip_t")
+    }
+    ceilings = {name: ceiling(vectors) for name, vectors in zip(("dino", "clip_i"), real, strict=True)}
+    return _rounded(
+        {
+            "class": mine[0].cls,
+            "references": len(subject.references),
+            "n": len(images),
+            "missing": subject.missing,
+            **{kind: sum(found) / len(found) if found else None for kind, found in kinds.items()},
+            "real": {name: {"with_self": whole, "without_self": apart} for name, (whole, apart) in ceilings.items()},
+            "overfitting": {
+                **_overfitting(dino[index], real[0], by_role),
+                "diversity": diversity(dino[index], [entry.prompt_id for entry in mine]),
+            },
+            "images": images,
+        }
+    )
+
+
+def overall(subjects: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Means over subjects with intervals, the share of the real pictures' own, and the pooled means of all pairs."""
+    found: dict[str, Any] = {}
+    for kind in ("dino", "clip_i", "clip_t"):
+        values = {n: [i[kind] for i in s["images"] if i[kind] is not None] for n, s in subjects.items()}
+        values = {name: scores for name, scores in values.items() if scores}
+        if not values:
+            continue
+        found[kind] = dataclasses.asdict(estimate(values))
+        # Every pair counts the same here: a picture of a subject with more references weighs more.
+        weights = [(score, subjects[name]["references"]) for name, scores in values.items() for score in scores]
+        if kind != "clip_t":
+            found[kind]["pooled"] = sum(score * m for score, m in weights) / sum(m for _, m in weights)
+            real = [subjects[name]["real"][kind]["without_self"] for name in values]
+            if all(value is not None for value in real) and sum(real) > 0:
+                found[kind]["real"] = sum(real) / len(real)
+                found[kind]["percent_of_real"] = 100 * found[kind]["mean"] / found[kind]["real"]
+    for name in ("pres", "drift", "diversity", "nearest_reference"):
+        told = [subject["overfitting"].get(name) for subject in subjects.values()]
+        if all(value is not None for value in told):
+            found[name] = sum(told) / len(told)
+    return _rounded(found)
+
+
+def _described(encoder: Encoder) -> dict[str, Any]:
+    return {"name": encoder.name, "weights_sha256": encoder.weights_sha256, "verified": encoder.verified}
+
+
+def result_of(
+    subjects: Mapping[str, dict[str, Any]],
+    protocol: Protocol,
+    encoders: Encoders,
+    *,
+    method: str,
+    facts: Mapping[str, Any],
+    allow_missing: bool,
+) -> dict[str, Any]:
+    """The whole result, as it is written."""
+    deviations = [
+        f"the weights of {e.name} are a local file, not known to be the published ones"
+        for e in (encoders.dino, encoders.clip)
+        if not e.verified
+    ]
+    missing = sum(len(subject["missing"]) for subject in subjects.values())
+    deviations += [f"{missing} pictures are missing"] if allow_missing and missing else []
+    import open_clip
+    import timm
+
+    return {
+        "schema": SCHEMA,
+        "protocol": {"name": protocol.name, "version": protocol.version, "hash": protocol.hash, "text": protocol.text},
+        "labels": dict(zip(("dino", "clip_i", "clip_t"), protocol.labels, strict=True)),
+        "encoders": {"dino": _described(encoders.dino), "clip": _described(encoders.clip)},
+        "deviations": deviations,
+        "method": method,
+        "facts": dict(facts),
+        "overall": overall(subjects),
+        "subjects": dict(subjects),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "open_clip": open_clip.__version__,
+        },
+    }
+
+
+def write(result: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result. Raises VectorFitError when it is none, or of a schema that this version does not read."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        schema = result.get("schema")
+    except OSError as error:
+        raise VectorFitError(f"{path}: cannot be read ({error.strerror}); expected a result of eval score") from error
+    except (ValueError, AttributeError) as error:
+        raise VectorFitError(f"{path}: not a result of eval score ({error})") from error
+    if schema != SCHEMA:
+        raise VectorFitError(f"{path}: schema {schema!r}, expected {SCHEMA!r}")
+    return result
