@@ -1,4 +1,4 @@
-"""Fine-tune a transformers model with the core library alone. `python docs/tutorial_core.py`
+"""Fine-tune a transformers model with the core library alone. `python -m docs.tutorial_core`
 
 A small BERT learns one task whole, and then another one by its singular values and biases. With a model of your own,
 the first part is `AutoModelForSequenceClassification.from_pretrained(...)`.
@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import vectorfit as vf
 
-WORDS, LENGTH = 32, 16
+WORDS, LENGTH, STEPS = 16, 12, 150
 
 
 def sentences(count: int, task: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,8 +21,8 @@ def sentences(count: int, task: int, seed: int) -> tuple[torch.Tensor, torch.Ten
 
 def small_bert() -> BertForSequenceClassification:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    return BertForSequenceClassification(BertConfig(vocab_size=WORDS, max_position_embeddings=32, **sizes))
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128}
+    return BertForSequenceClassification(BertConfig(vocab_size=WORDS, max_position_embeddings=16, **sizes))
 
 
 def accuracy(model: torch.nn.Module, task: int) -> float:
@@ -31,8 +31,8 @@ def accuracy(model: torch.nn.Module, task: int) -> float:
         return float((model.eval()(words).logits.argmax(-1) == labels).float().mean())
 
 
-def train(model, parameters, task: int, rate: float, steps: int = 200, avf=None) -> None:
-    words, labels = sentences(64 * steps, task, seed=2)
+def train(model, parameters, task: int, rate: float, avf=None) -> None:
+    words, labels = sentences(64 * STEPS, task, seed=2)
     optimizer = torch.optim.AdamW(parameters, lr=rate)
     for step, (x, y) in enumerate(zip(words.split(64), labels.split(64), strict=True), start=1):
         model.train()(x, labels=y).loss.backward()
@@ -45,11 +45,11 @@ def train(model, parameters, task: int, rate: float, steps: int = 200, avf=None)
 
 def main() -> dict[str, float]:
     model = small_bert()
-    train(model, list(model.parameters()), task=0, rate=1e-3)
+    train(model, list(model.parameters()), task=0, rate=3e-3)
     found = {"first task": accuracy(model, 0), "second task, before": accuracy(model, 1)}
 
     print(vf.inject(model, vf.VectorFitConfig(modules_to_save=("classifier",))))
-    schedule = vf.avf_schedule(total_steps=200)
+    schedule = vf.avf_schedule(total_steps=STEPS)
     avf = vf.AdaptiveVectorFreezing(model, **vars(schedule), top_k=2)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     train(model, trained, task=1, rate=2e-2, avf=avf)

@@ -1,22 +1,22 @@
-"""Fine-tune a transformers model with PEFT, Trainer and Adaptive Vector Freezing. `python docs/tutorial_peft.py`"""
+"""Fine-tune a transformers model with PEFT, Trainer and Adaptive Vector Freezing. `python -m docs.tutorial_peft`"""
 
 import peft
 import torch
 from transformers import Trainer, TrainingArguments
 
 import vectorfit.peft
-from docs.tutorial_core import accuracy, sentences, small_bert, train
+from docs.tutorial_core import STEPS, accuracy, sentences, small_bert, train
 from vectorfit.transformers import AVFCallback
 
 
 def main() -> dict[str, float]:
     base = small_bert()
-    train(base, list(base.parameters()), task=0, rate=1e-3)
+    train(base, list(base.parameters()), task=0, rate=3e-3)
     weights = {name: value.clone() for name, value in base.state_dict().items()}
 
     model = peft.get_peft_model(base, vectorfit.peft.VectorFitConfig(task_type="SEQ_CLS"))
     model.print_trainable_parameters()
-    words, labels = sentences(64 * 200, task=1, seed=2)
+    words, labels = sentences(64 * STEPS, task=1, seed=2)
     arguments = TrainingArguments(
         "runs/tutorial/trainer",
         per_device_train_batch_size=64,

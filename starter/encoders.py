@@ -23,14 +23,14 @@ def clip_config() -> dict:
     vocabulary = len(tokenizer.build())
     return {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": world.SIZE, "patch_size": 8, "width": 160, "layers": 6, "head_width": 40},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": vocabulary, "width": 128, "heads": 4, "layers": 3},
+        "vision_cfg": {"image_size": world.SIZE, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": vocabulary, "width": 128, "heads": 4, "layers": 2},
     }
 
 
 def dino_config() -> dict:
     """The arguments of timm's VisionTransformer."""
-    sizes = {"embed_dim": 192, "depth": 6, "num_heads": 4, "mlp_ratio": 4.0}
+    sizes = {"embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 4.0}
     return {"img_size": world.SIZE, "patch_size": 8, "num_classes": 0, "global_pool": "token", **sizes}
 
 

@@ -143,7 +143,7 @@ def separation(backbone: nn.Module, shots: int = 12) -> float:
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=3000, batch=96, rate=5e-4, things=6000)
+    flags = arguments(__doc__, steps=2500, batch=64, rate=7e-4, things=6000)
     data = instances(flags.things)
     torch.manual_seed(0)
     model = Distillation().to(device())
