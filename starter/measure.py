@@ -6,9 +6,13 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 from . import judge, scenes, world
-from .layout import PIPELINE, WEIGHTS
+from .encoders import build_clip, build_dino
+from .layout import CLIP_FOLDER, DINO_FOLDER, PIPELINE, WEIGHTS
+from .train_clip import CANDIDATES, retrieval
+from .train_dino import separation
 from .train_judge import accuracy
 from .train_vae import psnr
 
@@ -50,6 +54,18 @@ def sheet(images: list[Image.Image], columns: int = 20, cell: int = 96) -> Image
     return picture
 
 
+def encoders(held_out: scenes.Scenes) -> dict[str, float]:
+    """What the evaluator's encoders are worth on what training never saw."""
+    models = {CLIP_FOLDER: build_clip(), DINO_FOLDER: build_dino()}
+    for folder, model in models.items():
+        weights = load_file(folder / "model.safetensors")
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+    return {
+        f"clip_retrieval_among_{CANDIDATES}": round(retrieval(models[CLIP_FOLDER], held_out), 4),
+        "dino_auc_of_held_out_subjects": round(separation(models[DINO_FOLDER]), 4),
+    }
+
+
 def main() -> None:
     held_out = scenes.cached(1000, scenes.HELD_OUT_SEED)
     pipe = StableDiffusionPipeline.from_pretrained(PIPELINE, dtype=torch.float32)
@@ -75,6 +91,7 @@ def main() -> None:
         "class_recognised": sum(cls for cls, _ in right) / COUNT,
         "background_recognised": sum(background for _, background in right) / COUNT,
         "missed": missed,
+        **encoders(held_out),
     }
     (WEIGHTS / "measured.json").write_text(json.dumps(result, indent=2) + "\n")
     sheet(images).save(Path(WEIGHTS) / "samples.png")

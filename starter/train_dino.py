@@ -1,7 +1,9 @@
 """Trains the starter's ViT by self-distillation (DINO): `python -m starter.train_dino`.
 
 The two views of DINO are two scenes of one thing, on other grounds and otherwise turned: what they share is who it is.
-Things are the world's glyphs as they are, repainted in any colour, or patterned. Held-out glyphs are never drawn.
+Things come in families of one glyph: as it is or repainted in any colour, the same with a pattern, and repainted anew.
+A batch has whole families, and a contrastive term keeps them apart: what tells members from each other must be seen.
+Held-out glyphs are never drawn.
 """
 
 import copy
@@ -22,26 +24,31 @@ from .scenes import WORK
 from .subjects import SUBJECTS, TUNING_SUBJECTS, Subject
 
 VIEWS = 8  # scenes drawn of every thing
+FAMILY = 3  # things of one glyph
+CONTRAST_TEMPERATURE = 0.1
 PROTOTYPES = 1024
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 TRAINING = [name for name in glyphs.names() if name not in glyphs.HELD_OUT]
 
 
-def thing(rng: np.random.Generator) -> tuple[str, Image.Image]:
-    """A glyph's class and picture: as it is, repainted, patterned, or both."""
+def thing(index: int) -> tuple[str, Image.Image]:
+    """A thing's class and picture; three in a row are a family."""
+    family, member = divmod(index, FAMILY)
+    rng = np.random.default_rng((3, family))
     name = TRAINING[rng.integers(len(TRAINING))]
-    picture = glyphs.glyph(name)
-    if rng.random() < 0.5:
-        picture = world.recolor(picture, tuple(int(c) for c in rng.integers(20, 240, 3)))
-    if rng.random() < 0.4:
-        color = tuple(int(c) for c in rng.integers(20, 240, 3))
-        picture = world.pattern(picture, ("dots", "stripes")[rng.integers(2)], color)
+    repainted, *colors = rng.random() < 0.4, *(tuple(int(c) for c in rng.integers(20, 240, 3)) for _ in range(3))
+    plain = glyphs.glyph(name)
+    picture = world.recolor(plain, colors[0]) if repainted else plain
+    if member == 1:
+        picture = world.pattern(picture, ("dots", "stripes")[rng.integers(2)], colors[1])
+    elif member == 2:
+        picture = world.recolor(plain, colors[2])
     return name.split("/")[0], picture
 
 
 def _views(index: int) -> np.ndarray:
-    rng = np.random.default_rng((3, index))
-    cls, picture = thing(rng)
+    cls, picture = thing(index)
+    rng = np.random.default_rng((5, index))
     grounds = rng.permutation(list(world.BACKGROUNDS))[:VIEWS]
     scenes = [world.Scene(cls, "", str(ground)) for ground in grounds]
     return np.stack([np.asarray(world.draw(scene, rng, picture)) for scene in scenes])
@@ -49,7 +56,7 @@ def _views(index: int) -> np.ndarray:
 
 def instances(count: int) -> Tensor:
     """Scenes of `count` things [count, VIEWS, 3, 64, 64], uint8, kept in the work folder."""
-    path = WORK / f"instances-{count}.pt"
+    path = WORK / f"families-{count}.pt"
     if not path.exists():
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             drawn = np.stack(list(pool.map(_views, range(count), chunksize=16)))
@@ -97,14 +104,17 @@ class Distillation(nn.Module):
             target = ((taught - self.center) / TEACHER_TEMPERATURE).softmax(-1)
             self.center.lerp_(taught.mean((0, 1)), 0.1)
         cross = -(target.flip(0) * student.log_softmax(-1)).sum(-1).mean()
-        return cross + 0.1 * spread(features.float().unflatten(0, (two, batch))[0])
+        return cross + contrast(*features.float().unflatten(0, (two, batch)))
 
 
-def spread(features: Tensor) -> Tensor:
-    """KoLeo: keeps the nearest neighbours in a batch apart, so that different things stay different (DINOv2)."""
-    unit = F.normalize(features, dim=-1)
-    nearest = (unit @ unit.T - 2 * torch.eye(len(unit), device=unit.device)).max(1).values
-    return -(2 - 2 * nearest).clamp(min=1e-6).sqrt().log().mean()
+def contrast(first: Tensor, second: Tensor) -> Tensor:
+    """InfoNCE on the features themselves: of all things in the batch, a view's nearest must be its own thing.
+
+    Self-distillation alone lets members of a family fall together: a patterned backpack became a plain one.
+    """
+    cosines = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / CONTRAST_TEMPERATURE
+    own = torch.arange(len(first), device=first.device)
+    return (F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)) / 2
 
 
 def _others(subject: Subject) -> list[Image.Image]:
@@ -143,15 +153,16 @@ def separation(backbone: nn.Module, shots: int = 12) -> float:
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=2500, batch=64, rate=7e-4, things=6000)
+    flags = arguments(__doc__, steps=2500, families=22, rate=7e-4, things=7500)
     data = instances(flags.things)
     torch.manual_seed(0)
     model = Distillation().to(device())
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         model.follow(1 - 0.02 * (1 - step / flags.steps))
-        chosen = torch.randint(len(data), (flags.batch,), generator=generator)
-        pair = torch.rand(flags.batch, VIEWS, generator=generator).argsort(1)[:, :2]
+        families = torch.randperm(len(data) // FAMILY, generator=generator)[: flags.families]
+        chosen = (families[:, None] * FAMILY + torch.arange(FAMILY)).flatten()
+        pair = torch.rand(len(chosen), VIEWS, generator=generator).argsort(1)[:, :2]
         views = torch.stack([data[chosen, pair[:, i]].to(device()).float() / 127.5 - 1 for i in range(2)])
         return model.loss(torch.stack([encoders.blurred(view, generator) for view in views]))
 

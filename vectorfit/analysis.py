@@ -20,9 +20,10 @@ from torch import Tensor
 
 from .atomic import PathLike, write_atomically
 from .errors import VectorFitError
+from .fingerprint import canonical_name
 from .runs import RunFolder
 from .svd import decompose
-from .vectors_file import read_vectors
+from .vectors_file import pattern_of, read_vectors
 
 LISTS = re.compile(r"layers?|h|blocks?|(down|up|transformer)_blocks|attentions|resnets")  # names of lists of blocks
 POSITIONS = {"down_blocks": "down ", "up_blocks": "up ", "mid_block": "mid "}  # how a UNet's are shown
@@ -120,7 +121,7 @@ def frozen_spans(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[i
     spans: dict[str, list[tuple[int, int]]] = {}
     for entry in entries:
         step = int(entry["step"])
-        for name in entry.get("frozen", ()):
+        for name in entry.get("frozen") or ():
             found = spans.setdefault(name, [])
             if found and found[-1][1] == step - 1:
                 found[-1] = (found[-1][0], step)
@@ -243,7 +244,10 @@ def save_figure(figure: Figure, path: PathLike) -> None:
     """Writes a PNG, atomically and the same bytes for the same figure."""
     data = BytesIO()
     figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VectorFitError(f"{Path(path).parent}: cannot be made ({error.strerror}); name another folder") from error
     write_atomically(path, data.getvalue())
 
 
@@ -262,7 +266,9 @@ class Weights:
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
+        result = self.path / "vectors.safetensors"  # of a run folder, whose checkpoints lie beside it
         files = sorted(self.path.rglob("*.safetensors")) if self.path.is_dir() else [self.path]
+        files = [result] if result.exists() else files
         self._files: dict[str, Path] = {}
         for file in files:
             try:
@@ -272,32 +278,51 @@ class Weights:
                 raise VectorFitError(f"{file}: cannot be read as safetensors ({error})") from error
         if not self._files:
             raise VectorFitError(f"{self.path}: holds no .safetensors file with weights")
+        self.is_difference = self._is_difference()
+
+    def _is_difference(self) -> bool:
+        """Whether these are no weights but their change, as `--method full` writes it."""
+        with safe_open(next(iter(self._files.values())), "pt") as opened:
+            kind = (opened.metadata() or {}).get("vectorfit.baseline")
+        if kind not in (None, "full"):
+            raise VectorFitError(f"{self.path}: of a {kind} training, expected weights or full fine-tuning")
+        return kind == "full"
+
+    def change_from(self, base: "Weights", path: str) -> Tensor:
+        """How far a layer's weight is from the base's [out, in]. Raises VectorFitError for weights of other shapes."""
+        mine = self.matrix(path)
+        if self.is_difference:
+            return mine
+        theirs = base.matrix(path)
+        if mine.shape != theirs.shape:
+            raise VectorFitError(f"{path}: {tuple(mine.shape)} in {self.path}, {tuple(theirs.shape)} in {base.path}")
+        return mine - theirs
 
     def matrix(self, path: str) -> Tensor:
         """The weight of a layer as a matrix [out, in]; the path may be longer or shorter in front than the file's."""
-        wanted = f"{path}.weight"
-        found = [
-            name for name in self._files if name == wanted or name.endswith(f".{wanted}") or wanted.endswith(f".{name}")
-        ]
+        wanted = f"{canonical_name(path)}.weight"
+        names = {canonical_name(name): name for name in self._files}
+        found = [name for name in names if name.endswith(f".{wanted}") or wanted.endswith(f".{name}")]
+        if wanted in names:
+            found = [wanted]
         if len(found) != 1:
             raise VectorFitError(f"{self.path}: {len(found)} weights are called {wanted}, expected one")
-        with safe_open(self._files[found[0]], "pt") as opened:
-            weight: Tensor = opened.get_tensor(found[0])
+        with safe_open(self._files[names[found[0]]], "pt") as opened:
+            weight: Tensor = opened.get_tensor(names[found[0]])
         return weight.float().flatten(1)
 
 
 def of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> dict[str, Tensor]:
     """The singular values of W - W0, by layer."""
-    return {path: torch.linalg.svdvals((full.matrix(path) - base.matrix(path)).double()).float() for path in paths}
+    return {path: torch.linalg.svdvals(full.change_from(base, path).double()).float() for path in paths}
 
 
 def shifts_of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> dict[str, Tensor]:
     """diag(U^T (W - W0) V) on the factors of W0: how far full fine-tuning moved each singular value, by layer."""
     found = {}
     for path in paths:
-        W0 = base.matrix(path)
-        U, _, Vh = decompose(W0)
-        found[path] = ((U.T @ (full.matrix(path) - W0)) * Vh).sum(1)
+        U, _, Vh = decompose(base.matrix(path))
+        found[path] = ((U.T @ full.change_from(base, path)) * Vh).sum(1)
     return found
 
 
@@ -319,6 +344,8 @@ def analyze(
     run = Path(run)
     file = run / "vectors.safetensors" if run.is_dir() else run
     vectors, metadata = read_vectors(file)
+    if "vectorfit.baseline" in metadata:
+        raise VectorFitError(f"{file}: of a {metadata['vectorfit.baseline']} training, which has no vectors to show")
     entries = RunFolder(file.parent).read_log()
     folder = Path(folder) if folder else file.parent / "analysis"
     written = write_training(vectors, entries, folder)
@@ -328,7 +355,7 @@ def analyze(
         "frozen": frozen_spans(entries),
         "steps_frozen": dict(Counter({n: sum(b - a + 1 for a, b in s) for n, s in frozen_spans(entries).items()})),
     }
-    plain = json.loads(metadata.get("vectorfit.config", "{}")).get("pattern", "plain") == "plain"
+    plain = pattern_of(file, metadata)[0] == "plain"
     if changes and plain:  # of wider patterns the entries are no singular values
         compared = None
         if base is not None and full is not None:

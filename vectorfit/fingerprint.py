@@ -26,15 +26,20 @@ def base_layers(models: Models, paths: Collection[str] | None = None) -> dict[st
     return {path: layers[path] for path in sorted(layers) if paths is None or path in paths}
 
 
-def _base_matrix(layer: VectorFitLayer) -> Tensor:
+def base_matrix(layer: VectorFitLayer) -> Tensor:
     return layer.matrix(whole((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
 
 
 def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:
     """SHA-256 over the adapted base weights: each layer's canonical path, shape and float32 bytes, in sorted order."""
+    return matrices_sha256({path: base_matrix(layer) for path, layer in layers.items()})
+
+
+def matrices_sha256(matrices: Mapping[str, Tensor]) -> str:
+    """The same over weights as matrices [out, in], by canonical path in sorted order."""
     digest = hashlib.sha256()
-    for path, layer in layers.items():
-        weight = _base_matrix(layer)
+    for path, matrix in matrices.items():
+        weight = matrix.detach().float().cpu().contiguous()
         digest.update(f"{path} {tuple(weight.shape)}".encode())
         digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
@@ -54,15 +59,30 @@ def sketch(layers: Mapping[str, VectorFitLayer]) -> str:
     found = {}
     for path, layer in layers.items():
         largest = None if layer.sigma is None else float(f"{layer.sigma[0].item():.3g}")
-        found[path] = [float(f"{_base_matrix(layer).norm().item():.3g}"), largest]
+        found[path] = [float(f"{base_matrix(layer).norm().item():.3g}"), largest]
     return json.dumps(found, separators=(",", ":"))
 
 
-def unlike_layers(recorded: str, layers: Mapping[str, VectorFitLayer]) -> list[str]:
+def sketch_of_matrices(matrices: Mapping[str, Tensor], like: str) -> str:
+    """The sketch of weights that are not factorised; the largest singular value where `like` tells of one."""
+    try:
+        told = json.loads(like)
+        wanted = {path: told[path][1] is not None for path in matrices if path in told}
+    except (ValueError, TypeError, IndexError, KeyError):
+        wanted = {}
+    found = {}
+    for path, matrix in matrices.items():
+        weight = matrix.detach().float()
+        largest = float(f"{torch.linalg.matrix_norm(weight, 2).item():.3g}") if wanted.get(path) else None
+        found[path] = [float(f"{weight.norm().item():.3g}"), largest]
+    return json.dumps(found, separators=(",", ":"))
+
+
+def unlike_layers(recorded: str, sketched: str) -> list[str]:
     """The layers whose sketch differs by more than rounding a model to half precision explains: another model's."""
+    now = json.loads(sketched)
     try:
         before = json.loads(recorded)
-        now = json.loads(sketch(layers))
         pairs = {path: zip(before[path], now[path], strict=True) for path in now}
         return [
             path
@@ -70,7 +90,7 @@ def unlike_layers(recorded: str, layers: Mapping[str, VectorFitLayer]) -> list[s
             if any(a is not None and not math.isclose(a, b, rel_tol=0.02) for a, b in values)
         ]
     except (ValueError, TypeError, KeyError):
-        return list(layers)
+        return list(now)
 
 
 def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) -> list[float]:

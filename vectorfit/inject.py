@@ -125,7 +125,7 @@ def set_strength(models: Models, strength: float) -> None:
     for _, layer in vectorfit_layers(models):
         layer.strength = float(strength)
         if layer.merged:
-            layer.merge()
+            layer.remerge()
 
 
 @contextmanager

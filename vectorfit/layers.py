@@ -305,6 +305,10 @@ class VectorFitLayer(nn.Module):
         if self.bias is not None and bias is not None:
             self.bias.data.copy_(bias)
 
+    def remerge(self) -> None:
+        """Composes a merged layer anew, after its strength or its vectors have changed."""
+        VectorFitLayer.merge(self)
+
     @torch.no_grad()
     def unmerge(self) -> None:
         """Puts the base's own bits back."""

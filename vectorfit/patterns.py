@@ -42,7 +42,8 @@ def entries_of(pattern: str, width: int, U: Tensor, Vh: Tensor) -> tuple[Tensor 
         chosen = torch.randperm(r * r, generator=torch.Generator().manual_seed(0))[:count].to(device)
     else:
         square = len(U) == Vh.shape[1]
-        alignment = U.T @ Vh.T if square else (U if len(U) == r else Vh)
+        # In float64: a device that multiplies in less would choose other entries, and a file mean something else there.
+        alignment = U.double().T @ Vh.double().T if square else (U if len(U) == r else Vh)
         chosen = alignment.abs().flatten().topk(count).indices
     chosen = chosen.sort().values
     return chosen // r, chosen % r

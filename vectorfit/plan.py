@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import VectorFitConfig
+from .config import VARIANTS, VectorFitConfig
 from .errors import VectorFitError
 from .layers import VectorFitConv2d, VectorFitLayer, VectorFitNorm, layer_for
 from .patterns import num_entries
@@ -128,6 +128,10 @@ def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module
 def why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> str:
     """Why a layer cannot be adapted, or nothing."""
     weight: Any = module.weight
+    if weight is None:
+        return f"a {type(module).__name__} without weight and bias"
+    if hasattr(weight, "ds_id"):
+        return "its weight is partitioned by DeepSpeed ZeRO-3, of which each process holds a part; use DDP or FSDP2"
     if not weight.is_floating_point():
         return f"its weight is quantised ({weight.dtype}); load the model in a float dtype"
     kind = layer_for(module)
@@ -142,6 +146,13 @@ def why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> st
     if others:
         return f"its weight is tied with {others[0]}, which merging would change too"
     return ""
+
+
+def _is_tied_head(
+    path: str, module: nn.Module, owners: Mapping[int, list[str]], modules: Mapping[str, nn.Module]
+) -> bool:
+    """Whether a layer shares its weight with an embedding: an output head, whatever it is called."""
+    return any(isinstance(modules[other], nn.Embedding) for other in owners[id(module.weight)] if other != path)
 
 
 def weight_owners(models: Models) -> dict[int, list[str]]:
@@ -182,7 +193,9 @@ def _check_names(models: Models, config: VectorFitConfig, candidates: Collection
 
 def kinds_of(path: str, module: nn.Module, config: VectorFitConfig) -> tuple[str, ...]:
     """Which vectors of a module are trained: of a LayerNorm the bias, of others what the variant has for their role."""
-    return ("bias",) if layer_for(module) is VectorFitNorm else config.kinds(role(path))
+    if layer_for(module) is VectorFitNorm:
+        return ("bias",) if VARIANTS[config.variant]["bias"] else ()
+    return config.kinds(role(path))
 
 
 def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitConfig) -> dict[str, int]:
@@ -224,9 +237,11 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
     _check_names(models, config, list(candidates))
     saved = saved_modules(models, config.modules_to_save)
     whole = {id(inner) for module in saved.values() for inner in module.modules()}
-    owners, layers = weight_owners(models), []
+    owners, modules, layers = weight_owners(models), dict(named_modules(models)), []
     for path, module in candidates.items():
         if id(module) in whole or not _wanted(path, module, config):
+            continue
+        if config.target_modules is None and _is_tied_head(path, module, owners, modules):
             continue
         reason = why_not(path, module, owners)
         if reason:

@@ -113,15 +113,22 @@ class RunFolder:
             raise VectorFitError(f"{self.log}: cannot be written ({error.strerror or error})") from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The log's entries, up to the first line that is not whole: a killed run may leave half a line."""
+        """The log's entries, up to the first line that is not whole: a killed run may leave half a line.
+
+        Raises:
+            VectorFitError: a whole line is no entry.
+        """
         entries: list[dict[str, Any]] = []
         if not self.log.exists():
             return entries
-        for line in self.log.read_text(encoding="utf-8").splitlines():
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entries.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
                 break
+            if not (isinstance(entry, dict) and isinstance(entry.get("step"), int)):
+                raise VectorFitError(f"{self.log}: line {len(entries) + 1} tells of no step; not the log of a training")
+            entries.append(entry)
         return entries
 
     def cut_log(self, step: int) -> None:

@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
 from .inject import vector_parameters
+
+# The hook on each vector that is being trained: one at most, whatever became of the training before.
+_HOOKS: Any = WeakTensorKeyDictionary()
 
 
 class AVFCallback(TrainerCallback, ExportableState):
@@ -46,7 +49,7 @@ class AVFCallback(TrainerCallback, ExportableState):
         self.top_k, self.beta = top_k, beta
         self.avf: AdaptiveVectorFreezing | None = None
         self.saved: dict[str, Any] | None = None
-        self._hooks: list[RemovableHandle] = []
+        self._vectors: list[Tensor] = []
 
     def state(self) -> dict[str, Any]:
         """What Trainer writes into a checkpoint's trainer_state.json."""
@@ -61,6 +64,10 @@ class AVFCallback(TrainerCallback, ExportableState):
         return AvfSchedule(self.first_step, self.every, self.num_freezes)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if getattr(args, "deepspeed", None):
+            raise VectorFitError(
+                "AVFCallback: DeepSpeed steps inside backward, where nothing can be frozen any more; use DDP or FSDP2"
+            )
         schedule = self.schedule(state.max_steps)
         self.avf = AdaptiveVectorFreezing(
             model,
@@ -73,8 +80,11 @@ class AVFCallback(TrainerCallback, ExportableState):
         if state.global_step:
             self.avf.load_state_dict(self._found(state))
         for name, vector in vector_parameters(model).items():
-            hook = vector.register_hook(partial(self._without_frozen, name))  # type: ignore[no-untyped-call]
-            self._hooks.append(hook)
+            earlier = _HOOKS.pop(vector, None)  # of a training that was interrupted
+            if earlier is not None:
+                earlier.remove()
+            _HOOKS[vector] = vector.register_hook(partial(self._without_frozen, name))  # type: ignore[no-untyped-call]
+            self._vectors.append(vector)
 
     def _found(self, state: Any) -> dict[str, Any]:
         """The state of the freezing in the checkpoint that training goes on from."""
@@ -100,9 +110,10 @@ class AVFCallback(TrainerCallback, ExportableState):
             self.avf.step(state.global_step + 1)  # the same set: now the gradients go
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        for vector in self._vectors:
+            if vector in _HOOKS:
+                _HOOKS.pop(vector).remove()
+        self._vectors = []
         if self.avf is not None and state.global_step < self.avf.schedule.first_step and self.avf.schedule.num_freezes:
             warnings.warn(
                 f"Adaptive Vector Freezing was configured and never happened: training ended after {state.global_step} "

@@ -136,6 +136,16 @@ def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     return dict(sorted(subject.vectors.items())), subject.metadata
 
 
+def pattern_of(path: PathLike, metadata: Mapping[str, str]) -> tuple[str, int]:
+    """The pattern of a file's sigmas and its width. Raises VectorFitError when its configuration is damaged."""
+    try:
+        told = json.loads(metadata.get(PREFIX + "config", "{}"))
+        config = VectorFitConfig(pattern=told.get("pattern", "plain"), pattern_width=told.get("pattern_width", 1))
+        return config.pattern, config.pattern_width
+    except (ValueError, TypeError, AttributeError, VectorFitError) as error:
+        raise VectorFitError(f"{path}: its configuration is damaged ({error})") from error
+
+
 @dataclass(frozen=True)
 class _Subject:
     """A delta file as read, with the strength it is wanted at."""
@@ -153,12 +163,7 @@ class _Subject:
     @property
     def pattern(self) -> tuple[str, int]:
         """The pattern of its sigmas and its width."""
-        try:
-            told = json.loads(self.metadata.get(PREFIX + "config", "{}"))
-            config = VectorFitConfig(pattern=told.get("pattern", "plain"), pattern_width=told.get("pattern_width", 1))
-            return config.pattern, config.pattern_width
-        except (ValueError, TypeError, AttributeError, VectorFitError) as error:
-            raise VectorFitError(f"{self.path}: its configuration is damaged ({error})") from error
+        return pattern_of(self.path, self.metadata)
 
     @property
     def heads(self) -> list[str]:
@@ -248,17 +253,23 @@ def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
     if expected != got:
         what = f"made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}..."
         _judge_other_weights(subject, layers, what, tolerated_error)
+    elif subject.pattern[0] == "top_k" and not _probed_error(subject, layers) <= tolerated_error:
+        raise VectorFitError(f"{subject.path}: its top-k entries come out at other places here; {subject.remedy}")
+
+
+def _probed_error(subject: _Subject, layers: Mapping[str, VectorFitLayer]) -> float:
+    deltas = {name: tensor.float() for name, tensor in subject.vectors.items()}
+    return probe_error(subject.metadata.get(PREFIX + "probe", ""), probe(layers, deltas))
 
 
 def _judge_other_weights(
     subject: _Subject, layers: Mapping[str, VectorFitLayer], what: str, tolerated_error: float
 ) -> None:
     """Accepts weights that are not the file's own only where its probe says that the change stays the same."""
-    unlike = unlike_layers(subject.metadata.get(PREFIX + "sketch", ""), layers)
+    unlike = unlike_layers(subject.metadata.get(PREFIX + "sketch", ""), sketch(layers))
     if unlike:
         raise VectorFitError(f"{subject.path}: {what}, of another model ({unlike[0]} differs); {subject.remedy}")
-    deltas = {name: tensor.float() for name, tensor in subject.vectors.items()}
-    error = probe_error(subject.metadata.get(PREFIX + "probe", ""), probe(layers, deltas))
+    error = _probed_error(subject, layers)
     if not error <= tolerated_error:
         raise VectorFitError(
             f"{subject.path}: {what}; its change would come out with an error of about {error:.1%}. "

@@ -19,6 +19,7 @@ from vectorfit.analysis import (
     shifts_of_full_fine_tuning,
     strengths,
 )
+from vectorfit.baselines import Baseline
 from vectorfit.layers import VectorFitLayer
 from vectorfit.runs import RunFolder
 
@@ -189,3 +190,41 @@ def test_spans_join_consecutive_steps_only():
     ]
     assert frozen_spans(entries) == {"a": [(1, 2), (5, 5)], "b": [(2, 2)]}
     assert frozen_spans([]) == {}
+
+
+def test_a_baselines_difference_is_taken_for_what_it_is(tmp_path):
+    """A full training as `--method full` writes it, given as --full: its norm is the change's, not the weight's."""
+    net = trained(tmp_path / "run")
+    plain = Model()
+    plain.load_state_dict({n: v for n, v in net.state_dict().items() if "d_" not in n})
+    save_file({f"text_model.{n}": v.clone() for n, v in plain.state_dict().items()}, tmp_path / "base.safetensors")
+    baseline = Baseline(plain, "full")
+    with torch.no_grad():
+        for parameter in baseline.parameters.values():
+            parameter += 0.01
+    (tmp_path / "full").mkdir()
+    baseline.save(tmp_path / "full" / "vectors.safetensors", base_model="test")
+    (tmp_path / "full" / "checkpoints").mkdir()
+    save_file({"layers.0.attn.weight": torch.zeros(8, 8)}, tmp_path / "full" / "checkpoints" / "x.safetensors")
+    written = analyze(tmp_path / "run", base=tmp_path / "base.safetensors", full=tmp_path / "full")
+    numbers = json.loads(written[-1].read_text())
+    assert numbers["full_fine_tuning"]["layers.0.attn"]["norm"] == pytest.approx(0.01 * 8, rel=1e-2)
+    with pytest.raises(vf.VectorFitError, match="no vectors to show"):
+        analyze(tmp_path / "full")
+
+
+def test_odd_files_are_one_sentence(tmp_path, capsys):
+    trained(tmp_path / "run")
+    save_file({"layers.0.attn.weight": torch.zeros(4, 4), "0.weight": torch.zeros(2, 2)}, tmp_path / "odd.safetensors")
+    flags = ["--base", str(tmp_path / "odd.safetensors"), "--full", str(tmp_path / "odd.safetensors")]
+    assert main(["analyze", str(tmp_path / "run"), *flags]) == 2
+    assert "expected one" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["analyze", str(tmp_path / "run"), "--output_dir", str(tmp_path / "file" / "x")]) == 2
+    assert "name another folder" in capsys.readouterr().err
+    for line in ('{"loss": 1}', "5", '{"step": "a"}'):
+        (tmp_path / "run" / "log.jsonl").write_text(line + "\n")
+        assert main(["analyze", str(tmp_path / "run")]) == 2
+        assert "tells of no step" in capsys.readouterr().err
+    (tmp_path / "run" / "log.jsonl").write_bytes(b'{"step": 1, "frozen": null}\n\xff\xfe')
+    assert main(["analyze", str(tmp_path / "run")]) == 0

@@ -185,7 +185,9 @@ def test_what_cannot_be_adapted_is_named_with_the_reason():
     assert "MultiheadAttention reads the weight" in refused(attention, target_modules=["out_proj"])
     tied = nn.ModuleDict({"embedding": nn.Embedding(6, 4), "fc": nn.Linear(4, 6, bias=False)})
     tied["fc"].weight = tied["embedding"].weight
-    assert "fc: its weight is tied with embedding" in refused(tied)
+    assert "fc: its weight is tied with embedding" in refused(tied, target_modules=["fc"])
+    tied["other"] = nn.Linear(4, 4)
+    assert [layer.path for layer in vf.plan(tied).layers] == ["other"]  # not named, it is left as an output head
     quantised = nn.ModuleDict({"fc": nn.Linear(4, 4)})
     quantised["fc"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     assert "fc: its weight is quantised (torch.int8)" in refused(quantised)

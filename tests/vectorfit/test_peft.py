@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from packaging.version import Version
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import vectorfit as vf
 import vectorfit.peft as vp
@@ -152,15 +152,94 @@ def test_two_adapters_merge_together_or_one_after_the_other():
     torch.testing.assert_close(logits(wrapped), both, atol=1e-6, rtol=1e-5)
 
 
-def test_safe_merging_refuses_what_is_not_finite_and_changes_nothing():
+@pytest.mark.parametrize("way", ["merge_adapter", "merge_and_unload"])
+def test_safe_merging_refuses_what_is_not_finite_and_changes_nothing(way):
     wrapped = disturb(tuned())
-    next(iter(vf.vector_parameters(wrapped).values())).data[0] = float("nan")
+    list(vf.vector_parameters(wrapped).values())[-1].data[0] = float("nan")  # the last layer: others come before it
     before = plain_state(wrapped)
     with pytest.raises(ValueError, match="NaN"):
-        wrapped.merge_adapter(safe_merge=True)
-    assert all(
-        torch.equal(value, before[name]) for name, value in wrapped.state_dict().items() if "vectorfit_" not in name
-    )
+        getattr(wrapped, way)(safe_merge=True)
+    after = wrapped.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(value, before[name]) for name, value in after.items() if "vectorfit_" not in name)
+    assert not any(module.merged for module in wrapped.modules() if isinstance(module, vp.VectorFitTunerLayer))
+
+
+def test_one_configuration_serves_for_several_models():
+    config = vp.VectorFitConfig()
+    for model in (bert(0), bert(1), GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2)).eval()):
+        expected = logits(model)
+        assert torch.equal(logits(peft.get_peft_model(model, config).eval()), expected)
+    assert config == vp.VectorFitConfig()
+    target = vp.VectorFitConfig(target_modules=["query"])
+    for seed in range(2):
+        model = unet() if seed else bert()
+        model.add_adapter(config if seed else target, adapter_name="a")
+
+
+def test_a_refused_adapter_leaves_the_model_as_it_was(tmp_path):
+    disturb(tuned()).save_pretrained(tmp_path)
+    other = bert(seed=3)
+    kinds = [type(module) for module in other.modules()]
+    required = [parameter.requires_grad for parameter in other.parameters()]
+    with pytest.raises(vf.VectorFitError, match="of another model"):
+        peft.PeftModel.from_pretrained(other, tmp_path)
+    assert [type(module) for module in other.modules()] == kinds
+    assert [parameter.requires_grad for parameter in other.parameters()] == required
+    wrapped = tuned(other, target_modules=["query"])
+    assert len(vf.vector_parameters(wrapped)) == 4
+    names = set(wrapped.state_dict())
+    with pytest.raises(vf.VectorFitError, match="of another model"):
+        wrapped.load_adapter(tmp_path, "second")
+    assert set(wrapped.state_dict()) == names
+
+
+def test_what_is_excluded_is_not_looked_at():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    masked = BertForMaskedLM(BertConfig(vocab_size=40, **sizes))  # its decoder is tied with the embedding
+    assert not any("decoder" in name for name in vf.vector_parameters(tuned(copy.deepcopy(masked))))
+    for excluded in (["query"], r".*\.query"):
+        names = vf.vector_parameters(tuned(copy.deepcopy(masked), exclude_modules=excluded))
+        assert any("key" in name for name in names)
+        assert not any("query" in name for name in names)
+
+
+def test_named_targets_and_norms_go_together_and_nothing_to_train_is_said():
+    names = vf.vector_parameters(tuned(target_modules=["query"], norm_biases=True))
+    assert sum("LayerNorm.bias" in name for name in names) == 4
+    assert sum("query" in name for name in names) == 4
+    without_biases = vf.vector_parameters(tuned(target_modules=["query", "LayerNorm"], variant="sigma"))
+    assert not any("LayerNorm" in name for name in without_biases)
+    with pytest.raises(vf.VectorFitError, match="nothing to train"):
+        tuned(target_modules=["intermediate.dense"], variant="sigma_a")
+    bare = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, elementwise_affine=False))
+    with pytest.raises(vf.VectorFitError, match="without weight"):
+        tuned(bare, target_modules=["1"])
+    with pytest.raises(vf.VectorFitError, match=r"matches no module; layers here.*query"):
+        tuned(target_modules=["q_proj"])
+
+
+def test_a_merged_model_follows_strength_and_scale():
+    wrapped, base = disturb(tuned()), logits(bert())
+    whole = logits(wrapped)
+    wrapped.merge_adapter()
+    vf.set_strength(wrapped, 0.0)
+    torch.testing.assert_close(logits(wrapped), base, atol=0, rtol=0)
+    vf.set_strength(wrapped, 1.0)
+    torch.testing.assert_close(logits(wrapped), whole, atol=1e-6, rtol=1e-5)
+    for module in wrapped.modules():
+        if isinstance(module, vp.VectorFitTunerLayer):
+            module.set_scale("default", 0.0)
+    torch.testing.assert_close(logits(wrapped), base, atol=0, rtol=0)
+
+
+@pytest.mark.skipif(not hasattr(peft, "convert_to_lora"), reason="this PEFT has no conversion")
+def test_peft_converts_it_to_lora_where_there_is_a_sigma():
+    config, _ = peft.convert_to_lora(disturb(tuned()), rank=16)
+    assert config.peft_type == "LORA"
+    with pytest.raises(TypeError, match="do not support LoRA"):
+        peft.convert_to_lora(disturb(tuned(variant="sigma_a+b")), rank=16)
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
@@ -234,6 +313,11 @@ def test_adapters_are_deleted_active_inactive_unknown_and_merged():
     wrapped.add_adapter("other", vp.VectorFitConfig())
     wrapped.delete_adapter("other")
     assert torch.equal(logits(wrapped), first)
+    wrapped.merge_adapter()
+    with pytest.raises(ValueError, match="merge"):
+        wrapped.delete_adapter("default")
+    wrapped.unmerge_adapter()
+    assert torch.equal(logits(wrapped), first)
     with pytest.raises(ValueError, match="unknown"):
         wrapped.delete_adapter("unknown")
     wrapped.add_adapter("other", vp.VectorFitConfig())
@@ -241,6 +325,10 @@ def test_adapters_are_deleted_active_inactive_unknown_and_merged():
     wrapped.set_adapter("other")
     assert torch.equal(logits(wrapped), expected)
     assert not any("default" in name for name in wrapped.state_dict())
+    wrapped.add_adapter("third", vp.VectorFitConfig())
+    wrapped.delete_adapter("other")
+    wrapped.delete_adapter("third")
+    wrapped.add_adapter("wider", vp.VectorFitConfig(pattern="banded"))  # nothing is left that it could differ from
 
 
 @pytest.mark.parametrize("move", ["half", "bfloat16", "double"])
@@ -468,6 +556,12 @@ def test_what_is_no_adapter_is_refused(tmp_path):
     with pytest.raises(vf.VectorFitError, match=r"type .*LORA, expected VECTORFIT"):
         vp.to_delta_file(bert(), tmp_path, tmp_path / "v.safetensors", base_model="x")
     disturb(tuned()).save_pretrained(tmp_path)
+    vp.to_delta_file(bert(), tmp_path, tmp_path / "w.safetensors", base_model="x")
+    injected = bert()
+    vf.inject(injected)
+    with pytest.raises(vf.VectorFitError, match="expected the plain base"):
+        vp.to_adapter(injected, tmp_path / "w.safetensors", tmp_path / "again")
+    assert vf.vector_parameters(injected)
     with pytest.raises(vf.VectorFitError, match="of another model"):
         vp.to_delta_file(bert(seed=3), tmp_path, tmp_path / "v.safetensors", base_model="x")
     assert not (tmp_path / "v.safetensors").exists()

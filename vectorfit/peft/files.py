@@ -15,7 +15,7 @@ from vectorfit.errors import VectorFitError
 from vectorfit.fingerprint import base_layers, canonical_name, sketch, weights_sha256
 from vectorfit.heads import head_parameters, heads
 from vectorfit.inject import inject, remove, vector_parameters
-from vectorfit.plan import Models, join, named_models
+from vectorfit.plan import Models, join, named_models, vectorfit_layers
 from vectorfit.vectors_file import load_vectors, save_vectors
 
 from .config import NAME, VectorFitConfig
@@ -55,6 +55,11 @@ def to_delta_file(
                 f"{folder}: {sorted(unlike)[0]} and {len(unlike) - 1} more are not in both adapter and model"
             )
         for name, value in {**vectors, **whole}.items():
+            if parameters[name].shape != value.shape:
+                raise VectorFitError(
+                    f"{folder}: {name} has shape {tuple(value.shape)}, expected {tuple(parameters[name].shape)}; "
+                    "give the base that the adapter was trained on, with its head"
+                )
             parameters[name].data.copy_(value)
         save_vectors(models, path, base_model=base_model, metadata=metadata)
     finally:
@@ -67,6 +72,11 @@ def to_adapter(models: Models, path: PathLike, folder: PathLike) -> None:
     Raises:
         VectorFitError: as `vectorfit.load_vectors` does.
     """
+    present_layer = next(vectorfit_layers(models), None)
+    if present_layer is not None:
+        raise VectorFitError(
+            f"{present_layer[0]} is a VectorFit layer; expected the plain base: vectorfit.remove(model)"
+        )
     metadata = load_vectors(models, path)
     try:
         told = json.loads(metadata["vectorfit.config"])

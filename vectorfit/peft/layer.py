@@ -36,23 +36,30 @@ class VectorFitTunerLayer(BaseTunerLayer):
             VectorFitError: its pattern is not that of the adapters before it.
         """
         shape = (config.pattern, config.pattern_width)
+        self.require_same_pattern(kinds, config)
         if "sigma" in kinds and self.shape_of_M is None:
             self.factorise(kinds, *shape)
             self.shape_of_M = shape
-        elif "sigma" in kinds and shape != self.shape_of_M:
-            raise VectorFitError(
-                f"adapter {adapter_name!r}: its pattern is {shape}, that of the adapters before it {self.shape_of_M}; "
-                "load it on a model of its own"
-            )
         for kind, size in self.vector_sizes(kinds, *shape).items():
             vector = nn.Parameter(torch.zeros(size, device=self.weight.device))
             getattr(self, PARAMETERS[kind])[adapter_name] = vector
         self.scaling[adapter_name] = 1.0
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
+    def require_same_pattern(self, kinds: tuple[str, ...], config: VectorFitConfig) -> None:
+        """Raises VectorFitError for an adapter whose pattern is not that of the adapters that are there."""
+        shape = (config.pattern, config.pattern_width)
+        if "sigma" in kinds and self.shape_of_M not in (None, shape):
+            raise VectorFitError(
+                f"the adapter's pattern is {shape}, that of the adapters before it {self.shape_of_M}; load it on a "
+                "model of its own"
+            )
+
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         self.scaling.pop(adapter_name, None)
+        if not len(self.vectorfit_sigma):
+            self.shape_of_M = None
 
     @property
     def enabled(self) -> bool:
@@ -97,6 +104,8 @@ class VectorFitTunerLayer(BaseTunerLayer):
         """The strength of one adapter: 0 is the base, 1 as trained."""
         if adapter in self.scaling:
             self.scaling[adapter] = float(scale)
+            if adapter in self.merged_adapters:
+                self.remerge()
 
     def scale_layer(self, scale: float) -> None:
         for adapter in self.active_adapters:
@@ -112,15 +121,26 @@ class VectorFitTunerLayer(BaseTunerLayer):
         Raises:
             ValueError: with `safe_merge`, the weight would not be finite; nothing is changed.
         """
-        before = list(self.merged_adapters)
         wanted = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.scaling]
         if not wanted:
             return
-        self.merged_adapters = [*before, *wanted]
-        if safe_merge and not all(torch.isfinite(t).all() for t in self.composed() if t is not None):
-            self.merged_adapters = before
+        if safe_merge and not self.finite_with(wanted):
             raise ValueError(f"NaNs detected in the merged weights. The adapter {wanted} seems to be broken")
-        VectorFitLayer.merge(self)
+        self.merged_adapters = [*self.merged_adapters, *wanted]
+        self.remerge()
+
+    @torch.no_grad()
+    def finite_with(self, adapter_names: list[str]) -> bool:
+        """Whether weight and bias would be finite with these adapters merged on top of those that are."""
+        before = list(self.merged_adapters)
+        self.merged_adapters = [
+            *before,
+            *(name for name in adapter_names if name in self.scaling and name not in before),
+        ]
+        try:
+            return all(bool(torch.isfinite(t).all()) for t in self.composed() if t is not None)
+        finally:
+            self.merged_adapters = before
 
     def unmerge(self) -> None:
         """Puts the base's own bits back."""
@@ -129,11 +149,13 @@ class VectorFitTunerLayer(BaseTunerLayer):
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """PEFT's `convert_to_lora` may approximate linear layers, without their biases; see `vectorfit.export`."""
-        return isinstance(self, VectorFitLinear)
+        return isinstance(self, VectorFitLinear) and adapter_name in self.vectorfit_sigma
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """dW of one adapter, in the base's shape."""
-        change = self.change(self.scaling[adapter] * self.vectorfit_sigma[adapter].detach())
+        if adapter not in self.vectorfit_sigma:
+            return torch.zeros_like(self.weight)
+        change = self.change(self.strength * self.scaling[adapter] * self.vectorfit_sigma[adapter].detach())
         delta: Tensor = self.unmatrix(change, self.weight.shape).to(self.weight.dtype)
         return delta
 

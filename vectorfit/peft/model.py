@@ -1,16 +1,28 @@
 """How PEFT puts the layers into a model, and the check that an adapter is on its own base."""
 
+import copy
+import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
+from vectorfit.config import VARIANTS
 from vectorfit.errors import VectorFitError
-from vectorfit.fingerprint import base_layers, sketch, unlike_layers, weights_sha256
+from vectorfit.fingerprint import (
+    base_layers,
+    canonical_name,
+    matrices_sha256,
+    sketch,
+    sketch_of_matrices,
+    unlike_layers,
+    weights_sha256,
+)
 from vectorfit.layers import VectorFitLayer, layer_for
-from vectorfit.plan import kinds_of, plan, weight_owners, why_not
+from vectorfit.plan import kinds_of, named_modules, plan, vectorfit_layers, weight_owners, whole, why_not
 
 from .config import VectorFitConfig
 from .layer import TUNER_LAYERS, VectorFitTunerLayer
@@ -27,14 +39,52 @@ class VectorFitModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: VectorFitConfig, model: nn.Module) -> None:
-        """Names the modules where none are named, those that the core takes; refuses before anything is replaced."""
+        """Settles on the modules and refuses what cannot be, all before anything is replaced.
+
+        Raises:
+            VectorFitError: a module cannot be adapted, nothing is left to train, or the adapter is of other weights.
+        """
         self._owners = weight_owners(model)
-        if peft_config.target_modules is None or peft_config.target_modules == "all-linear":
-            layers = plan(model, peft_config.core()).layers
-            peft_config.target_modules = {layer.path for layer in layers}
-        for path, module in model.named_modules():
-            if path and self._check_target_module_exists(peft_config, path):
-                self._refuse(path, module.get_base_layer() if isinstance(module, BaseTunerLayer) else module)
+        peft_config.target_modules = self._targets(peft_config, model)
+        matrices, modules = {}, dict(named_modules(model))
+        for path in sorted(peft_config.target_modules):
+            if not self._check_target_module_exists(peft_config, path):  # excluded
+                continue
+            module: Any = modules[path]
+            base = _base(module)
+            self._refuse(path, base)
+            kinds = kinds_of(path, base, peft_config.core())
+            if isinstance(module, VectorFitTunerLayer):
+                module.require_same_pattern(kinds, peft_config)
+            kind: Any = layer_for(base)
+            if "sigma" in kinds or ("bias" in kinds and base.bias is not None):
+                weight = (module.pristine or (base.weight,))[0] if isinstance(module, VectorFitLayer) else base.weight
+                matrices[canonical_name(path)] = kind.matrix(whole(weight.detach()))
+        if not matrices:
+            raise VectorFitError(
+                f"nothing to train: none of {len(peft_config.target_modules)} targets has what the variant "
+                f"{peft_config.variant!r} trains; name others, or leave target_modules out"
+            )
+        _verify_matrices(peft_config, dict(sorted(matrices.items())))
+
+    def _targets(self, config: VectorFitConfig, model: nn.Module) -> set[str]:
+        """The full paths of the modules that are meant: those named, or those that the core takes."""
+        named = config.target_modules
+        if named is None or named == "all-linear":
+            excluded = tuple(path for path, module in named_modules(model) if _excluded(config, path, module))
+            return {layer.path for layer in plan(model, replace(config.core(), exclude_modules=excluded)).layers}
+        inside = dict(named_modules(model))
+        found = {path for path in inside if path and self._check_target_module_exists(config, path)}
+        if config.norm_biases and VARIANTS[config.variant]["bias"]:
+            layers = plan(model, replace(config.core(), variant="sigma_a+b")).layers
+            found |= {layer.path for layer in layers if isinstance(_base(inside[layer.path]), nn.LayerNorm)}
+        if not found:
+            names = named if isinstance(named, str) else ", ".join(map(repr, sorted(named)))
+            last_parts = {path.split(".")[-1] for path, module in inside.items() if layer_for(_base(module))}
+            raise VectorFitError(
+                f"target_modules: {names} matches no module; layers here are {', '.join(sorted(last_parts))}"
+            )
+        return found
 
     def _create_and_replace(
         self,
@@ -46,7 +96,7 @@ class VectorFitModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        base = _base(target)
         self._refuse(current_key, base)
         kinds = kinds_of(current_key, base, peft_config.core())
         if not kinds:  # a role that the variant leaves alone
@@ -65,14 +115,10 @@ class VectorFitModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _refuse(self, path: str, base: nn.Module) -> None:
-        if getattr(getattr(base, "weight", None), "ds_id", None) is not None:
-            raise VectorFitError(
-                f"{path}: its weight is partitioned by DeepSpeed ZeRO-3, each process would factorise its part of it; "
-                "use ZeRO-1 or plain data parallelism: what is trained is tiny"
-            )
+        weight: Any = getattr(base, "weight", None)
         if not hasattr(base, "weight"):
             raise VectorFitError(f"{path}: a {type(base).__name__}, expected a layer with a weight; leave it out")
-        if base.weight.is_meta:
+        if weight is not None and weight.is_meta:
             raise VectorFitError(
                 f"{path}: its weight is on the meta device, there is nothing to factorise; load it first"
             )
@@ -81,34 +127,83 @@ class VectorFitModel(BaseTuner):
             raise VectorFitError(f"{path}: {reason}; leave it out with exclude_modules")
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """As PEFT's, and then a check that the weights are those that the adapter was trained on.
+        """As PEFT's, on a configuration of the adapter's own: the user's may serve for other models.
 
         Raises:
-            VectorFitError: a layer cannot be adapted, with the reason; or the adapter is of another model.
+            VectorFitError: as `_prepare_model` does; the model is then as it was.
         """
+        config = self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        adapted = base_layers(model).items()
-        layers = {path: layer for path, layer in adapted if adapter_name in getattr(layer, "scaling", {})}
-        verify(f"adapter {adapter_name!r}", self.peft_config[adapter_name], layers)
+        if config.base_sketch is None:
+            adapted = base_layers(model).items()
+            config.base_sketch = sketch({path: layer for path, layer in adapted if adapter_name in _adapters(layer)})
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """As PEFT's; with `safe_merge` all layers are looked at before the first is merged."""
+        if safe_merge:
+            self._require_finite(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if merge and safe_merge:
+            self._require_finite(adapter_names)
+        model: nn.Module = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        return model
+
+    def _require_finite(self, adapter_names: list[str] | None) -> None:
+        for path, layer in vectorfit_layers(self.model):
+            if isinstance(layer, VectorFitTunerLayer) and not layer.finite_with(adapter_names or layer.active_adapters):
+                raise ValueError(f"NaNs detected in the merged weights of {path}; nothing was merged")
+
+
+def _adapters(layer: Any) -> Mapping[str, float]:
+    found: Mapping[str, float] = getattr(layer, "scaling", {})
+    return found
+
+
+def _base(module: Any) -> Any:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _excluded(config: VectorFitConfig, path: str, module: nn.Module) -> bool:
+    """Whether a layer is excluded, by PEFT's rules: a regex, or names and their last parts."""
+    excluded = config.exclude_modules
+    if not excluded or layer_for(_base(module)) is None:
+        return False
+    if isinstance(excluded, str):
+        return re.fullmatch(excluded, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in excluded)
+
+
+def _verify_matrices(config: VectorFitConfig, matrices: Mapping[str, Tensor]) -> None:
+    """`verify` before anything is factorised; a new adapter, which knows of no weights yet, is told of these."""
+    found = matrices_sha256(matrices)
+    if config.base_sha256 is None:
+        config.base_sha256 = found
+    if config.base_sha256 != found:
+        _judge("the adapter", config, sketch_of_matrices(matrices, config.base_sketch or ""), matrices)
 
 
 def verify(what: str, config: VectorFitConfig, layers: Mapping[str, VectorFitLayer]) -> None:
-    """Refuses an adapter of another model; warns where the model is the same but its weights are rounded.
+    """Refuses an adapter of another model; warns where the model is the same but its weights are rounded."""
+    if config.base_sha256 not in (None, weights_sha256(layers)):
+        _judge(what, config, sketch(layers), {path: layer.weight for path, layer in layers.items()})
 
-    A new adapter, which knows of no weights yet, is told of these.
-    """
-    found = weights_sha256(layers)
-    if config.base_sha256 is None:
-        config.base_sha256, config.base_sketch = found, sketch(layers)
-    if config.base_sha256 == found:
-        return
-    unlike = unlike_layers(config.base_sketch or "", layers)
+
+def _judge(what: str, config: VectorFitConfig, sketched: str, weights: Mapping[str, Tensor]) -> None:
+    unlike = unlike_layers(config.base_sketch or "", sketched)
     if unlike:
         raise VectorFitError(
             f"{what}: trained on other weights (SHA-256 {str(config.base_sha256)[:12]}...), of another "
             f"model ({unlike[0]} differs); load it on {config.base_model_name_or_path or 'the base it was trained on'}"
         )
-    dtypes = sorted({str(layer.weight.dtype).removeprefix("torch.") for layer in layers.values()})
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()})
     warnings.warn(
         f"{what}: the model's weights ({', '.join(dtypes)}) are rounded or changed since it was trained; "
         "its change comes out off by some per cent. Load the base in the precision it was trained in",
