@@ -30,6 +30,8 @@ def test_a_run_leaves_exactly_what_it_should(finished):
         "config.json",
         "log.jsonl",
         "vectors.safetensors",
+        "analysis/strength.png",
+        "analysis/timeline.png",
         *(f"samples/step_00000{step}.png" for step in (0, 2, 4)),
         *(f"checkpoints/step_00000{step}/{name}" for step in (2, 4) for name in ("vectors.safetensors", "state.pt")),
     }
