@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 import types
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from vectorfit import VectorFitError
 from vectorfit.runs import RunFolder
 
+from .base_models import has_accelerator
 from .checkpoint import run_of
 from .config import INFERRED, PRIOR, TrainConfig, check
 from .problems import Problems
@@ -238,8 +240,19 @@ def newest_run(photos: Path) -> RunFolder | None:
     return max(started, key=lambda run: run.config.stat().st_mtime_ns, default=None)
 
 
+def join_processes() -> None:
+    """Makes processes that were started together on CPUs find each other.
+
+    accelerate joins them there only when told that CPUs are meant: otherwise each would train alone, over the files of
+    the others.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
 def exit_clearly(main: Callable[[], None]) -> None:
     """Runs a command; what the user can mend ends it with its message and exit status 2, without a traceback."""
+    join_processes()
     diffusers_logging.disable_progress_bar()  # loading shards from disk takes no bar; downloads keep theirs
     transformers_logging.disable_progress_bar()
     try:

@@ -117,7 +117,17 @@ def test_plain_folders_are_scored_alone(tmp_path, capsys):
 
 
 def test_two_processes_generate_and_score_what_one_does(generated, run, prompts, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "eval"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29541",
+        "-m",
+        "eval",
+    ]
     out = tmp_path / "two"
     more = ["--prompts", str(prompts), "--images_per_prompt", "2", "--out", str(out)]
     subprocess.run([*launch, "generate", str(run), *more], check=True, cwd=ROOT, capture_output=True)
