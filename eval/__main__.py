@@ -14,7 +14,7 @@ from vectorfit import VectorFitError
 from vf_dreambooth.cli import exit_clearly
 
 from . import comparison, generation, protocols, report, scoring, selfcheck
-from .collection import Subject, gather
+from .collection import FACTS, Subject, gather
 from .embeddings import embed_files
 from .encoders import Encoders
 
@@ -74,40 +74,49 @@ def _encoders(flags: argparse.Namespace, protocol: protocols.Protocol) -> Encode
 def _generate(flags: argparse.Namespace) -> None:
     if flags.images_per_prompt < 1:
         raise VectorFitError(f"--images_per_prompt: got {flags.images_per_prompt}, expected at least 1")
-    for run in flags.runs:
-        out = flags.out / run.stem if flags.out and len(flags.runs) > 1 else flags.out
+    names = [generation.name_of(run) for run in flags.runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if flags.out and twice:
+        raise VectorFitError(f"--out {flags.out}: several runs are of {twice}; give each an --out of its own")
+    for run, name in zip(flags.runs, names, strict=True):
+        out = flags.out / name if flags.out and len(flags.runs) > 1 else flags.out
         choices = {"images_per_prompt": flags.images_per_prompt, "seed": flags.seed, "class_images": flags.class_images}
         task = generation.task_of(run, out, flags.prompts, **choices)
         made = generation.generate(task, flags.base_model)
         PartialState().print(f"{task.out}  {made} generated")
 
 
-def _facts(folders: Sequence[Path]) -> tuple[dict[str, object], Path | None]:
-    """Means of what is known of the runs behind the folders, and where their photos lie, if all say the same."""
-    known = [json.loads((f / generation.FACTS).read_text()) for f in folders if (f / generation.FACTS).exists()]
+def _facts(subjects: Sequence[Subject]) -> dict[str, object]:
+    """Means of what is known of the runs behind the subjects, and their method.
+
+    Raises:
+        VectorFitError: they are of several methods, whose scores do not belong into one result.
+    """
+    places = [_folder_of(subject) / FACTS for subject in subjects]
+    known = [json.loads(place.read_text()) for place in places if place.exists()]
     facts: dict[str, object] = {}
     for name in ("parameters", "bytes", "seconds", "memory"):
         values = [found[name] for found in known if name in found]
         if values:
             facts[name] = sum(values) / len(values)
-    methods = {found["method"] for found in known if "method" in found}
-    if len(methods) == 1:
-        facts["method"] = methods.pop()
-    places = {Path(found["references"]) for found in known if "references" in found}
-    if len(places) == 1:
-        return facts, places.pop()
-    parents = {place.parent for place in places}
-    return facts, parents.pop() if len(parents) == 1 else None
+    methods = sorted({found["method"] for found in known if "method" in found})
+    if len(methods) > 1:
+        raise VectorFitError(f"--generated: trainings by {' and '.join(methods)}; score each method by itself")
+    return facts | ({"method": methods[0]} if methods else {})
+
+
+def _folder_of(subject: Subject) -> Path:
+    """The folder that the files of a subject's entries are relative to."""
+    path, entry = subject.pictures[0]
+    return Path(str(path).removesuffix(entry.file))
 
 
 def _located(subject: Subject, scores: dict, result: Path) -> dict:
     """Scores with the places of the pictures, relative to the result: a report shows them."""
-    path, entry = subject.pictures[0]
-    folder = Path(str(path).removesuffix(entry.file))
     here = result.parent.resolve()
     return {
         **scores,
-        "folder": os.path.relpath(folder.resolve(), here),
+        "folder": os.path.relpath(_folder_of(subject).resolve(), here),
         "reference_files": [os.path.relpath(place.resolve(), here) for place in subject.references],
     }
 
@@ -126,11 +135,8 @@ def _share_out(subjects: Sequence[Subject], encoders: Encoders) -> None:
 
 def _score(flags: argparse.Namespace) -> None:
     protocol = protocols.named(flags.protocol, with_token=flags.with_token)
-    facts, known = _facts(flags.generated)
-    reference = flags.reference or known
-    if reference is None:
-        raise VectorFitError("--reference: missing; expected the folder of the subject's real pictures")
-    subjects = gather(flags.generated, reference, flags.prompts, allow_missing=flags.allow_missing)
+    subjects = gather(flags.generated, flags.reference, flags.prompts, allow_missing=flags.allow_missing)
+    facts = _facts(subjects)
     encoders = _encoders(flags, protocol)
     _share_out(subjects, encoders)
     if not PartialState().is_main_process:

@@ -11,6 +11,8 @@ from vf_dreambooth.problems import Problems
 from . import manifest
 from .manifest import Entry
 
+FACTS = "facts.json"  # beside a manifest: what is known of the training
+UNKNOWN_SEED = -1  # of pictures in plain folders, which are told apart by their names
 BLACK = 2  # the brightest pixel of what a safety checker has blanked
 
 
@@ -25,17 +27,35 @@ class Subject:
 
 
 def _folders(generated: Path) -> list[Path]:
-    """A folder of pictures, or its sub-folders that are such, one per subject."""
+    """A folder of pictures, the evaluation of a run folder, or a folder of such folders, one per subject."""
     if not generated.is_dir():
         raise VectorFitError(f"--generated {generated}: no such folder; expected generated pictures")
-    if (generated / manifest.NAME).exists() or photo_paths(generated):
+    if (generated / manifest.NAME).exists():
         return [generated]
-    found = [f for f in sorted(generated.iterdir()) if f.is_dir() and ((f / manifest.NAME).exists() or photo_paths(f))]
-    if not found:
+    if (generated / "config.json").exists() and (generated / "vectors.safetensors").exists():  # a run folder
+        if not (generated / "evaluation" / manifest.NAME).exists():
+            raise VectorFitError(f"--generated {generated}: a run without generated pictures; run eval generate first")
+        return [generated / "evaluation"]
+    inside = [folder for folder in sorted(generated.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    pictures, filled = photo_paths(generated), [folder for folder in inside if _holds_pictures(folder)]
+    if pictures and filled:
         raise VectorFitError(
-            f"--generated {generated}: 0 pictures there and in its folders; expected PNG, JPEG or WebP"
+            f"--generated {generated}: {len(pictures)} pictures beside {len(filled)} folders of pictures; "
+            f"expected one or the other (is {pictures[0].name} in its place?)"
         )
-    return found
+    if pictures:
+        return [generated]
+    empty = [folder.name for folder in inside if folder not in filled]
+    if not filled or empty:
+        named = f"{len(empty)} of {len(inside)} folders have 0 pictures ({', '.join(empty[:3])})"
+        what = named if filled else "0 pictures there and in its folders"
+        raise VectorFitError(f"--generated {generated}: {what}; expected PNG, JPEG or WebP")
+    return [found for folder in filled for found in _folders(folder)]
+
+
+def _holds_pictures(folder: Path) -> bool:
+    here = (folder / manifest.NAME).exists() or (folder / "evaluation" / manifest.NAME).exists()
+    return here or bool(photo_paths(folder))
 
 
 def read_prompts(path: Path) -> dict[str, str]:
@@ -67,29 +87,46 @@ def _entries(folder: Path, prompts: dict[str, str] | None) -> list[tuple[Path, E
     if (folder / manifest.NAME).exists():
         return [(folder / entry.file, entry) for entry in manifest.read(folder)]
     paths = photo_paths(folder)
-    if prompts is not None:
-        absent = [path.name for path in paths if path.name not in prompts]
-        if absent:
-            raise VectorFitError(
-                f"{folder}: {len(absent)} of {len(paths)} pictures have no prompt in --prompts, such as {absent[0]}; "
-                "add them, or score without prompts"
-            )
-    numbers = {text: number for number, text in enumerate(dict.fromkeys((prompts or {}).values()), start=1)}
+    told = {path: (prompts or {}).get(f"{folder.name}/{path.name}", (prompts or {}).get(path.name)) for path in paths}
+    absent = [path.name for path, text in told.items() if text is None]
+    if prompts is not None and absent:
+        raise VectorFitError(
+            f"{folder}: {len(absent)} of {len(paths)} pictures have no prompt in --prompts, such as {absent[0]}; "
+            "add them, or score without prompts"
+        )
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(told.values()), start=1)}
     found = []
-    for seed, path in enumerate(paths):
-        text = (prompts or {}).get(path.name, "")
-        entry = Entry(path.name, folder.name, "", "subject", numbers.get(text, 0), "", text, text, seed, "")
+    for path, text in told.items():
+        said, number = text or "", numbers[text] if text else 0
+        entry = Entry(path.name, folder.name, "", "subject", number, "", said, said, UNKNOWN_SEED, "")
         found.append((path, entry))
     return found
 
 
-def _references(reference: Path, subject: str) -> list[Path]:
-    for folder in (reference / subject, reference):
-        if folder.is_dir() and photo_paths(folder):
-            return photo_paths(folder)
-    raise VectorFitError(
-        f"--reference {reference}: 0 real pictures of {subject}, there or in {subject}/; expected photos"
-    )
+def _check_prompts(prompts: dict[str, str], folders: list[Path]) -> None:
+    """Raises VectorFitError for prompts of no picture, and for bare names that several subjects have."""
+    there = {folder: {path.name for path in photo_paths(folder)} for folder in folders}
+    known = {f"{folder.name}/{name}" for folder, names in there.items() for name in names}
+    idle = [name for name in prompts if name not in known and not any(name in names for names in there.values())]
+    if idle:
+        raise VectorFitError(f"--prompts: {len(idle)} of {len(prompts)} pictures are missing, such as {idle[0]}")
+    shared = [name for name in prompts if sum(name in names for names in there.values()) > 1]
+    if shared:
+        raise VectorFitError(f"--prompts: {shared[0]} is a picture of several subjects; write 'SUBJECT/{shared[0]}'")
+
+
+def _references(folder: Path, reference: Path | None, subject: str, *, alone: bool) -> list[Path]:
+    """A subject's real pictures: in a folder of its name, those given if it is the only one, or those it recorded."""
+    if reference is None:
+        facts = folder / FACTS
+        recorded = json.loads(facts.read_text()).get("references") if facts.exists() else None
+        if recorded is None:
+            raise VectorFitError(f"--reference: missing, and {folder} does not tell where the photos of {subject} are")
+        reference, alone = Path(recorded), True
+    for place in (reference / subject, *((reference,) if alone else ())):
+        if place.is_dir() and photo_paths(place):
+            return photo_paths(place)
+    raise VectorFitError(f"--reference {reference}: 0 real pictures of {subject}{'' if alone else f' in {subject}/'}")
 
 
 def _blank(path: Path) -> bool:
@@ -118,7 +155,7 @@ def _check(paths: list[Path], *, allow_missing: bool) -> dict[Path, str]:
 
 
 def gather(
-    generated: list[Path], reference: Path, prompts: Path | None = None, *, allow_missing: bool = False
+    generated: list[Path], reference: Path | None, prompts: Path | None = None, *, allow_missing: bool = False
 ) -> list[Subject]:
     """The subjects of one or more folders of generated pictures, with their real pictures, in the order of their names.
 
@@ -126,18 +163,25 @@ def gather(
         VectorFitError: folders without pictures, pictures without prompts, unreadable or black ones, all with counts.
     """
     texts = read_prompts(prompts) if prompts else None
-    by_subject: dict[str, list[tuple[Path, Entry]]] = {}
-    for folder in [folder for place in generated for folder in _folders(place)]:
+    folders = [folder for place in generated for folder in _folders(place)]
+    if texts is not None:
+        _check_prompts(texts, [folder for folder in folders if not (folder / manifest.NAME).exists()])
+    by_subject: dict[str, tuple[Path, list[tuple[Path, Entry]]]] = {}
+    for folder in folders:
         for path, entry in _entries(folder, texts):
-            by_subject.setdefault(entry.subject, []).append((path, entry))
-    lacking = _check([path for found in by_subject.values() for path, _ in found], allow_missing=allow_missing)
+            first = by_subject.setdefault(entry.subject, (folder, []))
+            if first[0] != folder:
+                raise VectorFitError(f"{entry.subject}: pictures in {first[0]} and in {folder}; score them one by one")
+            first[1].append((path, entry))
+    lacking = _check([path for _, found in by_subject.values() for path, _ in found], allow_missing=allow_missing)
     subjects, problems = [], Problems()
-    for name, found in sorted(by_subject.items()):
+    for name, (folder, found) in sorted(by_subject.items()):
         with problems.noting():
             kept = [(path, entry) for path, entry in found if path not in lacking]
             if not any(entry.role == "subject" for _, entry in kept):
                 raise VectorFitError(f"{name}: 0 pictures of the subject left to score")
             missing = [f"{path.name}: {lacking[path]}" for path, _ in found if path in lacking]
-            subjects.append(Subject(name, _references(reference, name), kept, missing))
+            real = _references(folder, reference, name, alone=len(by_subject) == 1)
+            subjects.append(Subject(name, real, kept, missing))
     problems.raise_all()
     return subjects

@@ -5,6 +5,7 @@ from typing import Any
 
 from vectorfit import VectorFitError
 
+from .collection import UNKNOWN_SEED
 from .statistics import Estimate, estimate, win_rate
 
 KINDS = ("dino", "clip_i", "clip_t")
@@ -19,6 +20,9 @@ def require_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     for name in ("dino", "clip"):
         a, b = (result["encoders"][name]["weights_sha256"][:12] for result in (first, second))
         unlike += [f"weights of {name} {a} and {b}"] if a != b else []
+    for name in sorted(set(first["subjects"]) & set(second["subjects"])):
+        a, b = (result["subjects"][name].get("references_sha256") for result in (first, second))
+        unlike += [f"the real pictures of {name}"] if a != b else []
     if unlike:
         raise VectorFitError(
             f"results of unlike protocols are not compared; they differ in {'; '.join(unlike)}: "
@@ -26,12 +30,16 @@ def require_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
         )
 
 
-def _pictures(result: Mapping[str, Any]) -> dict[tuple[str, int, str, int], Mapping[str, Any]]:
-    return {
-        (name, image["prompt_id"], image["prompt"], image["seed"]): image
-        for name, subject in result["subjects"].items()
-        for image in subject["images"]
-    }
+def _pictures(result: Mapping[str, Any]) -> dict[tuple[str, str, int, str], Mapping[str, Any]]:
+    """Pictures by subject, prompt and seed; those of plain folders, whose seeds nobody knows, by file name."""
+    found: dict[tuple[str, str, int, str], Mapping[str, Any]] = {}
+    for name, subject in result["subjects"].items():
+        for image in subject["images"]:
+            key = (name, image["prompt"], image["seed"], image["file"] if image["seed"] == UNKNOWN_SEED else "")
+            if key in found:
+                raise VectorFitError(f"{result['method']}: two pictures of {name} for {image['prompt']!r} at one seed")
+            found[key] = image
+    return found
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

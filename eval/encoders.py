@@ -107,8 +107,28 @@ def _timm_weights(model: nn.Module, path: Path) -> None:
     state = (
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
     )
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
     state = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
-    model.load_state_dict({name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))})
+    state = checkpoint_filter_fn(state, model)  # position embeddings of another size are resampled, as timm does
+    left = ("head.", "fc_norm.", "mask_token")
+    model.load_state_dict({name: value for name, value in state.items() if not name.startswith(left)})
+
+
+def _clip(name: str, weights: Path | None) -> nn.Module:
+    """A CLIP with the published weights, or those of a file: a state dict, or OpenAI's TorchScript archive."""
+    import open_clip
+
+    if weights is None:
+        return open_clip.create_model(name, pretrained="openai", precision="fp32")
+    try:
+        state = torch.jit.load(weights, map_location="cpu").state_dict()
+    except RuntimeError:
+        return open_clip.create_model(name, pretrained=str(weights), precision="fp32")
+    model = open_clip.create_model(name, pretrained=None, precision="fp32")
+    sizes = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # buffers that are no weights
+    model.load_state_dict({key: value.float() for key, value in state.items() if key not in sizes})
+    return model
 
 
 def load_dino(spec: EncoderSpec, weights: Path | None, device: str) -> Encoder:
@@ -137,7 +157,7 @@ def load_clip(spec: EncoderSpec, weights: Path | None, device: str) -> Encoder:
     import open_clip
 
     try:
-        model = open_clip.create_model(spec.model, pretrained=str(weights) if weights else "openai", precision="fp32")
+        model = _clip(spec.model, weights)
         tokenizer = open_clip.get_tokenizer(spec.model)
     except Exception as error:
         raise _out_of_reach(spec, "--clip_weights", error) from error

@@ -20,11 +20,11 @@ from vf_dreambooth.images import write_png
 from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample, set_subjects, subject_file
 
 from . import manifest
+from .collection import FACTS
 from .dreambench import SHARED, Prompt, prompts
 from .manifest import Entry
 
 FIRST_SEED = 100_000  # far from the seeds of previews and class images, which training has seen
-FACTS = "facts.json"
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,13 @@ class Task:
 
     run: Path
     out: Path
+    subject: str
     token: str
     cls: str
     prompts: list[Prompt]
     images_per_prompt: int = 4
     seed: int = FIRST_SEED
     class_images: bool = True  # of the class alone too, by base and subject: for PRES and drift
-
-    @property
-    def subject(self) -> str:
-        return self.run.stem if self.run.is_file() else self.run.resolve().name
 
 
 def read_prompt_file(path: Path) -> list[Prompt]:
@@ -69,13 +66,22 @@ def task_of(run: Path, out: Path | None, prompt_file: Path | None, **choices: ob
         VectorFitError: it is no subject file, or does not say what triggers it.
     """
     metadata = vf.read_metadata(subject_file(run))
-    token, _, cls = metadata.get("modelspec.trigger_phrase", "").partition(" ")
-    if not cls:
-        raise VectorFitError(f"{run}: does not tell its trigger phrase; expected a subject trained with DreamBooth")
+    told = json.loads(metadata.get("vectorfit.training", "{}"))
+    token, cls = told.get("token"), told.get("class_noun")
+    if not (token and cls):
+        raise VectorFitError(f"{run}: does not tell its token and class; expected a subject trained with --class_noun")
     starter = metadata["vectorfit.base_model"] == "starter"
     wanted = read_prompt_file(prompt_file) if prompt_file else prompts(cls, starter=starter)
     place = out or (run if run.is_dir() else run.parent) / "evaluation"
-    return Task(run, place, token, cls, wanted, **choices)  # type: ignore[arg-type]
+    return Task(run, place, name_of(run), token, cls, wanted, **choices)  # type: ignore[arg-type]
+
+
+def name_of(run: Path) -> str:
+    """A subject's name: that of the folder of its photos, so that trainings of one subject go by one name."""
+    recorded = RunFolder(subject_file(run).parent)
+    if recorded.config.exists():
+        return Path(recorded.read_config()["settings"]["instance_data_dir"]).resolve().name
+    return run.stem if run.is_file() else run.resolve().name
 
 
 def _settings(task: Task, sampling: Sampling, role: str) -> str:
@@ -105,7 +111,8 @@ def entries(task: Task, sampling: Sampling) -> list[Entry]:
             for index in range(task.images_per_prompt if role == "subject" else 1):
                 seed = task.seed + 1000 * prompt.number + index
                 said, text = prompt.text(thing), prompt.text(task.cls)
-                file = f"images/{role}/{prompt.number:02d}-{seed}-{settings[:6]}.png"
+                words = hashlib.sha256(said.encode()).hexdigest()[:6]
+                file = f"images/{role}/{prompt.number:02d}-{seed}-{words}-{settings[:6]}.png"
                 known = (file, task.subject, task.cls, role, prompt.number, prompt.group, said, text, seed, settings)
                 found.append(Entry(*known))
     return found
@@ -147,7 +154,9 @@ def generate(task: Task, base_model: str | None = None) -> int:
         set_subjects(pipe, subjects)
         with state.split_between_processes(wanted) as mine:
             _generate(pipe, task, mine, sampling, quiet=not state.is_local_main_process)
+    state.wait_for_everyone()
     if state.is_main_process:
+        manifest.keep_only(task.out, entries(task, sampling))
         facts = (json.dumps(facts_of(task.run), indent=1) + "\n").encode()
         write_atomically(task.out / FACTS, facts)
     state.wait_for_everyone()

@@ -70,7 +70,13 @@ CLIP_B32 = EncoderSpec(
     "OpenAI's ViT-B-32.pt",
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
 )
-CLIP_L14 = EncoderSpec("open_clip", "ViT-L-14-quickgelu", Preprocess(224, 224, *OPENAI), "OpenAI's ViT-L-14.pt")
+CLIP_L14 = EncoderSpec(
+    "open_clip",
+    "ViT-L-14-quickgelu",
+    Preprocess(224, 224, *OPENAI),
+    "OpenAI's ViT-L-14.pt",
+    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+)
 DINOV2_B14 = EncoderSpec(
     "timm", "vit_base_patch14_dinov2.lvd142m", Preprocess(256, 224, *IMAGENET), "timm/vit_base_patch14_dinov2.lvd142m"
 )

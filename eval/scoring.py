@@ -1,6 +1,7 @@
 """Scores of generated pictures, from embeddings to the result that reports and comparisons read."""
 
 import dataclasses
+import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,12 @@ def _overfitting(mine: Tensor, real: Tensor, by_role: Mapping[str, list[tuple[En
     return found
 
 
+def _content(paths: Sequence[Path]) -> str:
+    """A hash of what the files hold, whatever their names and order."""
+    digests = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
+
+
 def score_subject(
     subject: Subject, encoders: Encoders, protocol: Protocol, *, progress: bool = False
 ) -> dict[str, Any]:
@@ -98,13 +105,14 @@ def score_subject(
         {
             "class": mine[0].cls,
             "references": len(subject.references),
+            "references_sha256": _content(subject.references),
             "n": len(images),
             "missing": subject.missing,
             **{kind: sum(found) / len(found) if found else None for kind, found in kinds.items()},
             "real": {name: {"with_self": whole, "without_self": apart} for name, (whole, apart) in ceilings.items()},
             "overfitting": {
                 **_overfitting(dino[index], real[0], by_role),
-                "diversity": diversity(dino[index], [entry.prompt_id for entry in mine]),
+                "diversity": diversity(dino[index], [entry.prompt_id for entry in mine]) if any(texts) else None,
             },
             "images": images,
         }
@@ -135,6 +143,13 @@ def overall(subjects: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return _rounded(found)
 
 
+def _labels(protocol: Protocol, encoders: Encoders) -> dict[str, str]:
+    """The scores' names; weights that are not known to be the published ones do not go by theirs alone."""
+    of = {"dino": encoders.dino, "clip_i": encoders.clip, "clip_t": encoders.clip}
+    labels = zip(of.items(), protocol.labels, strict=True)
+    return {kind: label if encoder.verified else f"{label} (weights not verified)" for (kind, encoder), label in labels}
+
+
 def _described(encoder: Encoder) -> dict[str, Any]:
     return {"name": encoder.name, "weights_sha256": encoder.weights_sha256, "verified": encoder.verified}
 
@@ -162,7 +177,7 @@ def result_of(
     return {
         "schema": SCHEMA,
         "protocol": {"name": protocol.name, "version": protocol.version, "hash": protocol.hash, "text": protocol.text},
-        "labels": dict(zip(("dino", "clip_i", "clip_t"), protocol.labels, strict=True)),
+        "labels": _labels(protocol, encoders),
         "encoders": {"dino": _described(encoders.dino), "clip": _described(encoders.clip)},
         "deviations": deviations,
         "method": method,

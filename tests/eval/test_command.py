@@ -64,6 +64,17 @@ def test_generating_is_resumable_and_tells_what_each_picture_answers(generated, 
     assert facts["bytes"] == (run / "vectors.safetensors").stat().st_size
 
 
+def test_other_prompts_are_made_anew_and_those_of_before_not_scored(run, tmp_path, capsys):
+    for words in ("in the snow", "on the moon"):
+        (tmp_path / "p.txt").write_text(f"a {{}} {words}\n")
+        flags = ["--prompts", str(tmp_path / "p.txt"), "--images_per_prompt", "1", "--no-class_images"]
+        main(["generate", str(run), *flags, "--out", str(tmp_path / "out")])
+        assert "1 generated" in capsys.readouterr().out
+        assert [entry.prompt for entry in manifest.read(tmp_path / "out")] == [f"a sks clock {words}"]
+    with pytest.raises(VectorFitError, match="give each an --out of its own"):
+        main(["generate", str(run), str(run / "vectors.safetensors"), "--out", str(tmp_path / "both")])
+
+
 def score(generated, out, *more):
     main(["score", "--generated", str(generated), "--protocol", "starter", "--out", str(out), *map(str, more)])
     return json.loads(out.read_text())

@@ -159,6 +159,21 @@ def test_clip_files_are_held_to_their_published_hash(tmp_path):
         load_clip(CLIP_B32, tmp_path / "absent.pt", "cpu")
 
 
+def test_openais_archive_and_dinov2s_file_load(tmp_path):
+    """OpenAI publishes a TorchScript archive; timm's DINOv2 has position embeddings for 518 pixels and a mask token."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(CLIP_B32.model, pretrained=None).eval()
+    path, words = tmp_path / "ViT-B-32.pt", torch.zeros(1, 77, dtype=torch.int)
+    torch.jit.save(torch.jit.trace(model, (torch.zeros(1, 3, 224, 224), words), check_trace=False), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    spec = EncoderSpec("open_clip", CLIP_B32.model, CLIP_B32.preprocess, "", digest)
+    assert load_clip(spec, path, "cpu").weights_sha256 == encoders.weights_hash(model)
+    tiny = timm.create_model("vit_base_patch14_dinov2", pretrained=False, num_classes=0)
+    torch.save({**tiny.state_dict(), "mask_token": torch.zeros(1, 768)}, tmp_path / "dinov2.pth")
+    encoder = load_dino(PROTOCOLS["dinov2"].dino, tmp_path / "dinov2.pth", "cpu")
+    assert encoder.embed(torch.zeros(1, 3, 224, 224)).shape == (1, 768)
+
+
 def test_weights_out_of_reach_name_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

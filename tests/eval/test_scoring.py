@@ -153,6 +153,10 @@ def test_a_manifest_keeps_the_last_of_equal_entries_and_forgives_a_line_cut_shor
     with (tmp_path / manifest.NAME).open("a") as file:
         file.write('{"file": "im')
     assert manifest.read(tmp_path) == first
+    manifest.append(tmp_path, first)  # after a kill the list goes on
+    assert manifest.read(tmp_path) == first
+    manifest.keep_only(tmp_path, first[:1])
+    assert manifest.read(tmp_path) == first[:1]
     text = (tmp_path / manifest.NAME).read_text()
     (tmp_path / manifest.NAME).write_text("{}\n" + text)
     with pytest.raises(VectorFitError, match="line 1: not an entry"):
@@ -254,3 +258,59 @@ def test_the_csv_has_a_line_per_picture(tmp_path):
     lines = report.csv_of(results).splitlines()
     assert len(lines) == 1 + 12
     assert lines[0].startswith("method,subject,group,prompt_id,prompt,seed,file,dino")
+
+
+def test_only_what_is_meant_is_taken(tmp_path):
+    write_manifest(tmp_path / "run" / "evaluation", [("subject", 1, 0, flat(RED))])
+    for name in ("config.json", "vectors.safetensors"):
+        (tmp_path / "run" / name).write_text("{}")
+    for name in ("samples", "analysis", "real"):
+        (tmp_path / "run" / name).mkdir()
+        noise(1).save(tmp_path / "run" / name / "x.png")
+    (subject,) = gather([tmp_path / "run"], tmp_path / "run" / "real")
+    assert [path.name for path, _ in subject.pictures] == ["0.png"]
+    several = tmp_path / "several"
+    for name in ("cat", "dog"):
+        (several / name).mkdir(parents=True)
+        noise(2).save(several / name / "0.png")
+    with pytest.raises(VectorFitError, match="0 real pictures of cat in cat/"):
+        gather([several], tmp_path / "run" / "real")  # one folder of photos cannot be of both
+    noise(3).save(several / "grid.png")
+    with pytest.raises(VectorFitError, match=r"1 pictures beside 2 folders.*grid\.png"):
+        gather([several], several)
+    (several / "grid.png").unlink()
+    (several / "bird").mkdir()
+    with pytest.raises(VectorFitError, match=r"1 of 3 folders have 0 pictures \(bird\)"):
+        gather([several], several)
+    (several / "bird").rmdir()
+    (tmp_path / "p.txt").write_text("0.png\ta red dog\n")
+    with pytest.raises(VectorFitError, match=r"picture of several subjects; write 'SUBJECT/0\.png'"):
+        gather([several], several, tmp_path / "p.txt")
+    (tmp_path / "p.txt").write_text("cat/0.png\ta red cat\ndog/0.png\ta green dog\n")
+    subjects = gather([several], several, tmp_path / "p.txt")
+    assert [subject.pictures[0][1].text for subject in subjects] == ["a red cat", "a green dog"]
+    (tmp_path / "p.txt").write_text("cat/0.png\ta red cat\ndog/0.png\ta green dog\ndog/1.png\tx\n")
+    with pytest.raises(VectorFitError, match=r"1 of 3 pictures are missing, such as dog/1\.png"):
+        gather([several], several, tmp_path / "p.txt")
+
+
+def test_one_subject_in_two_folders_is_refused(tmp_path):
+    for place in ("a", "b"):
+        write_manifest(tmp_path / place, [("subject", 1, 0, flat(RED))])
+    with pytest.raises(VectorFitError, match=r"toy: pictures in .* and in"):
+        gather([tmp_path / "a", tmp_path / "b"], tmp_path)
+
+
+def test_plain_folders_are_paired_by_file_name(tmp_path):
+    real = {"x.png": noise(50)}
+    first = {name: noise(seed) for seed, name in enumerate(("a.png", "b.png", "c.png"))}
+    second = {"b.png": first["b.png"], "c.png": first["c.png"], "d.png": noise(9)}
+    results = [scored(gather(*folders(tmp_path / n, images, real))) for n, images in (("1", first), ("2", second))]
+    found = comparison.compare(*results)
+    assert found["pairs"] == 2
+    assert found["unpaired"] == [1, 1]
+    assert found["dino"]["difference"] == 0
+    other = scored(gather(*folders(tmp_path / "3", first, {"x.png": noise(51)})))
+    with pytest.raises(VectorFitError, match="the real pictures of generated"):
+        comparison.compare(results[0], other)
+    assert "diversity" not in results[0]["overall"]  # without prompts nobody knows which belong together
