@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from vf_dreambooth.prompts import KNOWN_SUBJECTS
+
 TOKEN = "sks"
 SHARED = (
     "in the jungle",
@@ -44,39 +46,10 @@ PROPERTIES = ("red", "purple", "shiny", "wet", "cube shaped")
 STARTER_GROUNDS = (*SHARED, OBJECTS[0], OBJECTS[3])
 STARTER_PROPERTIES = ("red", "purple")
 
-# The subjects of the data set, by class; those marked live have the live prompts.
-SUBJECTS = {
-    "backpack": "backpack",
-    "backpack_dog": "backpack",
-    "bear_plushie": "stuffed animal",
-    "berry_bowl": "bowl",
-    "can": "can",
-    "candle": "candle",
-    "cat": "cat",
-    "cat2": "cat",
-    "clock": "clock",
-    "colorful_sneaker": "sneaker",
-    "dog": "dog",
-    "dog2": "dog",
-    "dog3": "dog",
-    "dog5": "dog",
-    "dog6": "dog",
-    "dog7": "dog",
-    "dog8": "dog",
-    "duck_toy": "toy",
-    "fancy_boot": "boot",
-    "grey_sloth_plushie": "stuffed animal",
-    "monster_toy": "toy",
-    "pink_sunglasses": "glasses",
-    "poop_emoji": "toy",
-    "rc_car": "toy",
-    "red_cartoon": "cartoon",
-    "robot_toy": "toy",
-    "shiny_sneaker": "sneaker",
-    "teapot": "teapot",
-    "vase": "vase",
-    "wolf_plushie": "stuffed animal",
-}
+# The subjects of the data set and their classes; most are named for theirs.
+NAMED_FOR_THEIR_CLASS = "backpack can candle cat cat2 clock dog dog2 dog3 dog5 dog6 dog7 dog8 teapot vase".split()
+SUBJECTS = {**KNOWN_SUBJECTS, **{name: name.rstrip("0123456789") for name in NAMED_FOR_THEIR_CLASS}}
+
 ANIMALS = ("bear", "bird", "cat", "dog", "elephant", "fish", "horse", "monkey", "owl", "rabbit", "turtle")
 
 
