@@ -184,18 +184,21 @@ def _selfcheck(flags: argparse.Namespace) -> None:
     if folder is None:
         raise VectorFitError("--data: missing; expected DreamBench's dataset folder (github.com/google/dreambooth)")
     found = selfcheck.selfcheck(protocol, _encoders(flags, protocol), folder, progress=sys.stderr.isatty())
+    rows = [found[kind] for kind in ("dino", "clip_i")]
     if flags.json:
         print(json.dumps(found, indent=1))
-        return
-    print(f"{found['protocol']}, {found['subjects']} subjects")
-    for kind in ("dino", "clip_i"):
-        row = found[kind]
-        verdict = (
-            ""
-            if row["expected"] is None
-            else f"  expected {row['expected']:.3f}: {'near' if row['near'] else 'NOT near'}"
-        )
-        print(f"{kind:8} with self-pairs {row['with_self']:.4f}, without {row['without_self']:.4f}{verdict}")
+    else:
+        print(f"{found['protocol']}, {found['subjects']} subjects")
+        for kind, row in zip(("dino", "clip_i"), rows, strict=True):
+            print(f"{kind:8} with self-pairs {row['with_self']:.4f}, without {row['without_self']:.4f}{_verdict(row)}")
+    if any(row["expected"] is not None and not row["near"] for row in rows):
+        raise SystemExit(1)
+
+
+def _verdict(row: dict) -> str:
+    if row["expected"] is None:
+        return ""
+    return f"  expected {row['expected']:.3f}: {'near' if row['near'] else 'NOT near'}"
 
 
 COMMANDS = {"generate": _generate, "score": _score, "report": _report, "compare": _compare, "selfcheck": _selfcheck}

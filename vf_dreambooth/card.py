@@ -6,6 +6,7 @@ from huggingface_hub import ModelCardData
 
 from vectorfit.atomic import write_atomically
 
+from .config import BASELINES
 from .setup import Setup
 
 TAGS = ["text-to-image", "dreambooth", "diffusers-training", "stable-diffusion", "vectorfit"]
@@ -30,6 +31,14 @@ def _settings(setup: Setup) -> str:
     return "\n".join(["| setting | value |", "|--|--|", *rows])
 
 
+def _origin(method: str) -> str:
+    if method in BASELINES:
+        return f"trained by {method} fine-tuning, to compare VectorFit with"
+    variant = f" (method {method})" if method != "vectorfit" else ""
+    paper = "[arXiv 2503.19530](https://arxiv.org/abs/2503.19530)"
+    return f"trained with VectorFit ({paper}): changes of the\nsingular values and biases that the base already has{variant}"
+
+
 def text(setup: Setup, samples: list[str]) -> str:
     """The card, with the names of sample grids relative to the run folder, oldest first."""
     config, base = setup.config, setup.base
@@ -42,8 +51,7 @@ def text(setup: Setup, samples: list[str]) -> str:
 
 # {setup.run.path.resolve().name}: {config.trigger}
 
-A subject for {base.name}, trained with VectorFit ([arXiv 2503.19530](https://arxiv.org/abs/2503.19530)): changes of the
-singular values and biases that the base model already has.
+A subject for {base.name}, {_origin(config.method)}.
 
 Say **{config.trigger}** to call it, as in "{config.instance_prompt} in the snow".
 

@@ -13,6 +13,7 @@ from torch import nn
 from vectorfit.analysis import write_training
 
 from . import card, checkpoint
+from .estimate import peak_memory
 from .images import grid, write_png
 from .method import Method
 from .pipeline import previewing, sample
@@ -42,7 +43,7 @@ class Record:
         generation = "v2" if self.pipe.text_encoder.config.hidden_size == 1024 else "v1"
         spec = {
             "sai_model_spec": "1.0.1",
-            "architecture": f"stable-diffusion-{generation}/vectorfit",
+            "architecture": f"stable-diffusion-{generation}/{self.method.baseline or 'vectorfit'}",
             "implementation": "vectorfit",
             "title": self.config.trigger,
             "trigger_phrase": self.config.trigger,
@@ -115,4 +116,4 @@ class Record:
             if self.method.baseline is None:  # a baseline has no vectors to show
                 write_training(self.method.vectors, self.run.read_log(), self.run.path / "analysis")
             self._save(self.run.vectors)
-            self.run.write_config({**self.setup.record(), "seconds": round(seconds, 1)})
+            self.run.write_config({**self.setup.record(), "seconds": round(seconds, 1), "peak_memory": peak_memory()})
