@@ -36,7 +36,8 @@ def _origin(method: str) -> str:
         return f"trained by {method} fine-tuning, to compare VectorFit with"
     variant = f" (method {method})" if method != "vectorfit" else ""
     paper = "[arXiv 2503.19530](https://arxiv.org/abs/2503.19530)"
-    return f"trained with VectorFit ({paper}): changes of the\nsingular values and biases that the base already has{variant}"
+    what = "changes of the\nsingular values and biases that the base already has"
+    return f"trained with VectorFit ({paper}): {what}{variant}"
 
 
 def text(setup: Setup, samples: list[str]) -> str:
