@@ -21,7 +21,7 @@ import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub
 from vf_dreambooth import method as vectorfit_method
 from vf_dreambooth.base_models import load
-from vf_dreambooth.cli import exit_clearly
+from vf_dreambooth.cli import exit_clearly, part_processes
 from vf_dreambooth.data import Latents, Sampler, encode_images
 from vf_dreambooth.images import square, views
 from vf_dreambooth.interruption import Interruption
@@ -78,12 +78,14 @@ def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
 class Loop:
     """The training of one subject."""
 
-    def __init__(self, setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator, sampler: Sampler) -> None:
+    def __init__(
+        self, setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator, sampler: Sampler, began: float
+    ) -> None:
         self.setup, self.config, self.accelerator, self.sampler = setup, setup.config, accelerator, sampler
         models = adapted(pipe, self.config.train_text_encoder)
         self.method = vectorfit_method.build(self.config, models)
         accelerator.print(f"method       {self.config.method}: {self.method.summary}")
-        self.record = Record(setup, pipe, models, self.method, accelerator)
+        self.record = Record(setup, pipe, models, self.method, accelerator, began)
         vectors = self.method.vectors.values()
         self.objective = Objective(self.config, pipe, sampler, setup.photos.captions, vectors, self.method.penalty)
         parts = Denoiser(pipe.unet, pipe.text_encoder), self.method.optimizer
@@ -175,7 +177,7 @@ def train_subject(setup: Setup) -> str:
         run.write_config(setup.record())
     if config.report_to:
         accelerator.init_trackers("tensorboard", {k: v for k, v in config.as_dict().items() if v is not None})
-    loop = Loop(setup, pipe, accelerator, build_sampler(setup, pipe, accelerator))
+    loop = Loop(setup, pipe, accelerator, build_sampler(setup, pipe, accelerator), began)
     found = checkpoint.find(run, setup.resume) if setup.resume else None
     done = loop.record.resume(found)
     if setup.resume:
@@ -184,7 +186,7 @@ def train_subject(setup: Setup) -> str:
         loop.record.samples(0)
     complete = loop.run(done)
     if complete:
-        loop.record.finish(time.perf_counter() - began)
+        loop.record.finish()
     accelerator.wait_for_everyone()  # the main process has written what the others read next
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -230,8 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         PartialState().print(f"subject      {line}")
     if not dry:
         upload(setups)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    part_processes()
 
 
 def run() -> None:

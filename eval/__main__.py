@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
 from vectorfit import VectorFitError
-from vf_dreambooth.cli import exit_clearly
+from vf_dreambooth.cli import exit_clearly, part_processes
 
 from . import comparison, generation, protocols, report, scoring, selfcheck
 from .collection import FACTS, Subject, gather
@@ -33,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("generate", help="pictures of the DreamBench prompts, or of your own")
     add.add_argument("runs", nargs="+", type=Path, help="run folders or subject files")
-    add.add_argument("--prompts", type=Path, help="a file of prompts, a line each, with {} for the thing")
+    add.add_argument("--prompts", help=f"{generation.PROMPTS}; by default live for animals, object otherwise")
     add.add_argument("--images_per_prompt", type=int, default=4, help="default 4")
     add.add_argument("--seed", type=int, default=generation.FIRST_SEED, help="of the first picture")
     add.add_argument(
@@ -207,13 +206,12 @@ COMMANDS = {"generate": _generate, "score": _score, "report": _report, "compare"
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(arguments)
     COMMANDS[flags.command](flags)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    part_processes()
 
 
 def run() -> None:
     """The console script."""
-    exit_clearly(main)
+    exit_clearly(main, "the same command goes on with what is missing")
 
 
 if __name__ == "__main__":

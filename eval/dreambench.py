@@ -70,9 +70,8 @@ def is_live(cls: str) -> bool:
     return cls.split()[-1] in ANIMALS
 
 
-def prompts(cls: str, *, starter: bool = False) -> list[Prompt]:
-    """The 25 prompts of a class, or those of them that the starter's world knows."""
-    live = is_live(cls)
+def prompts(live: bool, *, starter: bool = False) -> list[Prompt]:
+    """The 25 prompts for live subjects or for objects, or those of them that the starter's world knows."""
     third = "accessorization" if live else "recontextualization"
     found = [("recontextualization", f"a {{}} {place}") for place in SHARED]
     found += [(third, f"a {{}} {words}") for words in (LIVE if live else OBJECTS)]

@@ -1,6 +1,7 @@
 """The encoders: what turns pictures and prompts into unit vectors, and knows the weights it does it with."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -231,4 +232,9 @@ class Encoders:
     def load(
         cls, protocol: Protocol, dino_weights: Path | None = None, clip_weights: Path | None = None, device: str = "cpu"
     ) -> "Encoders":
+        lacking = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise VectorFitError(
+                f"{' and '.join(lacking)}: not installed, expected for scores; pip install vectorfit[eval]"
+            )
         return cls(load_dino(protocol.dino, dino_weights, device), load_clip(protocol.clip, clip_weights, device))

@@ -21,9 +21,10 @@ from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample, set
 
 from . import manifest
 from .collection import FACTS
-from .dreambench import SHARED, Prompt, prompts
+from .dreambench import SHARED, Prompt, is_live, prompts
 from .manifest import Entry
 
+PROMPTS = "live or object for DreamBench's, or a file of prompts, a line each, with {} for the thing"
 FIRST_SEED = 100_000  # far from the seeds of previews and class images, which training has seen
 
 
@@ -59,8 +60,10 @@ def read_prompt_file(path: Path) -> list[Prompt]:
     return [Prompt(number, "own", line) for number, line in enumerate(lines, start=1)]
 
 
-def task_of(run: Path, out: Path | None, prompt_file: Path | None, **choices: object) -> Task:
+def task_of(run: Path, out: Path | None = None, wanted: str | None = None, **choices: object) -> Task:
     """What to generate for a run folder or subject file; token and class are those it was trained with.
+
+    `wanted` is one of `PROMPTS`; by default the class says whether it is a live subject.
 
     Raises:
         VectorFitError: it is no subject file, or does not say what triggers it.
@@ -71,9 +74,12 @@ def task_of(run: Path, out: Path | None, prompt_file: Path | None, **choices: ob
     if not (token and cls):
         raise VectorFitError(f"{run}: does not tell its token and class; expected a subject trained with --class_noun")
     starter = metadata["vectorfit.base_model"] == "starter"
-    wanted = read_prompt_file(prompt_file) if prompt_file else prompts(cls, starter=starter)
+    if wanted in (None, "live", "object"):
+        asked = prompts(is_live(cls) if wanted is None else wanted == "live", starter=starter)
+    else:
+        asked = read_prompt_file(Path(wanted))
     place = out or (run if run.is_dir() else run.parent) / "evaluation"
-    return Task(run, place, name_of(run), token, cls, wanted, **choices)  # type: ignore[arg-type]
+    return Task(run, place, name_of(run), token, cls, asked, **choices)  # type: ignore[arg-type]
 
 
 def name_of(run: Path) -> str:
@@ -175,5 +181,6 @@ def facts_of(run: Path) -> dict[str, object]:
         config = folder.read_config()
         facts |= {"seconds": config.get("seconds"), "memory": config.get("peak_memory")}
         facts["references"] = str(Path(config["settings"]["instance_data_dir"]).resolve())
-        facts["method"] = config["settings"].get("method", "vectorfit")
+        method = config["settings"].get("method", "vectorfit")
+        facts["method"] = "no_avf" if method == "vectorfit" and config["settings"].get("avf") is False else method
     return {name: value for name, value in facts.items() if value is not None}

@@ -13,10 +13,12 @@ from vectorfit.atomic import write_atomically
 from vf_dreambooth.images import square
 from vf_dreambooth.photos import open_photo
 
+from .collection import UNKNOWN_SEED
 from .comparison import KINDS, compare, require_alike
 from .statistics import estimate
 
 THUMBNAIL = 112  # pixels
+SCHEMA = "vectorfit-report/1"  # of the JSON and the CSV
 EXTREMES = 6  # best and worst cells shown
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -28,6 +30,7 @@ th { text-align: left; background: var(--soft); } td.n { text-align: right; font
 .scroll { overflow-x: auto; } small { opacity: .7; } img { border-radius: 4px; display: block; }
 .cells { display: flex; flex-wrap: wrap; gap: 10px; } figure { margin: 0; width: 112px; }
 figcaption { font-size: 11px; line-height: 1.25; margin-top: 2px; }
+.none { height: 112px; border: 1px dashed var(--line); border-radius: 4px; box-sizing: border-box; }
 .note { background: #fc63; padding: .5rem .8rem; border-radius: 6px; }
 """
 
@@ -144,37 +147,56 @@ def _by_prompt(results: Sequence[Mapping[str, Any]]) -> str:
     return _table(["prompt, method", *(labels[kind] for kind in KINDS), "n"], rows)
 
 
+def _by_picture(results: Sequence[Mapping[str, Any]]) -> str:
+    labels, rows = results[0]["labels"], []
+    for result in results:
+        for name, subject in result["subjects"].items():
+            for image in subject["images"]:
+                what = [name, result["method"], image["prompt"] or image["file"]]
+                seed = "–" if image["seed"] == UNKNOWN_SEED else str(image["seed"])
+                scores = [_amount(image[kind], ".3f") for kind in KINDS]
+                rows.append([html.escape(", ".join(what)), seed, *scores])
+    table = _table(["subject, method, prompt", "seed", *(labels[kind] for kind in KINDS)], rows)
+    return f"<details><summary>{len(rows)} pictures</summary>{table}</details>"
+
+
 def _cell(picture: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
 def _grid(name: str, results: Sequence[Mapping[str, Any]], places: Sequence[Path]) -> str:
     """A subject's photos, and a row per prompt with every method's picture of the prompt's first seed."""
-    first = next(i for i, result in enumerate(results) if name in result["subjects"])
-    subject = results[first]["subjects"][name]
-    photos = "".join(_cell(thumbnail(places[first] / file), "photo") for file in subject["reference_files"][:6])
+    here = [(result, place) for result, place in zip(results, places, strict=True) if name in result["subjects"]]
+    first, place = here[0]
+    photos = "".join(_cell(thumbnail(place / file), "photo") for file in first["subjects"][name]["reference_files"][:6])
     rows = []
-    for image in _first_seeds(subject["images"]):
+    for key, prompt in _shown([result["subjects"][name]["images"] for result, _ in here]).items():
         cells = []
-        for result, place in zip(results, places, strict=True):
-            mine = result["subjects"].get(name)
-            same = (image["prompt_id"], image["seed"])
-            found = next((i for i in mine["images"] if (i["prompt_id"], i["seed"]) == same), None) if mine else None
-            if found is not None:
-                cells.append(_cell(thumbnail(place / mine["folder"] / found["file"]), _caption(result, found)))
-        rows.append(f"<h3>{html.escape(image['prompt'] or image['file'])}</h3><div class=cells>{''.join(cells)}</div>")
+        for result, place in here:
+            subject = result["subjects"][name]
+            found = next((image for image in subject["images"] if _key(image) == key), None)
+            picture = thumbnail(place / subject["folder"] / found["file"]) if found else "<div class=none></div>"
+            cells.append(_cell(picture, _caption(result, found)))
+        rows.append(f"<h3>{html.escape(prompt)}</h3><div class=cells>{''.join(cells)}</div>")
     return f"<h2>{html.escape(name)}</h2><div class=cells>{photos}</div>{''.join(rows)}"
 
 
-def _first_seeds(images: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    seen: dict[tuple[int, str], Mapping[str, Any]] = {}
-    for image in images:
-        seen.setdefault((image["prompt_id"], image["prompt"] or image["file"]), image)
-    return list(seen.values())
+def _key(image: Mapping[str, Any]) -> tuple[str, int]:
+    """What two methods' pictures share that answer each other: the prompt and the seed, or the file where none is."""
+    return image["prompt"] or image["file"], image["seed"]
 
 
-def _caption(result: Mapping[str, Any], image: Mapping[str, Any]) -> str:
-    scores = ", ".join(_amount(image[kind], ".2f") for kind in KINDS)
+def _shown(images: Sequence[Sequence[Mapping[str, Any]]]) -> dict[tuple[str, int], str]:
+    """Of every prompt that any method answers the first seed."""
+    found: dict[str, tuple[str, int]] = {}
+    for mine in images:
+        for image in mine:
+            found.setdefault(image["prompt"] or image["file"], _key(image))
+    return {key: prompt for prompt, key in found.items()}
+
+
+def _caption(result: Mapping[str, Any], image: Mapping[str, Any] | None) -> str:
+    scores = ", ".join(_amount(image[kind], ".2f") for kind in KINDS) if image else "none"
     return f"{html.escape(result['method'])}<br>{scores}"
 
 
@@ -225,7 +247,11 @@ def page(results: Sequence[Mapping[str, Any]], places: Sequence[Path], title: st
     for other in results[1:]:
         require_alike(results[0], other)
     protocol, subjects = results[0]["protocol"], sorted({name for result in results for name in result["subjects"]})
-    deviations = "".join(f"<p class=note>{html.escape(d)}</p>" for result in results for d in result["deviations"])
+    deviations = "".join(
+        f"<p class=note>{html.escape(result['method'])}: {html.escape(deviation)}</p>"
+        for result in results
+        for deviation in result["deviations"]
+    )
     sections = [
         ("Scores", _summary(results)),
         ("Differences on equal prompts and seeds", _differences(results)),
@@ -233,6 +259,7 @@ def page(results: Sequence[Mapping[str, Any]], places: Sequence[Path], title: st
         ("By group of prompts", _by_group(results)),
         ("By subject", _by_subject(results)),
         ("By prompt", _by_prompt(results)),
+        ("By picture", _by_picture(results)),
         ("Best and worst", "".join(_extremes(result, place) for result, place in zip(results, places, strict=True))),
     ]
     body = "".join(f"<h2>{html.escape(name)}</h2>{content}" for name, content in sections if content)
@@ -247,14 +274,15 @@ def page(results: Sequence[Mapping[str, Any]], places: Sequence[Path], title: st
 
 
 def csv_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """One line per picture."""
+    """One line per picture, each with the schema's version."""
     names = ("group", "prompt_id", "prompt", "seed", "file", *KINDS)
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "subject", *names])
+    writer.writerow(["schema", "method", "subject", *names])
     for result in results:
         for subject, found in result["subjects"].items():
-            writer.writerows([result["method"], subject, *(image[name] for name in names)] for image in found["images"])
+            known = SCHEMA, result["method"], subject
+            writer.writerows([*known, *(image[name] for name in names)] for image in found["images"])
     return text.getvalue()
 
 
@@ -262,7 +290,7 @@ def write(results: Sequence[Mapping[str, Any]], places: Sequence[Path], out: Pat
     """Writes report.html, report.json and report.csv into a folder; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     summary = {
-        "schema": "vectorfit-report/1",
+        "schema": SCHEMA,
         "protocol": results[0]["protocol"],
         "labels": results[0]["labels"],
         "methods": [{key: r[key] for key in ("method", "overall", "facts", "deviations")} for r in results],

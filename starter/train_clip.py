@@ -52,7 +52,7 @@ def retrieval(model: CLIP, held_out: scenes.Scenes) -> float:
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=2500, batch=192, rate=1e-3, scenes=50000)
+    flags = arguments(__doc__, steps=1000, batch=192, rate=1e-3, scenes=50000)
     data = scenes.cached(flags.scenes, scenes.TRAINING_SEED)
     held_out = scenes.cached(1000, scenes.HELD_OUT_SEED)
     texts, said = captions_of(data)

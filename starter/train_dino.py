@@ -153,7 +153,7 @@ def separation(backbone: nn.Module, shots: int = 12) -> float:
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=2500, families=22, rate=7e-4, things=7500)
+    flags = arguments(__doc__, steps=1000, families=22, rate=7e-4, things=7500)
     data = instances(flags.things)
     torch.manual_seed(0)
     model = Distillation().to(device())

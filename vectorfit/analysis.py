@@ -6,7 +6,6 @@ Figures of the paper: training strength (3, 6), spectrum of the change (8, 9), s
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -58,7 +57,7 @@ def strengths(vectors: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _panels(names: Iterable[str]) -> dict[str, list[str]]:
-    """The names by their models where there are several, the parts that all names begin with left out."""
+    """The names by the model of the pipeline that they are of; of other models all are in one panel, ""."""
     panels: dict[str, list[str]] = {}
     for name in names:
         first = name.split(".")[0]
@@ -79,7 +78,7 @@ def _natural(text: str) -> tuple[int, list[tuple[int, str]]]:
     return order, [(int(digits or 0), rest) for digits, rest in re.findall(r"(\d*)(\D*)", text)]
 
 
-def heatmap(values: Mapping[str, float], title: str = "Training strength") -> Figure:
+def heatmap(values: Mapping[str, float]) -> Figure:
     """A heatmap of a number per vector: the block along, the part of a block and the kind down. Fig. 3 and 6."""
     panels = _panels(values)
     placed = {panel: {place(name): values[name] for name in names} for panel, names in panels.items()}
@@ -108,11 +107,11 @@ def heatmap(values: Mapping[str, float], title: str = "Training strength") -> Fi
         )
         axis.set_xlabel("block")
         axis.set_facecolor("0.93")  # no such vector there
-        axis.set_title(panel.replace("_", " ") or title, fontsize=10)
+        axis.set_title(panel.replace("_", " ") or "Training strength", fontsize=10)
     if image is not None:
         figure.colorbar(image, ax=list(axes), label="mean |change| of the vector", shrink=0.9, pad=0.01)
     if "" not in panels:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle("Training strength", fontsize=12)
     return figure
 
 
@@ -174,10 +173,10 @@ def rank_numbers(singular_values: Tensor) -> dict[str, float]:
     }
 
 
-def _small_multiples(count: int, width: float = 3.4, height: float = 2.5) -> tuple[Figure, list[Any]]:
+def _small_multiples(count: int) -> tuple[Figure, list[Any]]:
     columns = min(4, max(1, count))
     rows = max(1, math.ceil(count / columns))
-    figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 2.5 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes[count:]:
         axis.set_visible(False)
@@ -217,17 +216,17 @@ def spectra(changes: Mapping[str, Tensor], full: Mapping[str, Tensor] | None = N
     return figure
 
 
-def shifts(changes: Mapping[str, Tensor], leading: int = LEADING) -> Figure:
+def shifts(changes: Mapping[str, Tensor]) -> Figure:
     """How far the leading singular values moved: a panel per part of a block, a line of cells per block. Fig. 10."""
     parts = _by_part(changes)
     figure, axes = _small_multiples(len(parts))
     cut = _common(list(parts)) if len(parts) > 1 else 0
-    top = max((float(values[:leading].abs().max()) for values in changes.values()), default=0.0) or 1.0
+    top = max((float(values[:LEADING].abs().max()) for values in changes.values()), default=0.0) or 1.0
     image = None
     for axis, (part, found) in zip(axes, parts.items(), strict=True):
-        grid = torch.full((len(found), leading), math.nan)
+        grid = torch.full((len(found), LEADING), math.nan)
         for line, (_, path) in enumerate(found):
-            values = changes[path][:leading]
+            values = changes[path][:LEADING]
             grid[line, : len(values)] = values
         image = axis.imshow(grid.numpy(), aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
         axis.set_yticks(range(len(found)), [column or "·" for column, _ in found], fontsize=6)
@@ -236,7 +235,7 @@ def shifts(changes: Mapping[str, Tensor], leading: int = LEADING) -> Figure:
         axis.set_title(part[cut:], fontsize=9)
     if image is not None:
         figure.colorbar(image, ax=axes, label="change of the singular value", shrink=0.8, pad=0.01)
-    figure.suptitle(f"Shift of the {leading} leading singular values (index along, block down)", fontsize=11)
+    figure.suptitle(f"Shift of the {LEADING} leading singular values (index along, block down)", fontsize=11)
     return figure
 
 
@@ -353,7 +352,7 @@ def analyze(
     numbers: dict[str, Any] = {
         "strength": strengths(vectors),
         "frozen": frozen_spans(entries),
-        "steps_frozen": dict(Counter({n: sum(b - a + 1 for a, b in s) for n, s in frozen_spans(entries).items()})),
+        "steps_frozen": {n: sum(b - a + 1 for a, b in spans) for n, spans in frozen_spans(entries).items()},
     }
     plain = pattern_of(file, metadata)[0] == "plain"
     if changes and plain:  # of wider patterns the entries are no singular values

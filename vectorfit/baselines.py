@@ -5,6 +5,7 @@ LoRA's two factors of every weight, or the difference of every parameter from th
 are the core's own (`VectorFitConfig`).
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,8 +41,10 @@ class Baseline:
         self.models, self.kind = named_models(models), kind
         self.plan: Plan = plan(models, VectorFitConfig())
         self.paths = {layer.path for layer in self.plan.layers}
-        self.base = {name: value.detach().cpu().clone() for name, value in self._weights().items()}
-        self.base_sha256 = _hash(self.base)
+        weights = self._weights()
+        self.base_sha256 = _hash(weights)
+        # Full fine-tuning changes them, and its file holds the differences.
+        self.base = {name: value.detach().cpu().clone() for name, value in weights.items()} if kind == "full" else {}
         for model in self.models.values():
             model.requires_grad_(False)
         if kind == "lora":
@@ -67,10 +70,11 @@ class Baseline:
         from peft import LoraConfig, inject_adapter_in_model
 
         for prefix, model in self.models.items():
-            inside = [path.removeprefix(f"{prefix}.") if prefix else path for path in self.paths]
-            here = [path for path in inside if join(prefix, path) in self.paths]
-            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(here), init_lora_weights="gaussian")
-            inject_adapter_in_model(config, model)
+            here = [path for path, _ in model.named_modules() if join(prefix, path) in self.paths]
+            exactly = "|".join(map(re.escape, here))  # of a list, PEFT takes every layer whose path ends so
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=exactly, init_lora_weights="gaussian")
+            if here:
+                inject_adapter_in_model(config, model)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -5,8 +5,8 @@ import json
 from huggingface_hub import ModelCardData
 
 from vectorfit.atomic import write_atomically
+from vectorfit.baselines import KINDS
 
-from .config import BASELINES
 from .setup import Setup
 
 TAGS = ["text-to-image", "dreambooth", "diffusers-training", "stable-diffusion", "vectorfit"]
@@ -32,7 +32,7 @@ def _settings(setup: Setup) -> str:
 
 
 def _origin(method: str) -> str:
-    if method in BASELINES:
+    if method in KINDS:
         return f"trained by {method} fine-tuning, to compare VectorFit with"
     variant = f" (method {method})" if method != "vectorfit" else ""
     paper = "[arXiv 2503.19530](https://arxiv.org/abs/2503.19530)"

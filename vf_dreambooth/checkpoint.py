@@ -18,10 +18,11 @@ from .method import Method
 STATE = "state.pt"  # beside the checkpoint's subject file
 
 
-def state_of(method: Method, accelerator: Accelerator, step: int) -> dict[str, Any]:
-    """The state after `step` updates. Randomness needs none: it is a function of seed and step."""
+def state_of(method: Method, accelerator: Accelerator, step: int, seconds: float) -> dict[str, Any]:
+    """The state after `step` updates and so many seconds. Randomness needs none: it is a function of seed and step."""
     return {
         "step": step,
+        "seconds": seconds,
         "vectors": {name: vector.detach().cpu() for name, vector in method.vectors.items()},
         "optimizer": method.optimizer.state_dict(),
         "schedule": method.schedule.state_dict(),
@@ -37,8 +38,8 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     write_atomically(folder / STATE, data.getvalue())
 
 
-def restore(folder: Path, method: Method, accelerator: Accelerator, models: Models) -> int:
-    """Takes up the state of a checkpoint and returns its step.
+def restore(folder: Path, method: Method, accelerator: Accelerator, models: Models) -> tuple[int, float]:
+    """Takes up the state of a checkpoint; returns its step and the seconds it took to come there.
 
     Raises:
         VectorFitError: the checkpoint is damaged, of another base, or of another kind of run.
@@ -59,7 +60,7 @@ def restore(folder: Path, method: Method, accelerator: Accelerator, models: Mode
                 part.load_state_dict(state[name])
         if method.ema:
             method.ema.to(accelerator.device)
-        return int(state["step"])
+        return int(state["step"]), float(state["seconds"])
     except VectorFitError:
         raise
     except Exception as error:  # a damaged file can break in many places; what torch advises then is not for users

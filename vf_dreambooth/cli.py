@@ -13,6 +13,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -247,11 +249,24 @@ def join_processes() -> None:
     the others.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator():
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # for an Accelerator
+        PartialState(cpu=True)  # which heeds no variable
 
 
-def exit_clearly(main: Callable[[], None]) -> None:
-    """Runs a command; what the user can mend ends it with its message and exit status 2, without a traceback."""
+def part_processes() -> None:
+    """Ends what `join_processes` began: torch warns of a group that nobody ended."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+RESUME = "the same command with --resume_from_checkpoint latest goes on"
+
+
+def exit_clearly(main: Callable[[], None], interrupted: str = RESUME) -> None:
+    """Runs a command; what the user can mend ends it with its message and exit status 2, without a traceback.
+
+    `interrupted` says what to do after Ctrl-C.
+    """
     join_processes()
     diffusers_logging.disable_progress_bar()  # loading shards from disk takes no bar; downloads keep theirs
     transformers_logging.disable_progress_bar()
@@ -265,5 +280,5 @@ def exit_clearly(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume_from_checkpoint latest goes on", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vectorfit import VectorFitError, avf_schedule
+from vectorfit.baselines import KINDS as BASELINES
 
 from .base_models import BaseModel
 from .prompts import class_noun, default_prompts
@@ -16,7 +17,6 @@ METHODS = (
     *("vectorfit", "no_avf", "sigma", "sigma_a", "sigma_a+b"),
     *("svft", "lora", "full", "random_freezing", "l1", "sigma_dropout"),
 )
-BASELINES = ("lora", "full")
 FREEZING_METHODS = ("vectorfit", "random_freezing")
 SUBJECT, BASE, PRIOR, TRAINING = "subject", "base model", "prior preservation", "training"
 AVF, OUTPUT, HUB = "adaptive vector freezing", "output", "hub"

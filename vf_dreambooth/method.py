@@ -11,10 +11,10 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 import vectorfit as vf
-from vectorfit.baselines import KINDS, Baseline
+from vectorfit.baselines import Baseline
 from vectorfit.regularizers import RandomVectorFreezing, l1, set_sigma_dropout
 
-from .config import TrainConfig
+from .config import BASELINES, TrainConfig
 
 # method -> what the core is configured to train
 CONFIGURED = {
@@ -22,8 +22,9 @@ CONFIGURED = {
     "svft": vf.VectorFitConfig(variant="sigma", pattern="banded", pattern_width=2),
     **{name: vf.VectorFitConfig() for name in ("random_freezing", "l1", "sigma_dropout")},
 }
-SIGMA_DROPOUT = 0.05  # of the paper's comparison, which gives no value; chosen on the tuning subjects
-L1_WEIGHT = 1e-5  # likewise
+# The paper compares AVF with both and gives no values; these are guesses that no sweep has looked at.
+SIGMA_DROPOUT = 0.05
+L1_WEIGHT = 1e-5
 FREEZING = {"vectorfit": vf.AdaptiveVectorFreezing, "random_freezing": RandomVectorFreezing}
 
 
@@ -79,7 +80,7 @@ def parameter_groups(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -
 
 def _trained(config: TrainConfig, models: Mapping[str, nn.Module]) -> tuple[str, str, dict, Callable[..., None]]:
     """Puts the method's layers into `models`: its table and summary, what it trains, and how it is saved."""
-    if config.method in KINDS:
+    if config.method in BASELINES:
         baseline = Baseline(models, config.method, seed=config.seed)
         return baseline.summary(), baseline.summary(), baseline.parameters, baseline.save
     plan = vf.inject(models, CONFIGURED[config.method])
@@ -129,5 +130,5 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Method:
         model.train()
     ema = EMAModel(vectors.values(), decay=config.ema_decay) if config.use_ema else None
     penalty = (lambda: L1_WEIGHT * l1(models)) if config.method == "l1" else None
-    baseline = config.method if config.method in KINDS else None
+    baseline = config.method if config.method in BASELINES else None
     return Method(table, summary, vectors, optimizer, schedule, avf, ema, save, penalty, baseline)

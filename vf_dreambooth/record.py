@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -31,11 +32,18 @@ class Record:
         models: dict[str, nn.Module],
         method: Method,
         accelerator: Accelerator,
+        began: float,
     ) -> None:
         self.setup, self.config, self.run = setup, setup.config, setup.run
         self.pipe, self.models, self.method, self.accelerator = pipe, models, method, accelerator
         self.writes = accelerator.is_main_process
+        self.began = began  # by time.perf_counter; moved back by what a resumed run took before
         self.shown: Image.Image | None = None  # the subject in the newest sample grid
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken so far, class images included, over all its stretches."""
+        return time.perf_counter() - self.began
 
     def _modelspec(self) -> dict[str, str]:
         """How other tools list the file: ModelSpec 1.0.1, with a picture of the subject where one was drawn."""
@@ -95,19 +103,22 @@ class Record:
             return
         with self.run.new_checkpoint(step) as folder:
             self._save(folder / "vectors.safetensors")
-            checkpoint.write_state(folder, checkpoint.state_of(self.method, self.accelerator, step))
+            checkpoint.write_state(folder, checkpoint.state_of(self.method, self.accelerator, step, self.seconds))
         self.run.keep_checkpoints(list(self.run.checkpoints())[-self.config.checkpoints_total_limit :])
 
     def resume(self, folder: Path | None) -> int:
         """Takes up a checkpoint, or the beginning where there is none; returns the steps already made."""
-        step = 0 if folder is None else checkpoint.restore(folder, self.method, self.accelerator, self.models)
+        step, seconds = 0, 0.0
+        if folder is not None:
+            step, seconds = checkpoint.restore(folder, self.method, self.accelerator, self.models)
+        self.began -= seconds
         if self.writes:
             # What lies beyond would be made again; a log that tells it twice misleads.
             self.run.keep_checkpoints([kept for kept in self.run.checkpoints() if kept <= step])
             self.run.cut_log(step)
         return step
 
-    def finish(self, seconds: float) -> None:
+    def finish(self) -> None:
         """The result: it counts as finished once the subject file is there, so that comes last but the time."""
         if self.writes:
             if self.shown is None:  # resumed after the last step, whose grid shows in the file
@@ -116,4 +127,6 @@ class Record:
             if self.method.baseline is None:  # a baseline has no vectors to show
                 write_training(self.method.vectors, self.run.read_log(), self.run.path / "analysis")
             self._save(self.run.vectors)
-            self.run.write_config({**self.setup.record(), "seconds": round(seconds, 1), "peak_memory": peak_memory()})
+            self.run.write_config(
+                {**self.setup.record(), "seconds": round(self.seconds, 1), "peak_memory": peak_memory()}
+            )

@@ -1,6 +1,7 @@
 """The commands, on the starter: generate, score, report, compare, selfcheck."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from PIL import Image
 
 from eval import manifest
 from eval.__main__ import build_parser, main
+from eval.generation import facts_of, task_of
 from eval.selfcheck import EXPECTED
 from tests.eval.pictures import noise
 from vectorfit import VectorFitError
@@ -102,7 +104,10 @@ def test_scoring_reporting_and_comparing(generated, tmp_path, capsys):
         assert words in page
     summary = json.loads((tmp_path / "report" / "report.json").read_text())
     assert summary["schema"] == "vectorfit-report/1"
-    assert len((tmp_path / "report" / "report.csv").read_text().splitlines()) == 9
+    assert "8 pictures" in page  # the table of all, folded away
+    lines = (tmp_path / "report" / "report.csv").read_text().splitlines()
+    assert len(lines) == 9
+    assert {line.split(",")[0] for line in lines[1:]} == {"vectorfit-report/1"}
 
 
 def test_the_prompts_text_is_never_html(generated, tmp_path):
@@ -141,7 +146,8 @@ def test_two_processes_generate_and_score_what_one_does(generated, run, prompts,
     ]
     out = tmp_path / "two"
     more = ["--prompts", str(prompts), "--images_per_prompt", "2", "--out", str(out)]
-    subprocess.run([*launch, "generate", str(run), *more], check=True, cwd=ROOT, capture_output=True)
+    told = subprocess.run([*launch, "generate", str(run), *more], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert told.stdout.count("24 generated") == 1
     mine, theirs = manifest.read(generated), manifest.read(out)
     assert [entry.key for entry in mine] == [entry.key for entry in theirs]
     for entry in mine:
@@ -149,7 +155,9 @@ def test_two_processes_generate_and_score_what_one_does(generated, run, prompts,
         far = max(abs(a - b) for a, b in zip(ours.tobytes(), other.tobytes(), strict=True))
         assert far <= 2  # of 255: batches of other sizes round otherwise
     result = ["score", "--generated", str(generated), "--protocol", "starter", "--out", str(tmp_path / "two.json")]
-    subprocess.run([*launch, *result], check=True, cwd=ROOT, capture_output=True)
+    shared = {**os.environ, "VECTORFIT_CACHE": str(tmp_path / "cache")}
+    told = subprocess.run([*launch, *result], check=True, cwd=ROOT, capture_output=True, text=True, env=shared)
+    assert told.stdout.count("starter DINO") == 1  # only the main process scores; both have filled the cache
     one = score(generated, tmp_path / "one.json")
     assert json.loads((tmp_path / "two.json").read_text())["overall"] == one["overall"]
 
@@ -177,6 +185,26 @@ def test_selfcheck_finds_the_recorded_values(capsys):
 def test_mistakes_are_one_clear_line(arguments, message, capsys):
     with pytest.raises(VectorFitError, match=message):
         main(list(arguments))
+
+
+def test_dreambenchs_lists_can_be_named(run, tmp_path):
+    clock, live = task_of(run), task_of(run, wanted="live")
+    assert [prompt.number for prompt in clock.prompts[:10]] == [prompt.number for prompt in live.prompts[:10]]
+    assert len(clock.prompts) == 14
+    assert len(live.prompts) == 12
+
+
+def test_a_run_without_freezing_is_not_reported_as_vectorfit(run, tmp_path):
+    settings = json.loads((run / "config.json").read_text())
+    for method, avf, reported in (
+        ("vectorfit", True, "vectorfit"),
+        ("vectorfit", False, "no_avf"),
+        ("l1", False, "l1"),
+    ):
+        settings["settings"] |= {"method": method, "avf": avf}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        (tmp_path / "vectors.safetensors").write_bytes((run / "vectors.safetensors").read_bytes())
+        assert facts_of(tmp_path)["method"] == reported
 
 
 def test_prompt_files_are_checked(tmp_path, run):

@@ -6,7 +6,7 @@ def test_thirty_subjects_with_twenty_five_prompts_each():
     live = [name for name, cls in SUBJECTS.items() if is_live(cls)]
     assert sorted(live) == ["cat", "cat2", "dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8"]
     for cls in SUBJECTS.values():
-        found = prompts(cls)
+        found = prompts(is_live(cls))
         assert [prompt.number for prompt in found] == list(range(1, 26))
         assert len({prompt.form for prompt in found}) == 25
         groups = [prompt.group for prompt in found]
@@ -15,12 +15,12 @@ def test_thirty_subjects_with_twenty_five_prompts_each():
 
 
 def test_prompts_are_worded_as_in_the_data_set():
-    assert prompts("dog")[10].text("sks dog") == "a sks dog wearing a red hat"
-    assert prompts("vase")[10].text("vase") == "a vase with a wheat field in the background"
-    assert prompts("vase")[24].text("sks vase") == "a cube shaped sks vase"
+    assert prompts(True)[10].text("sks dog") == "a sks dog wearing a red hat"
+    assert prompts(False)[10].text("vase") == "a vase with a wheat field in the background"
+    assert prompts(False)[24].text("sks vase") == "a cube shaped sks vase"
 
 
 def test_the_starters_share_is_what_its_world_knows():
-    assert len(prompts("clock", starter=True)) == 14
-    assert len(prompts("dog", starter=True)) == 12
-    assert {prompt.number for prompt in prompts("dog", starter=True)} <= {prompt.number for prompt in prompts("dog")}
+    assert len(prompts(False, starter=True)) == 14
+    assert len(prompts(True, starter=True)) == 12
+    assert {prompt.number for prompt in prompts(True, starter=True)} <= {prompt.number for prompt in prompts(True)}

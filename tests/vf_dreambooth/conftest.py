@@ -111,6 +111,7 @@ def arguments(photos, tiny_base, quick_preset):
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)  # other folders' tests leave theirs
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 

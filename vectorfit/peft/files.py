@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vectorfit.atomic import PathLike, write_atomically
 from vectorfit.errors import VectorFitError
-from vectorfit.fingerprint import base_layers, canonical_name, sketch, weights_sha256
+from vectorfit.fingerprint import base_layers, base_matrix, canonical_name, sketch, weights_sha256
 from vectorfit.heads import head_parameters, heads
 from vectorfit.inject import inject, remove, vector_parameters
 from vectorfit.plan import Models, join, named_models, vectorfit_layers
@@ -47,7 +47,8 @@ def to_delta_file(
     inject(models, core)
     try:
         for name, (config, _) in adapters.items():
-            verify(f"{folder}/{name}", config, base_layers(named_models(models)[name]))
+            layers = base_layers(named_models(models)[name])
+            verify(f"{folder}/{name}", config, {path: base_matrix(layer) for path, layer in layers.items()})
         parameters = {**vector_parameters(models), **head_parameters(models)}
         unlike = set(parameters) ^ (set(vectors) | set(whole))
         if unlike:

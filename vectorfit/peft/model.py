@@ -19,7 +19,6 @@ from vectorfit.fingerprint import (
     sketch,
     sketch_of_matrices,
     unlike_layers,
-    weights_sha256,
 )
 from vectorfit.layers import VectorFitLayer, layer_for
 from vectorfit.plan import kinds_of, named_modules, plan, vectorfit_layers, weight_owners, whole, why_not
@@ -65,7 +64,10 @@ class VectorFitModel(BaseTuner):
                 f"nothing to train: none of {len(peft_config.target_modules)} targets has what the variant "
                 f"{peft_config.variant!r} trains; name others, or leave target_modules out"
             )
-        _verify_matrices(peft_config, dict(sorted(matrices.items())))
+        matrices = dict(sorted(matrices.items()))
+        if peft_config.base_sha256 is None:  # a new adapter, which knows of no weights yet
+            peft_config.base_sha256 = matrices_sha256(matrices)
+        verify("the adapter", peft_config, matrices)
 
     def _targets(self, config: VectorFitConfig, model: nn.Module) -> set[str]:
         """The full paths of the modules that are meant: those named, or those that the core takes."""
@@ -181,29 +183,20 @@ def _excluded(config: VectorFitConfig, path: str, module: nn.Module) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in excluded)
 
 
-def _verify_matrices(config: VectorFitConfig, matrices: Mapping[str, Tensor]) -> None:
-    """`verify` before anything is factorised; a new adapter, which knows of no weights yet, is told of these."""
-    found = matrices_sha256(matrices)
-    if config.base_sha256 is None:
-        config.base_sha256 = found
-    if config.base_sha256 != found:
-        _judge("the adapter", config, sketch_of_matrices(matrices, config.base_sketch or ""), matrices)
+def verify(what: str, config: VectorFitConfig, matrices: Mapping[str, Tensor]) -> None:
+    """Refuses an adapter of another model; warns where the model is the same but its weights are rounded.
 
-
-def verify(what: str, config: VectorFitConfig, layers: Mapping[str, VectorFitLayer]) -> None:
-    """Refuses an adapter of another model; warns where the model is the same but its weights are rounded."""
-    if config.base_sha256 not in (None, weights_sha256(layers)):
-        _judge(what, config, sketch(layers), {path: layer.weight for path, layer in layers.items()})
-
-
-def _judge(what: str, config: VectorFitConfig, sketched: str, weights: Mapping[str, Tensor]) -> None:
-    unlike = unlike_layers(config.base_sketch or "", sketched)
+    `matrices` are the base weights [out, in] of the adapter's layers, by canonical name in the names' order.
+    """
+    if config.base_sha256 in (None, matrices_sha256(matrices)):
+        return
+    unlike = unlike_layers(config.base_sketch or "", sketch_of_matrices(matrices, config.base_sketch or ""))
     if unlike:
         raise VectorFitError(
             f"{what}: trained on other weights (SHA-256 {str(config.base_sha256)[:12]}...), of another "
             f"model ({unlike[0]} differs); load it on {config.base_model_name_or_path or 'the base it was trained on'}"
         )
-    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()})
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in matrices.values()})
     warnings.warn(
         f"{what}: the model's weights ({', '.join(dtypes)}) are rounded or changed since it was trained; "
         "its change comes out off by some per cent. Load the base in the precision it was trained in",
