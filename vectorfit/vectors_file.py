@@ -133,6 +133,7 @@ def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
         VectorFitError: it is not a delta file, or damaged.
     """
     subject = _Subject(path, 1.0, *_read(path))
+    _require_untouched(subject)
     return dict(sorted(subject.vectors.items())), subject.metadata
 
 
@@ -246,8 +247,7 @@ def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
     if problems:
         more = f" and {len(problems) - 3} more problems" if len(problems) > 3 else ""
         raise VectorFitError(f"{subject.path}: {'; '.join(problems[:3])}{more}; {subject.remedy}")
-    if metadata.get(PREFIX + "vectors_sha256") != tensors_sha256(subject.tensors):
-        raise VectorFitError(f"{subject.path}: its vectors are not those it was written with; fetch or train it again")
+    _require_untouched(subject)
     expected, layers = metadata.get(PREFIX + "base_sha256"), base_layers(models, subject.layers)
     got = weights_sha256(layers)
     if expected != got:
@@ -255,6 +255,11 @@ def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
         _judge_other_weights(subject, layers, what, tolerated_error)
     elif subject.pattern[0] == "top_k" and not _probed_error(subject, layers) <= tolerated_error:
         raise VectorFitError(f"{subject.path}: its top-k entries come out at other places here; {subject.remedy}")
+
+
+def _require_untouched(subject: _Subject) -> None:
+    if subject.metadata.get(PREFIX + "vectors_sha256") != tensors_sha256(subject.tensors):
+        raise VectorFitError(f"{subject.path}: its vectors are not those it was written with; fetch or train it again")
 
 
 def _probed_error(subject: _Subject, layers: Mapping[str, VectorFitLayer]) -> float:

@@ -17,6 +17,7 @@ METHODS = (
     *("vectorfit", "no_avf", "sigma", "sigma_a", "sigma_a+b"),
     *("svft", "lora", "full", "random_freezing", "l1", "sigma_dropout"),
 )
+PRIORS = ("class_images", "drift", "none")
 FREEZING_METHODS = ("vectorfit", "random_freezing")
 SUBJECT, BASE, PRIOR, TRAINING = "subject", "base model", "prior preservation", "training"
 AVF, OUTPUT, HUB = "adaptive vector freezing", "output", "hub"
@@ -86,7 +87,7 @@ class TrainConfig:
         "how the class is kept: by pictures that the base makes of it, or by a penalty on drift (the squared norm of "
         "the weights' change), which needs no pictures",
         group=PRIOR,
-        choices=("class_images", "drift", "none"),
+        choices=PRIORS,
     )
     prior_loss_weight: float = option(1.0, "weight of the class images' loss; the paper uses 0.5 to 1.0", group=PRIOR)
     drift_weight: float | None = option(None, "weight of the penalty on drift", group=PRIOR)

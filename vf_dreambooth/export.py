@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save
@@ -9,11 +10,13 @@ from safetensors.torch import save
 import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vectorfit.export import Export, bake, difference, lora
+from vectorfit.export import bake, difference, lora
 
-from .base_models import load
+from .base_models import BaseModel, load
 from .cli import exit_clearly
 from .pipeline import adapted_models, base_of, subject_file
+
+KINDS = ("lora", "diff", "pipeline")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to",
         required=True,
-        choices=("lora", "diff", "pipeline"),
+        choices=KINDS,
         help="lora: the best of a rank, an approximation; diff: the exact change (ComfyUI); pipeline: a diffusers "
         "folder with the subject merged in",
     )
@@ -39,36 +42,48 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _write(export: Export, path: Path, metadata: dict[str, str]) -> None:
-    write_atomically(path, save(export.tensors, metadata))
-    size = path.stat().st_size
-    print(f"{path} ({size:,} bytes): {export.kept:.1%} of ||dW||, {export.biases:.0%} of the biases' change")
+@dataclass(frozen=True)
+class Kind:
+    """What is exported: one of `KINDS`, and of a LoRA its rank, its names, and whether it carries biases."""
+
+    to: str
+    rank: int = 32
+    naming: str = "diffusers"
+    biases: bool = False
+
+    @property
+    def file_name(self) -> str:
+        names = {"lora": f"lora-{self.naming}-{self.rank}.safetensors", "diff": "diff.safetensors"}
+        return names.get(self.to, self.to)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    flags = build_parser().parse_args(arguments)
-    file = subject_file(flags.subject)
-    base = base_of(flags.subject, flags.base_model)
-    names = {
-        "lora": f"lora-{flags.naming}-{flags.rank}.safetensors",
-        "diff": "diff.safetensors",
-        "pipeline": "pipeline",
-    }
-    out = flags.out or file.parent / names[flags.to]
+def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: float = 1.0) -> str:
+    """Writes a run folder's or subject file's change for other tools, and returns a line on what was written.
+
+    Raises:
+        VectorFitError: `out` exists, the subject is damaged or of another base, or the base cannot be loaded.
+    """
     if out.exists():
         raise VectorFitError(f"--out: {out} exists; give another place or delete it")
     pipe = load(base)
     models = adapted_models(pipe)
-    metadata = vf.load_vectors(models, file, strength=flags.strength)
-    kept = {"format": "pt", **{k: v for k, v in metadata.items() if k.startswith("modelspec.")}}
-    if flags.to == "lora":
-        _write(lora(models, flags.rank, flags.naming, biases=flags.biases), out, kept)
-    elif flags.to == "diff":
-        _write(difference(models), out, kept)
-    else:
+    metadata = vf.load_vectors(models, subject_file(subject), strength=strength)
+    if kind.to == "pipeline":
         bake(models)
         pipe.save_pretrained(out)
-        print(f"{out}: the base with the subject merged in, a diffusers folder")
+        return f"{out}: the base with the subject merged in, a diffusers folder"
+    change = lora(models, kind.rank, kind.naming, biases=kind.biases) if kind.to == "lora" else difference(models)
+    kept = {"format": "pt", **{k: v for k, v in metadata.items() if k.startswith("modelspec.")}}
+    write_atomically(out, save(change.tensors, kept))
+    size = out.stat().st_size
+    return f"{out} ({size:,} bytes): {change.kept:.1%} of ||dW||, {change.biases:.0%} of the biases' change"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    flags = build_parser().parse_args(arguments)
+    kind = Kind(flags.to, flags.rank, flags.naming, flags.biases)
+    out = flags.out or subject_file(flags.subject).parent / kind.file_name
+    print(export(flags.subject, base_of(flags.subject, flags.base_model), kind, out, flags.strength))
 
 
 def run() -> None:

@@ -1,7 +1,6 @@
 """Pictures from a trained subject: `python -m vf_dreambooth.generate --vectors RUN --prompt "..."`."""
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -10,13 +9,12 @@ from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from vectorfit import VectorFitError
 from vectorfit.runs import RunFolder
 
 from .cli import exit_clearly
-from .images import comparison, grid
+from .images import comparison, grid, write_png
 from .photos import read_folder
 from .pipeline import Sampling, base_of, load_pipeline, sample, set_subjects
 
@@ -43,12 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--compare", action="store_true", help="draw comparison.png too: references, base and personalised"
     )
     return parser
-
-
-def _save(image: Image.Image, path: Path, parameters: dict[str, object]) -> None:
-    text = PngInfo()
-    text.add_itxt("parameters", json.dumps(parameters, ensure_ascii=False))
-    image.save(path, pnginfo=text)
 
 
 def _file_name(prompt: str) -> str:
@@ -101,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "base_model": base.name,
             }
             parameters |= {name: value for name, value in vars(sampling).items() if name != "batch_size"}
-            _save(image, out / f"{number:02d}-{_file_name(prompt)}-{flags.seed + index}.png", parameters)
+            write_png(out / f"{number:02d}-{_file_name(prompt)}-{flags.seed + index}.png", image, parameters)
     cell = min(256, max(128, sampling.resolution))
     grid(rows, row_titles=flags.prompts, cell=cell).save(out / "grid.png")
     print(out / "grid.png")

@@ -1,16 +1,21 @@
 """Pictures as tensors, and laid out side by side."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 
+PARAMETERS = "parameters"  # where a PNG tells what it was made from, as other tools write it too
 CROPS = 8  # random squares of a photo; each is encoded once, so their number is bounded
 
 
@@ -35,27 +40,62 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def write_png(path: Path, image: Image.Image) -> None:
-    """Saves a picture, whole or not at all. Raises VectorFitError when it cannot be written."""
-    data = BytesIO()
-    image.save(data, format="PNG")
+def write_png(path: Path, image: Image.Image, parameters: Mapping[str, object] | None = None) -> None:
+    """Saves a picture, whole or not at all, with what it was made from if that is given.
+
+    Raises:
+        VectorFitError: it cannot be written.
+    """
+    data, text = BytesIO(), PngInfo()
+    if parameters is not None:
+        text.add_itxt(PARAMETERS, json.dumps(parameters, ensure_ascii=False))
+    image.save(data, format="PNG", pnginfo=text)
     write_atomically(path, data.getvalue())
 
 
-def grid(rows: Sequence[Sequence[Image.Image]], *, row_titles: Sequence[str] = (), cell: int = 128) -> Image.Image:
-    """Pictures in rows on white, each `cell` pixels square, with a line of text above each row that has a title."""
+def read_parameters(path: Path) -> dict[str, Any]:
+    """What `write_png` was given with a picture. Raises VectorFitError for a file that tells of none."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            found = json.loads(image.info[PARAMETERS])  # type: ignore[attr-defined]
+    except (OSError, KeyError, ValueError, SyntaxError) as error:
+        raise VectorFitError(f"{path.name}: holds no settings; expected a PNG that was generated here") from error
+    if not isinstance(found, dict):
+        raise VectorFitError(f"{path.name}: its settings are damaged; expected a PNG that was generated here")
+    return found
+
+
+def grid(
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    cell: int = 128,
+) -> Image.Image:
+    """Pictures in rows on white, each `cell` pixels square; titles stand above their row, and above all columns."""
     gap, font = max(4, cell // 32), ImageFont.load_default(max(11, cell // 9))
-    band = int(font.size * 1.8) if row_titles else gap
+    line = int(font.size * 1.8)
+    band, head = (line if row_titles else gap), (line if column_titles else 0)
     width = max(len(row) for row in rows) * (cell + gap) + gap
-    sheet = Image.new("RGB", (width, len(rows) * (cell + band) + gap), "white")
+    sheet = Image.new("RGB", (width, head + len(rows) * (cell + band) + gap), "white")
     draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(column_titles):
+        left = gap + column * (cell + gap)
+        draw.text((left, line * 0.2), _fitting(title, font, cell), fill="black", font=font)
     for index, row in enumerate(rows):
-        top = index * (cell + band)
+        top = head + index * (cell + band)
         if index < len(row_titles):
             draw.text((gap, top + band * 0.2), row_titles[index], fill="black", font=font)
         for column, image in enumerate(row):
             sheet.paste(square(image, cell), (gap + column * (cell + gap), top + band))
     return sheet
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, its end left out where it is wider than so many pixels."""
+    if font.getlength(text) <= width:
+        return text
+    return next((f"{text[:n]}…" for n in range(len(text), 0, -1) if font.getlength(f"{text[:n]}…") <= width), "…")
 
 
 def comparison(

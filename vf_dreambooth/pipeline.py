@@ -1,6 +1,6 @@
 """The one loader and the one sampler: base and subject files to a pipeline, prompts and seeds to pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,16 +94,43 @@ def load_pipeline(
     return pipe.to(device)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, and whether the base's safety checker has blanked it."""
+
+    image: Image.Image
+    blanked: bool
+
+
 def sample(
     pipe: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
 ) -> list[Image.Image]:
     """One picture per (prompt, seed). The noise is drawn on the CPU: the same on every device and in every batch."""
-    images: list[Image.Image] = []
+    return [drawn.image for drawn in draw(pipe, prompts, seeds, sampling)]
+
+
+@torch.no_grad()
+def draw(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    after_step: Callable[[], None] = lambda: None,
+) -> list[Drawn]:
+    """As `sample`, for who shows what goes on: `after_step` is called after every denoising step of every batch.
+
+    What it raises ends the drawing.
+    """
+
+    def called(_pipe: object, _step: int, _timestep: int, tensors: dict) -> dict:
+        after_step()
+        return tensors
+
+    drawn: list[Drawn] = []
     for start in range(0, len(prompts), sampling.batch_size):
         chunk = list(prompts[start : start + sampling.batch_size])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + len(chunk)]]
-        images += pipe(
+        found = pipe(
             chunk,
             negative_prompt=[sampling.negative_prompt] * len(chunk),
             num_inference_steps=sampling.num_inference_steps,
@@ -111,8 +138,11 @@ def sample(
             generator=generators,
             height=sampling.resolution,
             width=sampling.resolution,
-        ).images
-    return images
+            callback_on_step_end=called,
+        )
+        blanked = found.nsfw_content_detected or [False] * len(chunk)
+        drawn += [Drawn(image, bool(blank)) for image, blank in zip(found.images, blanked, strict=True)]
+    return drawn
 
 
 @contextmanager

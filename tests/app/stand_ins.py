@@ -1,0 +1,47 @@
+"""A stand-in for the engine that draws coloured squares, and a subject file of a few bytes."""
+
+import threading
+from pathlib import Path
+
+from PIL import Image
+
+import vectorfit as vf
+from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.engine import Order
+from vf_dreambooth.pipeline import Drawn, adapted_models
+
+
+class FakeEngine:
+    """Draws a square whose colour tells subject and seed, and remembers its orders."""
+
+    def __init__(self, blanked: bool = False) -> None:
+        self.orders: list[Order] = []
+        self.blanked = blanked
+        self.drawing = threading.Lock()
+
+    def draw(self, order: Order, after_step) -> list[Drawn]:
+        assert self.drawing.acquire(blocking=False), "two orders at once"
+        try:
+            self.orders.append(order)
+            for _ in range(order.steps):
+                after_step()
+            strength = round(100 * sum(strength for _, strength in order.subjects))
+            side = order.sampling.resolution
+            return [
+                Drawn(Image.new("RGB", (side, side), (strength, seed % 256, 0)), self.blanked) for seed in order.seeds
+            ]
+        finally:
+            self.drawing.release()
+
+
+def write_subject(path: Path, noun: str = "dog", base: str = "starter", scale: float = 0.5) -> Path:
+    """A real subject file on the starter, of deltas that nobody trained."""
+    models = adapted_models(load(resolve("starter")))
+    vf.inject(models)
+    for number, vector in enumerate(vf.vector_parameters(models).values()):
+        vector.data += scale * (number % 5 - 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    training = f'{{"class_noun": "{noun}", "token": "sks"}}'
+    metadata = {"vectorfit.training": training, "modelspec.trigger_phrase": f"sks {noun}"}
+    vf.save_vectors(models, path, base_model=base, metadata=metadata)
+    return path

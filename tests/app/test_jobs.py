@@ -1,0 +1,180 @@
+"""Trainings as processes of their own: one at a time, stopped, resumed, found again. A small script stands in."""
+
+import textwrap
+import time
+
+import pytest
+from PIL import Image
+
+from app import jobs as jobs_module
+from app.jobs import FAILED, FINISHED, MOST_PHOTOS, MOST_WAITING, QUEUED, RUNNING, STOPPED, Jobs
+from vectorfit import VectorFitError
+
+# Writes a run folder as the real one does, a step every few hundredths of a second, and ends after SIGTERM's step.
+SCRIPT = """
+import json, pathlib, signal, sys, time
+flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+resumed = "resume_from_checkpoint" in flags
+run = pathlib.Path(flags["resume_from_checkpoint"] if resumed else flags["output_dir"])
+run.mkdir(parents=True, exist_ok=True)
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+if resumed:
+    config = json.loads((run / "config.json").read_text())
+else:
+    if flags.get("class_noun") == "nothing":
+        sys.exit("error: --class_noun: nothing is no noun")
+    assert len(list(pathlib.Path(flags["instance_dir"]).glob("*.png"))) == 2
+    config = {"settings": {"max_train_steps": int(flags["max_train_steps"])}}
+    (run / "config.json").write_text(json.dumps(config))
+log = run / "log.jsonl"
+done = len(log.read_text().splitlines()) if log.exists() else 0
+for step in range(done + 1, config["settings"]["max_train_steps"] + 1):
+    time.sleep(0.03)
+    with log.open("a") as file:
+        file.write(json.dumps({"step": step, "loss": 1 / step}) + "\\n")
+    if asked:
+        sys.exit(130)
+(run / "vectors.safetensors").write_bytes(b"")
+(run / "config.json").write_text(json.dumps({**config, "seconds": 1.0}))
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(2):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.jpg")
+    return sorted(tmp_path.glob("*.jpg"))
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    (tmp_path / "stand_in_training.py").write_text(textwrap.dedent(SCRIPT))
+    monkeypatch.setattr(jobs_module, "SCRIPT", "stand_in_training")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = Jobs(tmp_path / "runs")
+    yield made
+    for job in made.all():
+        process = job.process()
+        if process:
+            process.kill()
+
+
+def wait(jobs, name, *states):
+    for _ in range(1000):
+        jobs.tick()
+        status = jobs.status(jobs.find(name))
+        if status.state in states:
+            return status
+        time.sleep(0.02)
+    raise AssertionError(status)
+
+
+def running(jobs):
+    return [job.name for job in jobs.all() if job.process()]
+
+
+def test_one_runs_at_a_time_in_the_order_they_came(jobs, photos):
+    names = [jobs.add(photos, "rex", ["--max_train_steps=5"]).name for _ in range(3)]
+    assert names == ["rex", "rex-2", "rex-3"]
+    ended = []
+    for _ in range(2000):
+        jobs.tick()
+        assert len(running(jobs)) <= 1
+        ended += [n for n in names if n not in ended and jobs.status(jobs.find(n)).state == FINISHED]
+        if len(ended) == 3:
+            break
+        time.sleep(0.01)
+    assert ended == names
+    status = jobs.status(jobs.find("rex"))
+    assert (status.step, status.steps, status.loss) == (5, 5, 0.2)
+
+
+def test_stopping_keeps_what_was_done_and_resuming_goes_on(jobs, photos):
+    jobs.add(photos, "rex", ["--max_train_steps=60"])
+    while jobs.status(jobs.find("rex")).step < 3:
+        time.sleep(0.02)
+    jobs.stop("rex")
+    stopped = wait(jobs, "rex", STOPPED)
+    assert 3 <= stopped.step < 60
+    jobs.resume("rex")
+    assert wait(jobs, "rex", FINISHED).step == 60
+    steps = [line["step"] for line in jobs_module.RunFolder(jobs.root / "rex").read_log()]
+    assert steps == list(range(1, 61))
+    with pytest.raises(VectorFitError, match="finished"):
+        jobs.resume("rex")
+
+
+def test_a_queued_one_leaves_the_queue(jobs, photos):
+    jobs.add(photos, "first", ["--max_train_steps=40"])
+    jobs.add(photos, "second", ["--max_train_steps=1"])
+    assert jobs.status(jobs.find("second")).state == QUEUED
+    jobs.stop("second")
+    assert wait(jobs, "first", FINISHED)
+    jobs.tick()
+    assert jobs.status(jobs.find("second")).state == STOPPED
+    jobs.resume("second")
+    assert wait(jobs, "second", FINISHED)
+
+
+def test_a_restarted_app_finds_a_running_training_again(jobs, photos):
+    jobs.add(photos, "rex", ["--max_train_steps=60"])
+    restarted = Jobs(jobs.root)
+    assert restarted.status(restarted.find("rex")).state == RUNNING
+    restarted.add(photos, "other", ["--max_train_steps=1"])
+    assert running(restarted) == ["rex"]  # it is not started beside the one that runs
+    restarted.stop("rex")
+    assert wait(restarted, "rex", STOPPED, FAILED).state == STOPPED
+    assert wait(restarted, "other", FINISHED)
+
+
+def test_a_process_id_that_another_process_has_now_is_not_taken_for_the_training(jobs, photos):
+    jobs.add(photos, "rex", ["--max_train_steps=1"])
+    wait(jobs, "rex", FINISHED)
+    job = jobs.find("rex")
+    job.pid = 1
+    assert job.process() is None
+
+
+def test_a_failure_tells_its_reason_and_can_be_resumed(jobs, photos):
+    jobs.add(photos, "rex", ["--max_train_steps=2", "--class_noun=nothing"])
+    status = wait(jobs, "rex", FAILED)
+    assert status.message == "error: --class_noun: nothing is no noun"
+
+
+def test_photos_are_copied_upright_and_without_what_cameras_add(jobs, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x010F] = "a camera's maker"
+    for number in range(2):
+        Image.new("RGB", (20, 10)).save(tmp_path / f"{number}.jpg", exif=exif)
+    jobs.add(sorted(tmp_path.glob("*.jpg")), "../..", ["--max_train_steps=1"])
+    (kept, _) = sorted((jobs.root / "photos" / "subject").iterdir())
+    with Image.open(kept) as image:
+        assert image.size == (10, 20)
+        assert not image.getexif()
+
+
+def test_too_many_and_unreadable_photos_and_a_full_queue_are_refused(jobs, photos, tmp_path):
+    with pytest.raises(VectorFitError, match="got 0 photos"):
+        jobs.add([], "rex", [])
+    with pytest.raises(VectorFitError, match=f"got {MOST_PHOTOS + 1} photos"):
+        jobs.add([photos[0]] * (MOST_PHOTOS + 1), "rex", [])
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    with pytest.raises(VectorFitError, match="not a JPEG"):
+        jobs.add([tmp_path / "bad.jpg"], "rex", [])
+    assert jobs.all() == []
+    for _ in range(MOST_WAITING + 1):
+        jobs.add(photos, "rex", ["--max_train_steps=1000"])
+    with pytest.raises(VectorFitError, match="no more fit"):
+        jobs.add(photos, "rex", ["--max_train_steps=1"])
+
+
+def test_two_apps_on_one_folder_start_one_training(jobs, photos):
+    other = Jobs(jobs.root)
+    jobs.add(photos, "rex", ["--max_train_steps=30"])
+    jobs.add(photos, "second", ["--max_train_steps=1"])
+    for _ in range(5):
+        jobs.tick()
+        other.tick()
+        assert running(jobs) == running(other) == ["rex"]

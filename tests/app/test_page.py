@@ -1,0 +1,262 @@
+"""The real page on the starter, spoken to over its API and over plain HTTP."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from app import server
+from app.drawing import Stopped, Studio
+from app.jobs import FINISHED, Jobs
+from app.page import build
+from app.sessions import Sessions, telling
+from app.subjects import Library
+from tests.app.stand_ins import FakeEngine, write_subject
+from vectorfit import VectorFitError
+from vf_dreambooth.base_models import resolve
+from vf_dreambooth.images import read_parameters
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"count": 2, "steps": 2, "random_seed": False, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The page as `vf-app` serves it, on a root with two subjects."""
+    place = tmp_path_factory.mktemp("app")
+    write_subject(place / "runs" / "uploads" / "dog.safetensors")
+    write_subject(place / "runs" / "uploads" / "cat.safetensors", "cat", scale=-0.5)
+    (place / "secret.txt").write_text("kept to itself")
+    (place / "runs" / "secret.png").write_bytes(b"kept to itself")
+    built, jobs = server.make(place / "runs", "starter", place / "scratch")
+    address = server.launch(built, prevent_thread_lock=True, quiet=True)
+    yield address, place, jobs
+    built.close()
+
+
+@pytest.fixture
+def client(served):
+    return Client(served[0], verbose=False, download_files=True)
+
+
+def files(gallery) -> list[Path]:
+    return [Path(item["image"]) for item in gallery]
+
+
+def test_the_named_endpoints_are_the_documented_ones(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/list_subjects", "/train"}
+
+
+def test_subjects_are_listed(client):
+    found = client.predict(api_name="/list_subjects")
+    names = {subject["name"]: subject["trigger"] for subject in found}
+    assert names["uploads/dog"] == "sks dog"
+    assert names["uploads/cat"] == "sks cat"
+    assert set(found[0]) == {"name", "trigger", "base", "method"}
+
+
+def test_pictures_come_with_their_settings_and_strength_nought_is_the_base(client):
+    asked = {"subject": "uploads/dog", "prompt": "a photo of sks dog", **QUICK}
+    own, base, seeds, *_ = client.predict(**asked, api_name="/generate")
+    assert seeds == "5, 6"
+    assert len(files(own)) == len(files(base)) == 2
+    assert read_parameters(files(own)[1])["seed"] == 6
+    assert read_parameters(files(own)[0])["subjects"] == [{"name": "uploads/dog", "strength": 1.0}]
+    nothing, base_again, *_ = client.predict(**asked, strength=0, api_name="/generate")
+    pixels = [[Image.open(file).tobytes() for file in files(gallery)] for gallery in (own, base, nothing, base_again)]
+    assert pixels[1] == pixels[2] == pixels[3]
+    assert pixels[0] != pixels[1]
+
+
+def test_two_subjects_mix(client):
+    asked = {"subject": "uploads/dog", "prompt": "sks dog", "compare": False, **QUICK}
+    alone, *_ = client.predict(**asked, api_name="/generate")
+    mixed, *_ = client.predict(**asked, second="uploads/cat", second_strength=0.5, api_name="/generate")
+    assert Image.open(files(alone)[0]).tobytes() != Image.open(files(mixed)[0]).tobytes()
+    assert len(read_parameters(files(mixed)[0])["subjects"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subject": "../../secret"}, "no subject is called"),
+        ({"subject": "<img src=x onerror=alert(1)>"}, "&lt;img src=x"),
+        ({"prompt": ""}, "prompt: empty"),
+        ({"steps": 10**6}, "1000000"),
+        ({"second": "uploads/dog"}, "choose another"),
+    ],
+)
+def test_a_failure_shows_its_message_and_the_app_lives_on(client, changes, message):
+    asked = {"subject": "uploads/dog", "prompt": "sks dog", **QUICK}
+    with pytest.raises(Exception, match=message.replace("(", r"\(")) as error:
+        client.predict(**{**asked, **changes}, api_name="/generate")
+    assert "Traceback" not in str(error.value)
+    assert len(files(client.predict(**asked, api_name="/generate")[0])) == 2
+
+
+def test_two_clients_at_once_do_not_mix(served):
+    def ask(name):
+        mine = Client(served[0], verbose=False)
+        found = []
+        for seed in (1, 2, 3):
+            asked = {"subject": f"uploads/{name}", "prompt": f"sks {name}", "compare": False, **QUICK, "seed": seed}
+            own, *_ = mine.predict(**asked, api_name="/generate")
+            found += [read_parameters(file) for file in files(own)]
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        dogs, cats = pool.map(ask, ("dog", "cat"))
+    for name, told in (("dog", dogs), ("cat", cats)):
+        assert {each["prompt"] for each in told} == {f"sks {name}"}
+        assert {each["subjects"][0]["name"] for each in told} == {f"uploads/{name}"}
+        assert [each["seed"] for each in told] == [1, 2, 2, 3, 3, 4]
+
+
+def test_twenty_requests_at_once_all_answer(served):
+    mine = Client(served[0], verbose=False)
+    asked = {"subject": "uploads/dog", "prompt": "sks dog", **QUICK, "count": 1, "steps": 1, "compare": False}
+    waiting = [mine.submit(**asked, api_name="/generate") for _ in range(20)]
+    assert all(len(files(job.result(timeout=120)[0])) == 1 for job in waiting)
+
+
+def outside(served, path: str) -> list[str]:
+    address, place, _ = served
+    return [
+        f"{address}gradio_api/file={path}",
+        f"{address}file={path}",
+        f"{address}gradio_api/file={place}/runs/../{path}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["secret.txt", "runs/secret.png", "runs/uploads/dog.safetensors", "scratch"])
+def test_no_file_is_served_by_its_path(served, name):
+    for url in outside(served, str(served[1] / name)) + outside(served, "/etc/passwd"):
+        answer = httpx.get(url)
+        assert answer.status_code in (403, 404), url
+        assert b"kept to itself" not in answer.content
+        assert b"root:" not in answer.content
+
+
+def test_no_input_reads_a_file_of_the_server(served, client):
+    """A file that was not uploaded is no file, whatever a request says."""
+    secret = {"path": str(served[1] / "runs" / "secret.png"), "meta": {"_type": "gradio.FileData"}}
+    for photos in ([secret], [{**secret, "path": "/etc/passwd"}]):
+        body = {"data": [photos, "dog", "", 2, 0.01, "none", True, "sks", 0]}
+        event = httpx.post(f"{served[0]}gradio_api/call/train", json=body).json()
+        answer = httpx.get(f"{served[0]}gradio_api/call/train/{event.get('event_id')}").text
+        assert "event: complete" not in answer
+        assert served[2].all() == []
+
+
+def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]
+    asked = {"class_noun": "clock", "name": "My Clock", "steps": 2, "prior": "none"}
+    told, name = client.predict(photos=photos, **asked, api_name="/train")
+    jobs: Jobs = served[2]
+    assert (told, name) == ("my-clock: started", "my-clock")
+    deadline = time.time() + 180
+    while (status := jobs.status(jobs.find(name))).state != FINISHED:
+        assert time.time() < deadline, status
+        assert status.state == "running", status
+        time.sleep(0.5)
+    assert status.step == status.steps == 2
+    assert "my-clock" in {subject["name"] for subject in client.predict(api_name="/list_subjects")}
+    for wrong, message in (({"steps": 2, "prior": "magic"}, "magic"), ({"class_noun": "", "name": ""}, "one noun")):
+        with pytest.raises(Exception, match=message):
+            client.predict(photos=photos, **{**asked, **wrong}, api_name="/train")
+
+
+def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
+    gate = threading.Event()
+
+    class Slow(FakeEngine):
+        def draw(self, order, after_step):
+            gate.wait(60)
+            return super().draw(order, after_step)
+
+    studio = Studio(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
+    built = build(studio, Jobs(root))
+    built.queue(max_size=server.QUEUE)
+    address = server.launch(built, prevent_thread_lock=True, quiet=True)
+    try:
+        mine = Client(address, verbose=False)
+        asked = {"subject": "rex", "prompt": "sks dog", **QUICK, "compare": False}
+        first = mine.submit(**asked, api_name="/generate")
+        while not studio.engine.drawing.locked() and first.status().code.name != "PROCESSING":
+            time.sleep(0.05)
+        waiting = [mine.submit(**asked, api_name="/generate") for _ in range(server.QUEUE)]
+        while max((job.status().rank or 0) for job in waiting) < server.QUEUE - 1:
+            time.sleep(0.05)
+        with pytest.raises(Exception, match=r"[Qq]ueue is full"):
+            mine.submit(**asked, api_name="/generate").result(timeout=30)
+        gate.set()
+        assert all(len(job.result(timeout=60)[0]) == 2 for job in [first, *waiting])
+    finally:
+        gate.set()
+        built.close()
+
+
+def test_stopping_is_a_sessions_own():
+    sessions = Sessions()
+    with sessions.drawing("a") as mine, sessions.drawing("b") as theirs:
+        assert sessions.stop("a")
+        assert mine.is_set()
+        assert not theirs.is_set()
+        assert not sessions.stop("c")
+    assert not sessions.stop("a")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (VectorFitError("<b>no</b>\nsecond"), "&lt;b&gt;no&lt;/b&gt;<br>second"),
+        (Stopped(), "Cancelled."),
+        (MemoryError(), "Out of memory"),
+        (ValueError("odd"), r"That failed \(ValueError: odd\)"),
+    ],
+)
+def test_failures_are_told_as_text(error, message):
+    def handler():
+        raise error
+
+    with pytest.raises(gr.Error, match=message):
+        telling(handler)()
+
+
+def test_nothing_is_fetched_from_elsewhere(served):
+    html = httpx.get(served[0]).text
+    config = httpx.get(f"{served[0]}config").json()
+    assert config["analytics_enabled"] is False
+    theme = httpx.get(f"{served[0]}theme.css").text
+    for text in (html.split("window.gradio_config")[0], theme):
+        assert "fonts.googleapis" not in text
+        assert "fonts.gstatic" not in text
+        assert '<script src="http' not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [
+        ((), False),
+        (("--server_name", "0.0.0.0"), True),
+        (("--share",), True),
+        (("--server_name", "0.0.0.0", "--auth", "me:secret"), False),
+    ],
+)
+def test_serving_beyond_this_machine_without_a_password_warns(arguments, warned, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(server, "launch", lambda built, **choices: "")
+    server.main(["--runs", str(tmp_path / "runs"), "--base_model", "starter", *arguments])
+    assert ("without a password" in capsys.readouterr().err) == warned
+
+
+def test_a_password_needs_a_user(tmp_path):
+    with pytest.raises(VectorFitError, match="USER:PASSWORD"):
+        server.main(["--auth", "secret"])
+    assert server.credentials("me:a:b") == ("me", "a:b")

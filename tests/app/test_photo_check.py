@@ -1,0 +1,51 @@
+"""Photos looked at before they are trained on."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.photo_check import UNREADABLE, check, guess_noun
+
+
+def test_every_photo_gets_a_row_with_what_to_know(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def photo(name, size=(80, 100), **more):
+        image = Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+        image.save(tmp_path / name, **more)
+        return tmp_path / name
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths = [photo("dog1.png"), photo("dog2.jpg", exif=exif), photo("dog3.png", (20, 30)), tmp_path / "dog4.png"]
+    paths[3].write_bytes(paths[0].read_bytes())
+    near = np.asarray(Image.open(paths[0])).copy()
+    near[:5, :5] = 0
+    Image.fromarray(near).save(tmp_path / "dog5.png")
+    (tmp_path / "dog6.jpg").write_bytes(b"GIF89a not a photo")
+    found = check([*paths, tmp_path / "dog5.png", tmp_path / "dog6.jpg"], 64)
+    rows = {name: (pixels, note) for name, pixels, note in found.rows}
+    assert rows["dog2.jpg"] == ("80 x 100", "turned upright")
+    assert "smaller than the 64 pixels" in rows["dog3.png"][1]
+    assert rows["dog4.png"][1] == "the same file as dog1.png"
+    assert "dog5.png are nearly the same" in rows["dog1.png"][1] or "nearly the same" in rows["dog5.png"][1]
+    assert rows["dog6.jpg"][0] == UNREADABLE
+    assert "a GIF" in rows["dog6.jpg"][1]
+    assert str(tmp_path) not in str(found.rows)
+    assert (found.unreadable, found.noun, len(found.images)) == (1, "dog", 5)
+
+
+@pytest.mark.parametrize(
+    ("stems", "noun"),
+    [
+        (["dog1", "dog2", "dog-3"], "dog"),
+        (["teapot (1)", "teapot (2)"], "teapot"),
+        (["IMG_0001", "IMG_0002"], ""),
+        (["DSC01234", "PXL_20240101", "dog"], ""),
+        (["dog", "cat", "teapot"], ""),
+        (["00", "01"], ""),
+        ([], ""),
+    ],
+)
+def test_the_noun_is_what_most_names_say(stems, noun):
+    assert guess_noun(stems) == noun

@@ -1,0 +1,119 @@
+"""A base kept ready: switched without drifting, stopped between steps, sampled as asked."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
+
+from vectorfit import VectorFitError
+from vf_dreambooth import engine as engine_module
+from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.engine import OWN_SAMPLER, SAMPLERS, Engine, Order
+from vf_dreambooth.pipeline import Sampling, draw, load_pipeline, sample
+
+SAMPLING = Sampling(3, 2.0, 16, batch_size=2)
+
+
+@pytest.fixture
+def order(tiny_base, subject):
+    return Order(resolve(str(tiny_base)), ((subject, 1.0),), ("a dog",) * 3, (1, 2, 3), SAMPLING)
+
+
+def pixels(drawn) -> list[bytes]:
+    return [one.image.tobytes() for one in drawn]
+
+
+def test_switching_neither_drifts_nor_reloads(order, monkeypatch):
+    engine, loads = Engine(), []
+
+    def counted(*arguments, **named):
+        loads.append(1)
+        return load_pipeline(*arguments, **named)
+
+    monkeypatch.setattr(engine_module, "load_pipeline", counted)
+    plain = replace(order, subjects=())
+    base, first = pixels(engine.draw(plain)), pixels(engine.draw(order))
+    assert base != first
+    for _ in range(3):
+        assert pixels(engine.draw(plain)) == base
+        assert pixels(engine.draw(order)) == first
+    fresh = load(order.base)
+    assert base == [image.tobytes() for image in sample(fresh, order.prompts, order.seeds, SAMPLING)]
+    assert loads == [1]
+
+
+def test_strength_nought_is_the_base_to_the_last_bit(order):
+    engine, ((path, _),) = Engine(), order.subjects
+    base = pixels(engine.draw(replace(order, subjects=())))
+    assert pixels(engine.draw(replace(order, subjects=((path, 0.0),)))) == base
+    assert pixels(engine.draw(replace(order, subjects=((path, 0.5),)))) != base
+
+
+def test_a_file_trained_anew_is_read_anew(order, tmp_path):
+    engine, ((path, _),) = Engine(), order.subjects
+    engine.draw(order)
+    path.write_bytes(b"no longer a subject file")
+    with pytest.raises(VectorFitError, match="not a whole safetensors file"):
+        engine.draw(order)
+    assert engine.draw(replace(order, subjects=()))  # and the engine lives on
+
+
+def test_every_step_is_told_and_can_be_the_last(order):
+    engine, told = Engine(), []
+    engine.draw(order, lambda: told.append(1))
+    assert len(told) == order.steps == 6  # two batches of three steps
+
+    class Enough(Exception):
+        pass
+
+    def stop_at_the_fourth():
+        told.append(1)
+        if len(told) == 4:
+            raise Enough
+
+    told.clear()
+    with pytest.raises(Enough):
+        engine.draw(order, stop_at_the_fourth)
+    assert len(told) == 4
+    told.clear()
+    engine.draw(order, lambda: told.append(1))
+    assert len(told) == 6
+
+
+def test_samplers_are_chosen_by_name_and_leave_the_models_own_in_its_place(order):
+    engine = Engine()
+    own = pixels(engine.draw(order))
+    for name in SAMPLERS:
+        assert len(engine.draw(replace(order, sampler=name))) == 3
+    assert pixels(engine.draw(replace(order, sampler="Euler"))) != own
+    assert pixels(engine.draw(replace(order, sampler=OWN_SAMPLER))) == own
+    with pytest.raises(VectorFitError, match="expected the model's own, DDIM"):
+        engine.draw(replace(order, sampler="best"))
+
+
+def test_an_unfit_subject_leaves_the_engine_as_it_was(order, tmp_path):
+    engine = Engine()
+    before = pixels(engine.draw(order))
+    with pytest.raises((VectorFitError, OSError)):
+        engine.draw(replace(order, subjects=((tmp_path / "none.safetensors", 1.0),)))
+    assert pixels(engine.draw(order)) == before
+
+
+@pytest.mark.parametrize("threshold", [-2.0, 2.0])
+def test_what_the_safety_checker_blanks_is_told(tiny_base, threshold):
+    """A real checker of few weights: no cosine is below -2, and none above 2."""
+    pipe = load(resolve(str(tiny_base)))
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    config = CLIPConfig(vision_config=vision.to_dict(), projection_dim=8)
+    pipe.safety_checker = StableDiffusionSafetyChecker(config).eval()
+    torch.nn.init.normal_(pipe.safety_checker.concept_embeds)
+    for weights in (pipe.safety_checker.concept_embeds_weights, pipe.safety_checker.special_care_embeds_weights):
+        torch.nn.init.constant_(weights, threshold)
+    pipe.feature_extractor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    drawn = draw(pipe, ["a dog"] * 2, [1, 2], SAMPLING)
+    assert [one.blanked for one in drawn] == [threshold < 0] * 2
+    assert [one.image.getextrema() == ((0, 0),) * 3 for one in drawn] == [threshold < 0] * 2
