@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow check fmt
+.PHONY: install demo app test test-slow check fmt
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -15,6 +15,13 @@ BIN := .venv/bin
 	touch $@
 
 install: .venv/installed
+
+.venv/installed-app: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[app]'
+	touch $@
+
+app: .venv/installed-app
+	$(BIN)/python app/app.py
 
 demo: .venv/installed
 	rm -rf runs/demo

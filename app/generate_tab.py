@@ -12,7 +12,7 @@ from vectorfit import VectorFitError
 from vf_dreambooth.engine import OWN_SAMPLER, SAMPLERS
 from vf_dreambooth.images import read_parameters
 
-from .drawing import MOST_PICTURES, SIZES, Outcome, Picture, Studio, Wish
+from .drawing import MOST_PICTURES, SIZES, Picture, Studio, Wish
 from .sessions import Sessions, telling
 from .subjects import Library, Subject
 
@@ -36,7 +36,7 @@ def tiles(subjects: Sequence[Subject]) -> list[tuple[Image.Image, str]]:
     found = []
     for subject in subjects:
         picture = subject.thumbnail() or Image.new("RGB", (TILE, TILE), (160, 160, 160))
-        found.append((picture.resize((TILE, TILE), Image.Resampling.LANCZOS), f"{subject.name}: {subject.trigger}"))
+        found.append((picture.resize((TILE, TILE), Image.Resampling.LANCZOS), subject.name.rpartition("/")[2]))
     return found
 
 
@@ -76,6 +76,7 @@ class GenerateTab:
     def _subjects(self) -> None:
         self.tiles = gr.Gallery(
             label="Subjects",
+            show_label=False,
             columns=4,
             height="auto",
             fit_columns=False,

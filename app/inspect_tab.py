@@ -1,6 +1,5 @@
 """The tab that tells of a subject what its file and its run folder know, and gives it away."""
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ class InspectTab:
             self.subject = gr.Dropdown(label="Subject", choices=[], value=None, allow_custom_value=True, scale=3)
             self.what = gr.Dropdown(list(EXPORTS), value=EXPORTS[0], label="Download as", scale=2)
             self.make = gr.Button("Prepare the download", scale=1)
-            self.file = gr.File(label="Download", interactive=False, scale=2, height=90)
+        self.file = gr.File(label="Download", interactive=False, visible=False)
         with gr.Row():
             with gr.Column(min_width=320):
                 self.facts = gr.Dataframe(headers=["about", "value"], label="Subject", interactive=False, wrap=True)
@@ -30,11 +29,14 @@ class InspectTab:
                 with gr.Accordion("Settings of the training", open=False):
                     self.settings = gr.Dataframe(headers=["setting", "value"], interactive=False, show_label=False)
             with gr.Column(min_width=320):
-                names = ("Loss", "Training strength", "Frozen vectors")
-                self.figures = {
-                    name: gr.Image(label=name, type="filepath", format="png", interactive=False, visible=False)
-                    for name in names
+                names, kept = ("Loss", "Training strength", "Frozen vectors"), {"format": "png", "interactive": False}
+                kept |= {
+                    "type": "filepath",
+                    "show_label": False,
+                    "visible": False,
+                    "buttons": ["download", "fullscreen"],
                 }
+                self.figures = {name: gr.Image(label=name, **kept) for name in names}
         told = [self.facts, self.scores, self.settings, *self.figures.values(), self.file]
         self.subject.change(telling(self.show), self.subject, told, **{**PRIVATE, "show_progress": "minimal"})
         self.make.click(telling(self.export), [self.subject, self.what], self.file, api_visibility="private", **DEVICE)
@@ -55,8 +57,15 @@ class InspectTab:
         found = write_figures(subject, self.studio.folder())
         figures = [gr.update(value=found.get(title), visible=title in found) for title in self.figures]
         told = scores(subject)
-        return facts(subject), gr.update(value=told, visible=bool(told)), settings(subject), *figures, None
+        return (
+            facts(subject),
+            gr.update(value=told, visible=bool(told)),
+            settings(subject),
+            *figures,
+            gr.update(value=None, visible=False),
+        )
 
-    def export(self, name: str | None, what: str) -> Path:
+    def export(self, name: str | None, what: str) -> Any:
         """The subject as a file."""
-        return write_export(self.library, self.library.find(name or ""), what, self.studio.folder())
+        file = write_export(self.library, self.library.find(name or ""), what, self.studio.folder())
+        return gr.update(value=file, visible=True)

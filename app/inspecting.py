@@ -80,8 +80,8 @@ def loss_curve(subject: Subject) -> Figure | None:
     axis = figure.subplots()
     axis.plot(steps, losses, color="0.75", lw=0.8, label="each step")
     axis.plot(steps, means, color="tab:orange", lw=1.6, label=f"mean of {SMOOTH} steps")
+    axis.set_title("Loss")
     axis.set_xlabel("step")
-    axis.set_ylabel("loss")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     return figure

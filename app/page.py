@@ -17,7 +17,7 @@ FORGET = (3600, 3600)  # seconds: how often gradio looks for old files in its ca
 # System fonts: the page fetches nothing from anywhere.
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "Consolas", "monospace")
 CSS = """
-#subjects .grid-wrap { min-height: 0; height: auto; max-height: 20rem; }
+#subjects .grid-wrap, #upright .grid-wrap { min-height: 0; height: auto; max-height: 20rem; }
 #pictures, #base-pictures { min-height: 14rem; }
 #progress progress { width: 100%; height: 1.1rem; accent-color: var(--color-accent); }
 #progress pre { white-space: pre-wrap; font-size: .85rem; opacity: .8; }

@@ -18,7 +18,14 @@ class SheetsTab:
             with gr.Column(scale=2, min_width=320):
                 self._form()
             with gr.Column(scale=3, min_width=320):
-                self.sheet = gr.Image(label="Sheet", type="filepath", format="png", interactive=False, elem_id="sheet")
+                self.sheet = gr.Image(
+                    label="Sheet",
+                    type="filepath",
+                    format="png",
+                    interactive=False,
+                    elem_id="sheet",
+                    buttons=["download", "fullscreen"],
+                )
                 self.note = gr.Textbox(label="Note", interactive=False)
         self._wire()
 

@@ -78,7 +78,17 @@ class TrainTab:
         self.checked = gr.Dataframe(
             headers=["photo", "pixels", "note"], label="What they are", interactive=False, wrap=True, visible=False
         )
-        self.upright = gr.Gallery(label="As they will be seen", columns=5, height=130, visible=False, buttons=[])
+        self.upright = gr.Gallery(
+            label="As they will be seen",
+            show_label=False,
+            columns=5,
+            fit_columns=False,
+            object_fit="cover",
+            visible=False,
+            buttons=[],
+            interactive=False,
+            elem_id="upright",
+        )
         self.noun = gr.Textbox("", label="What is it?", info="one noun: dog, backpack, teapot", placeholder="dog")
         self.name = gr.Textbox("", label="Name of the subject", info="by default the noun", placeholder="rex")
 
@@ -101,7 +111,14 @@ class TrainTab:
             self.stop = gr.Button("Stop after this step", variant="stop", interactive=False, elem_id="stop")
             self.go_on = gr.Button("Resume", interactive=False, elem_id="resume")
         self.samples = gr.Image(
-            label="Samples, drawn as it trains", type="filepath", format="png", interactive=False, visible=False
+            label="Samples, drawn as it trains",
+            type="filepath",
+            format="png",
+            interactive=False,
+            visible=False,
+            elem_id="samples",
+            show_label=False,
+            buttons=["download", "fullscreen"],
         )
         self.table = gr.Dataframe(headers=HEADERS, label="All trainings", interactive=False)
         self.timer = gr.Timer(EVERY)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("vectorfit", "vectorfit/peft", "vf_dreambooth", "eval", "starter")
+FOLDERS = ("vectorfit", "vectorfit/peft", "vf_dreambooth", "app", "eval", "starter")
 # A module of the folder -> what its import must not load.
 FORBIDDEN = {
     "vectorfit": {
@@ -22,6 +22,7 @@ FORBIDDEN = {
         "vf_dreambooth",
         "starter",
     },
+    "app.server": {"starter", "vf_starter", "eval", "vf_eval", "train_dreambooth_vectorfit", "peft"},
     "eval.__main__": {"gradio", "starter", "vf_starter", "app", "vf_app"},
     "vf_dreambooth.generate": {"gradio", "starter", "vf_starter", "eval", "vf_eval", "app", "vf_app"},
 }

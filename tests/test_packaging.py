@@ -59,6 +59,8 @@ sys.path[:0] = [{str(site)!r}, {libraries!r}]
 import vf_starter
 from vf_dreambooth.base_models import load, resolve
 load(resolve("starter"))
+from vf_app import server
+assert list(server.shipped().glob("*.safetensors"))
 print(vf_starter.__file__)
 """
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
