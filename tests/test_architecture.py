@@ -22,7 +22,7 @@ FORBIDDEN = {
         "vf_dreambooth",
         "starter",
     },
-    "app.server": {"starter", "vf_starter", "eval", "vf_eval", "train_dreambooth_vectorfit", "peft"},
+    "app.server": {"starter", "vf_starter", "eval", "vf_eval", "train_dreambooth_vectorfit"},
     "eval.__main__": {"gradio", "starter", "vf_starter", "app", "vf_app"},
     "vf_dreambooth.generate": {"gradio", "starter", "vf_starter", "eval", "vf_eval", "app", "vf_app"},
 }
