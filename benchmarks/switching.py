@@ -82,10 +82,10 @@ def main() -> None:
         "composing alone, s",
         "switch / composing",
     ]
-    notes = f"""The first subject factorises every weight (kept on disk afterwards, VECTORFIT_CACHE; here not). A switch reads
+    notes = f"""The first subject factorises every weight (kept on disk afterwards, here not). A switch reads
 the other file, verifies the base's weights by their hash, composes and merges. "Composing alone" is the sum of weight
-and `U diag(d) V^T` of every layer, without which no switch can do. Medians of {REPEATS}, {torch.get_num_threads()} threads,
-float32."""
+and `U diag(d) V^T` of every layer, without which no switch can do. Medians of {REPEATS}. Threads:
+{torch.get_num_threads()}, float32."""
     write_table(RESULT, "Switching subjects", "python -m benchmarks.switching", header, rows, notes)
     print(RESULT.read_text())
 

@@ -69,7 +69,7 @@ def test_choose_generate_train_stop_resume_and_generate_with_it(browser, address
     page, strays = opened(browser, address, viewport={"width": 1400, "height": 1000})
     prompt = page.get_by_label("Prompt", exact=True)
     sync_api.expect(prompt).to_have_value("a photo of sks backpack")  # the first subject is chosen at once
-    page.locator("#subjects button.thumbnail-item").nth(2).click()
+    page.locator("#subjects button.thumbnail-item", has_text="dog").click()
     sync_api.expect(prompt).to_have_value("a photo of sks dog")
     generate(page)
     seeds = page.get_by_label("Seeds used").input_value().split(", ")
@@ -98,6 +98,7 @@ def test_choose_generate_train_stop_resume_and_generate_with_it(browser, address
     page.get_by_role("tab", name="Generate").click()
     page.get_by_label("Subject", exact=True).locator("visible=true").click()
     page.get_by_role("option", name="mantel").click()
+    page.get_by_label("Random seed").check()
     sync_api.expect(prompt).to_have_value("a photo of sks clock")
     generate(page)
     assert strays == []
@@ -119,19 +120,16 @@ def test_cancel_truly_stops(browser, address):
 
 
 def test_two_browsers_do_not_mix(browser, address):
-    first, _ = opened(browser, address)
-    second, _ = opened(browser, address)
-    second.locator("#subjects button.thumbnail-item").nth(1).click()
-    sync_api.expect(second.get_by_label("Prompt", exact=True)).to_have_value("a photo of sks cat")
-    for page in (first, second):
+    pages = {name: opened(browser, address)[0] for name in ("dog", "cat")}
+    for name, page in pages.items():
+        page.locator("#subjects button.thumbnail-item", has_text=name).click()
+        sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value(f"a photo of sks {name}")
+    for page in pages.values():
         page.get_by_role("button", name="Generate", exact=True).click()
-    told = []
-    for page in (first, second):
+    for name, page in pages.items():
         sync_api.expect(page.locator("#pictures img")).to_have_count(2, timeout=WAIT)
-        told.append([img.get_attribute("src") for img in page.locator("#pictures img").all()])
-    assert all("backpack-" in source for source in told[0])
-    assert all("cat-" in source for source in told[1])
-    assert first.get_by_label("Prompt", exact=True).input_value() == "a photo of sks backpack"
+        assert all(f"/{name}-" in img.get_attribute("src") for img in page.locator("#pictures img").all())
+        assert page.get_by_label("Prompt", exact=True).input_value() == f"a photo of sks {name}"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
