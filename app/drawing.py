@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +19,9 @@ from vf_dreambooth.pipeline import Drawn, Sampling
 from .subjects import Library, Subject
 
 MOST_PICTURES, MOST_CELLS = 16, 64
+LONGEST = 2000  # characters of a prompt; the text encoder reads 77 tokens
 SIZES = (64, 1024)
-KEPT = 3600  # seconds that pictures stay on the disk; whoever wants them longer has downloaded them
+KEPT = 3600  # seconds that files stay on the disk at least; whoever wants them longer has downloaded them
 BLANKED = "{} of {} pictures were blanked by the base model's safety checker; other words or another seed may help."
 
 
@@ -30,7 +32,9 @@ class Stopped(Exception):
 class Draws(Protocol):
     """What draws orders: `vf_dreambooth.engine.Engine`, or a test's stand-in."""
 
-    def draw(self, order: Order, after_step: Callable[[], None]) -> list[Drawn]: ...
+    def draw(self, order: Order, told: Callable[[int], None]) -> list[Drawn]: ...
+
+    def release(self) -> None: ...
 
 
 class Progress(Protocol):
@@ -60,7 +64,9 @@ class Wish:
             "steps": (self.steps, 1, 200),
             "guidance": (self.guidance, 0, 30),
             "size": (self.size, *SIZES),
-            "seed": (self.seed, 0, 2**32 - 1),
+            "seed": (self.seed, 0, 2**32 - self.count),
+            "characters of the prompt": (len(self.prompt), 0, LONGEST),
+            "characters of the negative prompt": (len(self.negative_prompt), 0, LONGEST),
             **{f"strength of {name}": (strength, 0, 2) for name, strength in self.subjects},
         }
         wrong = [
@@ -153,15 +159,24 @@ class Studio:
     def table(
         self, wish: Wish, names: Sequence[str], prompts: Sequence[str], progress: Progress, stop: threading.Event
     ) -> Outcome:
-        """One picture of prompts x subjects, all at one seed: {} in a prompt stands for each subject's own words."""
+        """One picture of prompts x subjects, all at one seed, each subject sampled as suits its base.
+
+        {} in a prompt stands for each subject's own words.
+        """
         if not names or not prompts:
             raise VectorFitError(f"got {len(names)} subjects and {len(prompts)} prompts; expected at least one of each")
-        subjects = [self.library.find(name) for name in names]
-        wishes = [
-            replace(wish, subjects=((subject.name, 1.0),), prompt=prompt.replace("{}", subject.trigger), count=1)
-            for subject in subjects
-            for prompt in prompts
-        ]
+        wishes = []
+        for name in names:
+            subject, sampling = self.library.find(name), self.sampling(name)
+            suited = replace(
+                wish,
+                subjects=((name, 1.0),),
+                count=1,
+                steps=sampling.num_inference_steps,
+                guidance=sampling.guidance_scale,
+                size=sampling.resolution,
+            )
+            wishes += [replace(suited, prompt=prompt.replace("{}", subject.trigger)) for prompt in prompts]
         return self._sheet(wishes, list(names), list(prompts), progress, stop)
 
     def _sheet(
@@ -182,7 +197,8 @@ class Studio:
         cell = min(256, max(128, wishes[0].size))
         lines = [list(row) for row in zip(*columns_of, strict=True)]
         sheet = grid(lines, row_titles=rows, column_titles=columns, cell=cell)
-        parameters = {"columns": columns, "rows": rows, **_parameters(wishes[0], orders[0][0])}
+        bases = sorted({order.base.name for order, _ in orders})
+        parameters = {"columns": columns, "rows": rows, "seed": wishes[0].seed, "base_model": ", ".join(bases)}
         path = self.folder() / "sheet.png"
         write_png(path, sheet, parameters)
         return Outcome([Picture(path, parameters)], [], _notes(found))
@@ -190,31 +206,30 @@ class Studio:
     def _draw(
         self, orders: Sequence[tuple[Order, str]], progress: Progress, stop: threading.Event
     ) -> list[list[Drawn]]:
-        total, done = sum(order.steps for order, _ in orders), 0
-        found = []
+        total, before, found = sum(order.steps for order, _ in orders), 0, []
         for order, what in orders:
 
-            def after_step(what: str = what) -> None:
-                nonlocal done
-                done += 1
+            def told(done: int, before: int = before, most: int = order.steps, what: str = what) -> None:
                 if stop.is_set():
                     raise Stopped
-                progress(min(done, total), total, what)  # PNDM takes a step more than it is asked for
+                progress(before + min(done, most), total, what)  # PNDM takes a step more than it is asked for
 
-            if stop.is_set():
-                raise Stopped
-            found.append(self.engine.draw(order, after_step))
+            found.append(self.engine.draw(order, told))
+            before += order.steps
         return found
 
     def folder(self) -> Path:
-        """A new folder for pictures; those of long ago go."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        for old in self.scratch.iterdir():
-            if time.time() - old.stat().st_mtime > KEPT:
-                shutil.rmtree(old, ignore_errors=True)
+        """A new folder for files that a person is shown or given."""
         folder = self.scratch / secrets.token_hex(8)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         return folder
+
+    def sweep_old(self) -> None:
+        """Removes what was made long ago."""
+        for old in self.scratch.glob("*"):
+            with suppress(OSError):
+                if time.time() - old.stat().st_mtime > KEPT:
+                    shutil.rmtree(old, ignore_errors=True)
 
     def _write(self, folder: Path, wish: Wish, order: Order, drawn: Sequence[Drawn]) -> list[Picture]:
         found = []

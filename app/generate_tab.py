@@ -13,7 +13,7 @@ from vf_dreambooth.engine import OWN_SAMPLER, SAMPLERS
 from vf_dreambooth.images import read_parameters
 
 from .drawing import MOST_PICTURES, SIZES, Picture, Studio, Wish
-from .sessions import Sessions, telling
+from .sessions import Sessions, number, own_files, telling, whole
 from .subjects import Library, Subject
 
 NONE = "(none)"  # the choice of no subject
@@ -95,7 +95,7 @@ class GenerateTab:
             self.second_strength = gr.Slider(0, 2, 1, step=0.05, label="Its strength")
         with gr.Row():
             self.refresh = gr.Button("Refresh list", size="sm")
-            self.upload = gr.UploadButton("Add a subject file", file_types=[".safetensors"], size="sm")
+            self.upload = own_files(gr.UploadButton("Add a subject file", file_types=[".safetensors"], size="sm"))
 
     def _words(self) -> None:
         self.prompt = gr.Textbox("", label="Prompt", lines=2, placeholder="a photo of sks dog in the snow")
@@ -116,7 +116,8 @@ class GenerateTab:
             self.guidance = gr.Slider(0, 30, sampling.guidance_scale, step=0.5, label="Guidance")
             self.size = gr.Slider(*SIZES, sampling.resolution, step=64, label="Width and height in pixels")
             self.sampler = gr.Dropdown([OWN_SAMPLER, *SAMPLERS], value=OWN_SAMPLER, label="Sampler")
-            self.from_picture = gr.UploadButton("Take the settings of a picture (PNG)", file_types=[".png"], size="sm")
+            taken = gr.UploadButton("Take the settings of a picture (PNG)", file_types=[".png"], size="sm")
+            self.from_picture = own_files(taken)
 
     def _results(self) -> None:
         with gr.Row():
@@ -135,7 +136,7 @@ class GenerateTab:
         """What `settings_of` fills in, in its order."""
         return [
             *(self.subject, self.strength, self.second, self.second_strength, self.prompt, self.negative, self.seed),
-            *(self.random, self.steps, self.guidance, self.size, self.sampler),
+            *(self.random, self.steps, self.guidance, self.size, self.sampler, self.spoken),
         ]
 
     def _wire(self) -> None:
@@ -149,7 +150,7 @@ class GenerateTab:
             *(self.subject, self.strength, self.second, self.second_strength, self.prompt, self.negative, self.count),
             *(self.seed, self.random, self.steps, self.guidance, self.size, self.sampler, self.compare),
         ]
-        drawn = [self.pictures, self.base_pictures, self.used, self.note, self.last]
+        drawn = [self.pictures, self.base_pictures, self.used, self.note, self.last, self.picked]
         drawing = self.go.click(
             telling(self.generate), wanted, drawn, api_name="generate", show_progress_on=[self.pictures], **DEVICE
         )
@@ -221,21 +222,28 @@ class GenerateTab:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is told of it
     ) -> tuple[Any, ...]:
         """Draws pictures of a subject, and the base model's at the same seeds."""
-        seed = random.randrange(2**32 - MOST_PICTURES) if random_seed else int(seed or 0)
-        asked = ((subject, strength), (second, second_strength))
-        subjects = tuple((name, float(value)) for name, value in asked if name not in (None, "", NONE))
+        asked = ((subject, strength, "strength"), (second, second_strength, "strength of the second"))
         wish = Wish(
-            subjects, prompt or "", negative_prompt or "", seed, int(count), int(steps), guidance, int(size), sampler
+            tuple((name, number(value, what)) for name, value, what in asked if name not in (None, "", NONE)),
+            prompt or "",
+            negative_prompt or "",
+            random.randrange(2**32 - MOST_PICTURES) if random_seed else whole(seed, "seed"),
+            whole(count, "pictures"),
+            whole(steps, "steps"),
+            number(guidance, "guidance"),
+            whole(size, "size"),
+            sampler,
         )
         with self.sessions.drawing(request.session_hash) as stop:
             outcome = self.studio.draw(wish, compare, show_progress(progress), stop)
         seeds = ", ".join(str(picture.parameters["seed"]) for picture in outcome.own)
         kept = [picture.parameters for picture in outcome.own]
-        return shown(outcome.own), shown(outcome.base), seeds, "\n".join(outcome.notes), kept
+        return shown(outcome.own), shown(outcome.base), seeds, "\n".join(outcome.notes), kept, 0
 
     def stop(self, request: gr.Request) -> str:
         """Ends what this session is drawing."""
-        return "Cancelled." if self.sessions.stop(request.session_hash) else "Nothing was being drawn."
+        self.sessions.stop(request.session_hash)
+        return "Cancelled."
 
     def first_seed(self, last: list[dict]) -> tuple[Any, Any]:
         return (last[0]["seed"], False) if last else (gr.skip(), gr.skip())
@@ -256,11 +264,14 @@ class GenerateTab:
             numbers = int(told["seed"]), int(told["num_inference_steps"]), float(told["guidance_scale"])
             words = str(told["prompt"]), str(told["negative_prompt"]), str(told["sampler"])
             size = int(told["resolution"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise VectorFitError(f"the picture tells of no settings of this page ({error!r} is missing)") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise VectorFitError(f"the picture tells of no settings of this page ({error!r})") from error
         subjects += [(NONE, 1.0)] * (2 - len(subjects))
         (first, second), (seed, steps, guidance), (prompt, negative, sampler) = subjects, numbers, words
-        return *first, *second, prompt, negative, seed, False, steps, guidance, size, sampler
+        known = {subject.name: subject for subject in self.library.all()}
+        subject = known.get(first[0])
+        spoken = {"trigger": subject.trigger if subject else "", "base": subject.base if subject else ""}
+        return *first, *second, prompt, negative, seed, False, steps, guidance, size, sampler, spoken
 
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}

@@ -67,5 +67,7 @@ class InspectTab:
 
     def export(self, name: str | None, what: str) -> Any:
         """The subject as a file."""
+        if what != EXPORTS[0]:
+            self.studio.engine.release()  # an export loads a base of its own
         file = write_export(self.library, self.library.find(name or ""), what, self.studio.folder())
         return gr.update(value=file, visible=True)

@@ -117,7 +117,9 @@ def write_export(library: Library, subject: Subject, what: str, folder: Path) ->
     base = library.base_of(subject)
     if what == PIPELINE:
         export(subject.path, base, Kind("pipeline"), folder / name)
-        return Path(shutil.make_archive(str(folder / name), "zip", folder / name))
+        archive = Path(shutil.make_archive(str(folder / name), "zip", folder / name))
+        shutil.rmtree(folder / name)  # gigabytes, of Stable Diffusion
+        return archive
     out = folder / f"{name}-{KINDS[what].file_name}"
     export(subject.path, base, KINDS[what], out)
     return out

@@ -5,6 +5,8 @@ ROOT/photos/NAME/, and the run folder ROOT/NAME. A restarted app finds all of it
 """
 
 import json
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +24,10 @@ from vectorfit.atomic import write_atomically
 from vectorfit.runs import RunFolder
 from vf_dreambooth.photos import open_photo
 
-from .subjects import slug
+from .subjects import PHOTOS, UPLOADS, slug
 
 SCRIPT = "train_dreambooth_vectorfit"
-MOST_PHOTOS = 30
+FEWEST_PHOTOS, MOST_PHOTOS = 3, 10
 MOST_WAITING = 20
 QUEUED, RUNNING, STOPPING, STOPPED, FINISHED, FAILED = "queued", "running", "stopping", "stopped", "finished", "failed"
 
@@ -73,6 +75,7 @@ class Jobs:
     def __init__(self, root: Path) -> None:
         self.root, self.folder = root, root / ".jobs"
         self._children: list[subprocess.Popen] = []
+        self._finished: dict[str, tuple[int, Status]] = {}
         self._pace: dict[str, tuple[int, float]] = {}  # of each running job: a step, and when it was seen
 
     def _lock(self) -> FileLock:
@@ -85,8 +88,8 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Every training that was ever asked for here, the oldest first."""
-        for child in self._children:
-            child.poll()  # an ended child stays a zombie until it is asked for
+        # An ended child stays a zombie until it is asked for.
+        self._children = [child for child in self._children if child.poll() is None]
         found = []
         for file in self.folder.glob("*.json"):
             try:
@@ -111,28 +114,39 @@ class Jobs:
         Raises:
             VectorFitError: no photo or too many, unreadable ones, or the queue is full.
         """
-        if not 1 <= len(photos) <= MOST_PHOTOS:
-            raise VectorFitError(f"got {len(photos)} photos; expected three to ten, {MOST_PHOTOS} at most")
-        images = [open_photo(path) for path in photos]
-        with self._lock():
-            waiting = sum(job.waiting for job in self.all())
-            if waiting >= MOST_WAITING:
-                raise VectorFitError(f"{waiting} trainings are waiting, no more fit; try again when some are done")
-            job = Job(self._free(slug(name)), list(arguments), time.time())
-            _store(images, self.root / "photos" / job.name)
-            self._write(job)
+        if not FEWEST_PHOTOS <= len(photos) <= MOST_PHOTOS:
+            raise VectorFitError(f"got {len(photos)} photos; expected {FEWEST_PHOTOS} to {MOST_PHOTOS} of one subject")
+        aside = self.root / PHOTOS / f".{secrets.token_hex(8)}"  # encoding takes seconds, so before the lock
+        try:
+            _store([open_photo(path) for path in photos], aside)
+            with self._lock():
+                waiting = sum(job.waiting for job in self.all())
+                if waiting >= MOST_WAITING:
+                    raise VectorFitError(f"{waiting} trainings are waiting, no more fit; try again when some are done")
+                job = Job(self._free(slug(name)), list(arguments), time.time())
+                aside.rename(self.root / PHOTOS / job.name)
+                self._write(job)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         self.tick()
         return self.find(job.name)
 
     def _free(self, name: str) -> str:
-        taken = {job.name for job in self.all()} | {path.name for path in self.root.glob("*")} | {"photos", "uploads"}
+        taken = {job.name for job in self.all()} | {UPLOADS, PHOTOS}
+        taken |= {path.name for path in [*self.root.glob("*"), *(self.root / PHOTOS).glob("*")]}
         numbers = (f"{name}-{number}" for number in range(2, 10**6))
         return name if name not in taken else next(other for other in numbers if other not in taken)
 
     def stop(self, name: str) -> None:
-        """Ends a training after its running step, which leaves a checkpoint; takes a queued one out of the queue."""
+        """Ends a training after its running step, which leaves a checkpoint; takes a queued one out of the queue.
+
+        Before its first step it ends at once. Whoever is stopping or has ended is left alone: a second signal would
+        end a training in the middle of its checkpoint.
+        """
         with self._lock():
             job = self.find(name)
+            if self.status(job).state not in (QUEUED, RUNNING):
+                return
             process = job.process()
             job.waiting, job.stop = False, True
             self._write(job)
@@ -160,16 +174,21 @@ class Jobs:
             jobs = self.all()
             if any(job.process() for job in jobs):
                 return
-            job = next((job for job in jobs if job.waiting), None)
-            if job is not None:
-                self._start(job)
+            for job in (job for job in jobs if job.waiting):
+                job.waiting = False
+                try:
+                    self._start(job)
+                    return
+                except Exception as error:  # whatever it is, the next in the queue must not wait for it
+                    self.output(job.name).write_text(f"error: it could not be started ({error})\n", encoding="utf-8")
+                    self._write(job)
 
     def _start(self, job: Job) -> None:
         run = RunFolder(self.root / job.name)
         if run.config.exists():
             arguments = [f"--resume_from_checkpoint={run.path}"]
         else:
-            photos = self.root / "photos" / job.name
+            photos = self.root / PHOTOS / job.name
             arguments = [f"--instance_dir={photos}", f"--output_dir={run.path}", *job.arguments]
         with self.output(job.name).open("wb") as output:
             # A session of its own: what ends the app by its terminal does not end the training.
@@ -181,7 +200,7 @@ class Jobs:
                 start_new_session=True,
             )
         self._children.append(child)
-        job.waiting, job.pid = False, child.pid
+        job.pid = child.pid
         job.process_began = psutil.Process(job.pid).create_time()
         self._pace.pop(job.name, None)
         self._write(job)
@@ -193,9 +212,15 @@ class Jobs:
     def status(self, job: Job) -> Status:
         """How far a training is, from its process and its run folder."""
         run = RunFolder(self.root / job.name)
+        written = run.config.stat().st_mtime_ns if run.config.exists() else 0
+        known = self._finished.get(job.name)
+        if known and known[0] == written:
+            return known[1]
         running = job.process() is not None
-        recorded = run.read_config() if run.config.exists() else {}
-        log = run.read_log()
+        try:
+            recorded, log = run.read_config() if run.config.exists() else {}, run.read_log()
+        except VectorFitError as error:
+            return Status(job.name, FAILED, 0, None, None, None, str(error).replace(str(run.path), job.name), None)
         finished = run.vectors.exists() and "seconds" in recorded
         if running:
             state = STOPPING if job.stop else RUNNING
@@ -206,7 +231,10 @@ class Jobs:
         message = _message(self.output(job.name), state) if state == FAILED or (running and not step) else ""
         samples = max((run.path / "samples").glob("step_*.png"), default=None)
         eta = self._eta(job.name, step, steps) if running else None
-        return Status(job.name, state, step, steps, log[-1]["loss"] if log else None, eta, message, samples)
+        status = Status(job.name, state, step, steps, log[-1]["loss"] if log else None, eta, message, samples)
+        if state == FINISHED:  # it is asked for every second, by every page that is open
+            self._finished[job.name] = written, status
+        return status
 
     def _eta(self, name: str, step: int, steps: int | None) -> float | None:
         """Seconds left at the pace since this app first saw a step of the job."""

@@ -50,12 +50,11 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
         known = gr.State([])  # the subjects that this session's lists show
 
         def refreshed() -> list[Any]:
-            names = [subject.name for subject in studio.library.all()]
-            return [names, *(update for tab in tabs for update in tab.refreshed())]
+            return [studio.library.names(), *(update for tab in tabs for update in tab.refreshed())]
 
         def refreshed_if_new(shown: list[str]) -> list[Any]:
             """The lists, where a subject has come or gone since this session's were filled."""
-            if shown == [subject.name for subject in studio.library.all()]:
+            if shown == studio.library.names():
                 return [gr.skip()] * len(lists)
             return refreshed()
 
@@ -71,5 +70,10 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
             subjects = studio.library.all()
             return [{"name": s.name, "trigger": s.trigger, "base": s.base, "method": s.method} for s in subjects]
 
+        def left(request: gr.Request) -> None:
+            """Nobody waits for what a closed page has asked for."""
+            sessions.stop(request.session_hash)
+
+        page.unload(left)
         gr.api(list_subjects, api_name="list_subjects", queue=False)
     return page

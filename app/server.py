@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -72,7 +73,7 @@ def shipped() -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def make(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Jobs]:
+def make(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Studio, Jobs]:
     """The page with what it stands on, not yet launched.
 
     Raises:
@@ -83,11 +84,11 @@ def make(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Jobs]:
     except OSError as error:
         raise VectorFitError(f"--runs {runs}: cannot be made ({error.strerror}); name another folder") from error
     base = resolve(base_model)
-    studio = Studio(Library(runs, shipped(), (base.name,)), Engine(), base, scratch)
+    studio = Studio(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
     jobs = Jobs(runs)
     built = page.build(studio, jobs)
-    built.queue(max_size=QUEUE)
-    return built, jobs
+    built.queue(max_size=QUEUE, api_open=False)  # open, a plain POST would pass the queue by
+    return built, studio, jobs
 
 
 def launch(built: gr.Blocks, **choices: Any) -> str:
@@ -105,13 +106,14 @@ def launch(built: gr.Blocks, **choices: Any) -> str:
     return str(local)
 
 
-def keep_ticking(jobs: Jobs, ended: threading.Event) -> None:
-    """Starts what waits whenever it can, whether a browser is open or not."""
+def keep_house(studio: Studio, jobs: Jobs, ended: threading.Event) -> None:
+    """Starts the trainings that wait and removes old files, whether a browser is open or not."""
     while not ended.wait(TICK):
         try:
             jobs.tick()
-        except (OSError, VectorFitError) as error:
-            print(f"warning: a training could not be started ({error})", file=sys.stderr)
+            studio.sweep_old()
+        except Exception as error:  # the next look may go well, and nobody else looks
+            print(f"warning: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     ended = threading.Event()
     with tempfile.TemporaryDirectory(prefix="vectorfit-app-") as scratch:
-        built, jobs = make(flags.runs, flags.base_model, Path(scratch))
-        threading.Thread(target=keep_ticking, args=(jobs, ended), daemon=True).start()
+        built, studio, jobs = make(flags.runs, flags.base_model, Path(scratch))
+        threading.Thread(target=keep_house, args=(studio, jobs, ended), daemon=True).start()
         try:
             launch(
                 built,
@@ -142,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run() -> None:
-    """The console script."""
+    """The console script. What ends it, ends it in order: the pictures on the disk go."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     exit_clearly(main, "trainings that were begun go on; the same command finds them again")
 
 

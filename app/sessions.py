@@ -1,16 +1,19 @@
-"""What belongs to one browser session: its wish to stop. And how errors reach a person."""
+"""What stands between a person and the handlers: wishes to stop, numbers, files, and how errors are told."""
 
 import functools
 import html
+import math
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
+from gradio.components.base import Component
 
 from vectorfit import VectorFitError
 
@@ -38,13 +41,11 @@ class Sessions:
                 if not self._drawing[key]:
                     del self._drawing[key]
 
-    def stop(self, session: str | None) -> bool:
-        """Ends what the session draws, after the running step; returns whether it drew anything."""
+    def stop(self, session: str | None) -> None:
+        """Ends what the session draws, after the running step."""
         with self._lock:
-            events = list(self._drawing.get(session or "", ()))
-        for event in events:
-            event.set()
-        return bool(events)
+            for event in self._drawing.get(session or "", ()):
+                event.set()
 
 
 def telling(handler: Callable) -> Callable:
@@ -69,3 +70,28 @@ def telling(handler: Callable) -> Callable:
         raise gr.Error(html.escape(message).replace("\n", "<br>"), print_exception=False)
 
     return wrapped
+
+
+def whole(value: object, what: str) -> int:
+    """A number from a form. Raises VectorFitError where it is none: a person may have emptied the field."""
+    return int(number(value, what))
+
+
+def number(value: object, what: str) -> float:
+    """As `whole`, for numbers with a fraction."""
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    raise VectorFitError(f"{what}: got {value!r}, expected a number")
+
+
+def own_files(component: Component) -> Component:
+    """A component that takes files: only those that are sent to it, none that it would have to fetch from somewhere."""
+    take = component.async_move_resource_to_block_cache
+
+    async def refusing(place: str | Path | None) -> str | None:
+        if str(place).lower().startswith(("http:", "https:")):
+            raise gr.Error("An address instead of a file: send the file itself.", print_exception=False)
+        return await take(place)
+
+    component.async_move_resource_to_block_cache = refusing
+    return component

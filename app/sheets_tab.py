@@ -6,7 +6,7 @@ import gradio as gr
 
 from .drawing import Outcome, Studio, Wish, strengths_between
 from .generate_tab import DEVICE, NONE, PRIVATE, choices, show_progress
-from .sessions import Sessions, telling
+from .sessions import Sessions, number, telling, whole
 
 
 class SheetsTab:
@@ -40,7 +40,7 @@ class SheetsTab:
             with gr.Row():
                 self.low = gr.Slider(0, 2, 0, step=0.05, label="From strength")
                 self.high = gr.Slider(0, 2, 1.5, step=0.05, label="to strength")
-                self.number = gr.Slider(2, 9, 7, step=1, label="in so many columns")
+                self.columns = gr.Slider(2, 9, 7, step=1, label="in so many columns")
             self.sweep = gr.Button("Draw the sweep", variant="primary")
         with gr.Group():
             gr.Markdown("### Prompts × subjects")
@@ -57,7 +57,7 @@ class SheetsTab:
     def _wire(self) -> None:
         outputs, shown = [self.sheet, self.note], {"show_progress_on": [self.sheet], "api_visibility": "private"}
         self.subject.input(self.choose, [self.subject, self.prompt], self.prompt, **PRIVATE)
-        swept = [self.subject, self.prompt, self.seed, self.count, self.low, self.high, self.number]
+        swept = [self.subject, self.prompt, self.seed, self.count, self.low, self.high, self.columns]
         sweep = self.sweep.click(telling(self.draw_sweep), swept, outputs, **shown, **DEVICE)
         tabled = [self.subjects, self.prompts, self.seed]
         table = self.table.click(telling(self.draw_table), tabled, outputs, **shown, **DEVICE)
@@ -78,12 +78,12 @@ class SheetsTab:
         return gr.skip() if prompt or name not in known else f"a photo of {known[name].trigger}"
 
     def _wish(self, name: str, prompt: str, seed: float, count: int) -> Wish:
-        sampling = self.studio.sampling(name)
+        sampling = self.studio.sampling(name or None)
         return Wish(
-            ((name, 1.0),),
-            prompt,
-            seed=int(seed or 0),
-            count=int(count),
+            ((name, 1.0),) if name else (),
+            prompt or "",
+            seed=whole(seed, "seed"),
+            count=whole(count, "seeds"),
             steps=sampling.num_inference_steps,
             guidance=sampling.guidance_scale,
             size=sampling.resolution,
@@ -97,12 +97,13 @@ class SheetsTab:
         count: int,
         low: float,
         high: float,
-        number: int,
+        columns: int,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is told of it
     ) -> tuple[str, str]:
         """One subject at several strengths."""
-        wish, strengths = self._wish(subject, prompt, seed, count), strengths_between(low, high, int(number))
+        wish = self._wish("" if subject in (None, NONE) else subject, prompt, seed, count)
+        strengths = strengths_between(number(low, "from"), number(high, "to"), whole(columns, "columns"))
         with self.sessions.drawing(request.session_hash) as stop:
             return _shown(self.studio.sweep(wish, strengths, show_progress(progress), stop))
 
@@ -116,13 +117,14 @@ class SheetsTab:
     ) -> tuple[str, str]:
         """Every prompt with every subject."""
         lines = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
-        wish = self._wish(subjects[0] if subjects else "", "", seed, 1)
+        wish = self._wish("", "", seed, 1)
         with self.sessions.drawing(request.session_hash) as stop:
-            return _shown(self.studio.table(wish, subjects, lines, show_progress(progress), stop))
+            return _shown(self.studio.table(wish, subjects or [], lines, show_progress(progress), stop))
 
     def stop(self, request: gr.Request) -> str:
         """Ends what this session is drawing."""
-        return "Cancelled." if self.sessions.stop(request.session_hash) else "Nothing was being drawn."
+        self.sessions.stop(request.session_hash)
+        return "Cancelled."
 
 
 def _shown(outcome: Outcome) -> tuple[str, str]:

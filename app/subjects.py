@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,11 +19,13 @@ from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vectorfit.runs import RunFolder
 from vectorfit.vectors_file import read_vectors
-from vf_dreambooth.base_models import SD14, BaseModel
+from vf_dreambooth.base_models import BaseModel
 from vf_dreambooth.pipeline import base_of, subject_file
 
-UPLOADS, EXAMPLES = "uploads", "examples"
-LARGEST = 64 * 2**20  # bytes of an uploaded subject file; Stable Diffusion's take two million
+UPLOADS, EXAMPLES, PHOTOS, CLASS_IMAGES = "uploads", "examples", "photos", "class_images"
+NO_RUNS = {UPLOADS, PHOTOS, CLASS_IMAGES}  # folders of the root that are no run folders
+MOST_UPLOADS = 200
+THUMBNAIL = 1024  # pixels a side that a thumbnail may have
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ class Subject:
         try:
             data = base64.b64decode(url.partition("base64,")[2], validate=True)
             with Image.open(BytesIO(data), formats=["JPEG"]) as image:
-                return image.convert("RGB")
+                return image.convert("RGB") if max(image.size) <= THUMBNAIL else None
         except (binascii.Error, UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
             return None
 
     def settings(self) -> dict:
         """The training's settings, as the file keeps them."""
-        return dict(json.loads(vf.read_metadata(self.file).get("vectorfit.training", "{}")))
+        return _training(self.file, vf.read_metadata(self.file))
 
 
 def slug(text: str) -> str:
@@ -61,16 +63,17 @@ def slug(text: str) -> str:
 
 
 class Library:
-    """The subjects under `root`, and those in `shipped`. `bases` are names of base models that files may ask for."""
+    """The subjects under `root`, and those in `shipped`. `bases` are those that the app was started with."""
 
-    def __init__(self, root: Path, shipped: Path | None = None, bases: tuple[str, ...] = ()) -> None:
+    def __init__(self, root: Path, shipped: Path | None = None, bases: Sequence[BaseModel] = ()) -> None:
         self.root, self.shipped = root, shipped
-        self.bases = {"starter", SD14, *bases}
+        self.bases = {base.name: base for base in bases}
 
     def _places(self) -> Iterator[tuple[str, Path]]:
         """Names and paths of everything that may be a subject; links that lead out of the root are none."""
-        for folder in sorted(self.root.glob("*")):
-            if RunFolder(folder).vectors.is_file() and self._inside(RunFolder(folder).vectors):
+        for folder in sorted(self.root.glob("[!.]*")):
+            file = RunFolder(folder).vectors
+            if folder.name not in NO_RUNS and file.is_file() and self._inside(file):
                 yield folder.name, folder
         for file in sorted((self.root / UPLOADS).glob("*.safetensors")):
             if self._inside(file):
@@ -81,6 +84,10 @@ class Library:
 
     def _inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root.resolve())
+
+    def names(self) -> list[str]:
+        """The names of everything that may be a subject; no file is opened for it."""
+        return [name for name, _ in self._places()]
 
     def all(self) -> list[Subject]:
         """Every subject that can be read, in the order of their names; damaged files are left out."""
@@ -96,53 +103,73 @@ class Library:
         """The subject of a name. Raises VectorFitError when the list has none."""
         path = dict(self._places()).get(name)
         if path is None:
-            names = ", ".join(subject.name for subject in self.all()) or "none yet"
-            raise VectorFitError(f"no subject is called {name!r}; there are: {names}")
+            raise VectorFitError(f"no subject is called {name!r}; there are: {', '.join(self.names()) or 'none yet'}")
         return _read(name, path)
 
     def base_of(self, subject: Subject) -> BaseModel:
         """The base a subject was trained on.
 
-        Runs of the root say where theirs lies. A file from elsewhere only names its base, and a name could be any path
-        or hub id: it is heeded where it is a name that this app was started with.
+        Runs of the root say where theirs lies. A file from elsewhere only names its base, and a name could be any path,
+        hub id or revision: it is heeded where it is that of a base that the app was started with.
 
         Raises:
             VectorFitError: the base is not one of these, or is not to be found.
         """
-        if not subject.path.is_dir() and subject.base not in self.bases:
+        if subject.path.is_dir():
+            return base_of(subject.path)
+        metadata, base = vf.read_metadata(subject.file), self.bases.get(subject.base)
+        asked = [metadata.get(f"vectorfit.base_{part}") or None for part in ("revision", "variant")]
+        if base is None or asked != [base.revision, base.variant]:
+            of = " ".join([repr(subject.base), *(repr(part) for part in asked if part)])
             raise VectorFitError(
-                f"{subject.name} was trained on {subject.base!r}, which this app does not have; start it with "
-                "--base_model and that model's folder or hub id"
+                f"{subject.name} was trained on {of}, which this app does not have; start it with --base_model and "
+                f"that model, now it has {' and '.join(sorted(self.bases)) or 'none'}"
             )
-        return base_of(subject.path)
+        return base
 
     def add(self, uploaded: Path) -> Subject:
-        """Takes a file into the root's uploads once all of it has been checked.
+        """Takes a file into the root's uploads once all of it has been checked; one that is there already is found.
 
         Raises:
-            VectorFitError: it is no subject file, damaged, too large, or of a base that is not here.
+            VectorFitError: it is no subject file, damaged, of a base that is not here, or one too many.
         """
         if uploaded.suffix != ".safetensors":
             raise VectorFitError(f"{uploaded.name}: not a .safetensors file; expected a subject file of VectorFit")
-        size = uploaded.stat().st_size
-        if size > LARGEST:
-            raise VectorFitError(f"{uploaded.name}: {size:,} bytes; expected a subject file of at most {LARGEST:,}")
         try:
             read_vectors(uploaded)
-            self.base_of(_read(uploaded.stem, uploaded))
+            read = _read(uploaded.stem, uploaded)
+            self.base_of(read)
         except VectorFitError as error:  # the path is the server's, and says nothing to who uploads
             raise VectorFitError(str(error).replace(str(uploaded), uploaded.name)) from error
-        place, number = self.root / UPLOADS / f"{slug(uploaded.stem)}.safetensors", 1
-        while place.exists():
+        content, folder = uploaded.read_bytes(), self.root / UPLOADS
+        there = sorted(folder.glob("*.safetensors"))
+        if len(there) >= MOST_UPLOADS:
+            raise VectorFitError(f"{len(there)} files were uploaded, no more fit; delete some in {UPLOADS}/")
+        name, number = slug(read.trigger if uploaded.stem == RunFolder("").vectors.stem else uploaded.stem), 1
+        place = folder / f"{name}.safetensors"
+        while place.exists() and place.read_bytes() != content:
             number += 1
-            place = place.with_name(f"{slug(uploaded.stem)}-{number}.safetensors")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, uploaded.read_bytes())
+            place = folder / f"{name}-{number}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, content)
         return self.find(f"{UPLOADS}/{place.stem}")
+
+
+def _training(path: Path, metadata: dict[str, str]) -> dict:
+    try:
+        told = json.loads(metadata.get("vectorfit.training", "{}"))
+    except ValueError as error:
+        raise VectorFitError(f"{path}: its settings are damaged ({error}); train it again") from error
+    if not isinstance(told, dict):
+        raise VectorFitError(f"{path}: its settings are no table; train it again")
+    return told
 
 
 def _read(name: str, path: Path) -> Subject:
     metadata = vf.read_metadata(subject_file(path))
-    training = json.loads(metadata.get("vectorfit.training", "{}"))
+    training = _training(path, metadata)
     trigger = metadata.get("modelspec.trigger_phrase") or training.get("class_noun") or name
-    return Subject(name, path, trigger, metadata["vectorfit.base_model"], training.get("method", "vectorfit"))
+    method, base = training.get("method", "vectorfit"), metadata.get("vectorfit.base_model")
+    if not all(isinstance(text, str) and text.isprintable() and len(text) <= 200 for text in (trigger, method, base)):
+        raise VectorFitError(f"{path}: its trigger phrase, method or base is no text; train it again")
+    return Subject(name, path, trigger, str(base), method)

@@ -1,6 +1,7 @@
 """The tab that trains: photos in, a look at them, a process of its own, and its progress."""
 
 import html
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from vf_dreambooth.problems import Problems
 
 from .drawing import Studio
 from .generate_tab import PRIVATE
-from .jobs import FAILED, MOST_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs, Status
+from .jobs import FAILED, FEWEST_PHOTOS, MOST_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs, Status
 from .photo_check import UNREADABLE, check
-from .sessions import telling
+from .sessions import number, own_files, telling, whole
 
 EVERY = 1.0  # seconds between two looks at the trainings
 HEADERS = ["training", "state", "step", "loss", "time left"]
@@ -26,13 +27,9 @@ def amount(seconds: float | None) -> str:
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def row(status: Status) -> list[str]:
@@ -43,14 +40,14 @@ def row(status: Status) -> list[str]:
 
 def bar(status: Status) -> str:
     """How far a training is, as a progress bar and a line beneath. What others have said is escaped."""
-    done, of = status.step, status.steps or 1
-    told = f"{html.escape(status.name)}: {status.state}"
-    told += f", step {status.step} of {status.steps}" if status.steps else ""
+    told = f", step {status.step} of {status.steps}" if status.steps else ""
     told += f", loss {status.loss:.3f}" if status.loss is not None else ""
     told += f", {amount(status.eta)} left" if status.eta is not None else ""
     message = f"<pre>{html.escape(status.message)}</pre>" if status.message else ""
-    progress = f'<progress value="{done}" max="{of}" aria-label="progress of the training"></progress>'
-    return f'{progress}<div role="status">{told}</div>{message}'
+    label = 'aria-label="progress of the training"'
+    progress = f'<progress value="{status.step}" max="{status.steps or 1}" {label}></progress>'
+    # The state alone is read aloud when it changes: every step would never end.
+    return f'{progress}<div><span role="status">{html.escape(status.name)}: {status.state}</span>{told}</div>{message}'
 
 
 class TrainTab:
@@ -59,7 +56,7 @@ class TrainTab:
     def __init__(self, studio: Studio, jobs: Jobs) -> None:
         self.studio, self.jobs = studio, jobs
         self.base = studio.default_base
-        self.sheet_shown = gr.State("")  # which sample grid the page shows
+        self.sent = gr.State({"names": [], "rows": [], "sheet": ""})  # what the page shows already
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self._photos()
@@ -69,12 +66,9 @@ class TrainTab:
         self._wire()
 
     def _photos(self) -> None:
-        self.photos = gr.File(
-            label="Three to ten photos of one subject",
-            file_count="multiple",
-            file_types=[".jpg", ".jpeg", ".png", ".webp"],
-            height=150,
-        )
+        kinds = [".jpg", ".jpeg", ".png", ".webp"]
+        label = f"{FEWEST_PHOTOS} to {MOST_PHOTOS} photos of one subject"
+        self.photos = own_files(gr.File(label=label, file_count="multiple", file_types=kinds, height=150))
         self.checked = gr.Dataframe(
             headers=["photo", "pixels", "note"], label="What they are", interactive=False, wrap=True, visible=False
         )
@@ -133,21 +127,23 @@ class TrainTab:
             self.seed,
         ]
         trained = [self.started, self.job]
-        self.start.click(telling(self.train), wanted, trained, api_name="train", queue=False, concurrency_id="start")
-        self.timer.tick(self.watch, [self.job, self.sheet_shown], self.watched, **PRIVATE)
+        self.start.click(telling(self.train), wanted, trained, api_name="train", queue=False)
+        self.timer.tick(self.watch, [self.job, self.sent], self.watched, **PRIVATE)
         self.stop.click(telling(self.end), self.job, None, **PRIVATE)
         self.go_on.click(telling(self.resume), self.job, None, **PRIVATE)
 
     @property
     def watched(self) -> list[Any]:
         """What `watch` fills."""
-        return [self.job, self.bar, self.table, self.samples, self.sheet_shown, self.stop, self.go_on]
+        return [self.job, self.bar, self.table, self.samples, self.sent, self.stop, self.go_on]
 
     def look(self, files: list[str] | None, noun: str) -> tuple[Any, ...]:
         """What the chosen photos are, and what they may show."""
         if not files:
             return gr.update(visible=False), gr.update(visible=False), gr.skip()
-        found = check([Path(file) for file in files[:MOST_PHOTOS]], self.base.preset.resolution)
+        found = check([Path(file) for file in files[: 2 * MOST_PHOTOS]], self.base.preset.resolution)
+        if not FEWEST_PHOTOS <= len(files) <= MOST_PHOTOS:
+            gr.Warning(f"{len(files)} photos; {FEWEST_PHOTOS} to {MOST_PHOTOS} can be trained on")
         shown = gr.update(value=found.images, visible=bool(found.images))
         return gr.update(value=found.rows, visible=True), shown, noun or found.noun
 
@@ -173,9 +169,9 @@ class TrainTab:
         if not noun:
             raise VectorFitError("what is it? Say one noun, such as dog; the photos' names do not tell")
         flags = {"base_model": self.base.location if self.base.name != "starter" else "starter", "class_noun": noun}
-        flags |= {"token": (token or "sks").strip(), "prior": prior, "seed": str(int(seed or 0))}
-        flags |= {"max_train_steps": str(int(steps))} if steps else {}
-        flags |= {"learning_rate": str(float(learning_rate))} if learning_rate else {}
+        flags |= {"token": (token or "sks").strip(), "prior": prior, "seed": str(whole(seed or 0, "seed"))}
+        flags |= {"max_train_steps": str(whole(steps, "steps"))} if steps is not None else {}
+        flags |= {"learning_rate": str(number(learning_rate, "learning rate"))} if learning_rate is not None else {}
         arguments = [f"--{flag}={value}" for flag, value in flags.items()]
         arguments += [] if train_text_encoder else ["--no-train_text_encoder"]
         require_sound(arguments)
@@ -184,25 +180,31 @@ class TrainTab:
         told = f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}"
         return told, job.name
 
-    def watch(self, name: str | None, sheet: str) -> tuple[Any, ...]:
-        """The trainings now. What has not changed is not sent again."""
+    def watch(self, name: str | None, sent: dict) -> tuple[Any, ...]:
+        """The trainings now. What has not changed is not sent again, and nobody's choice is undone."""
         found = [self.jobs.status(job) for job in reversed(self.jobs.all())]
         if not found:
             return (gr.skip(),) * len(self.watched)
-        busy = next((status.name for status in found if status.state == RUNNING), found[0].name)
-        names = [status.name for status in found]
-        chosen = found[names.index(name)] if name in names else found[names.index(busy)]
-        newest = f"{chosen.samples} {chosen.samples.stat().st_mtime_ns}" if chosen.samples else ""
-        picture = gr.skip() if newest == sheet else gr.update(value=chosen.samples, visible=chosen.samples is not None)
+        names, rows = [status.name for status in found], [row(status) for status in found]
+        busy = next((status.name for status in found if status.state == RUNNING), names[0])
+        chosen = found[names.index(name if name in names else busy)]
+        menu = {"value": chosen.name} if name not in names else {}
+        menu |= {"choices": names} if names != sent["names"] else {}
+        sheet = f"{chosen.samples} {chosen.samples.stat().st_mtime_ns}" if chosen.samples else ""
         return (
-            gr.update(choices=names, value=chosen.name),
+            gr.update(**menu) if menu else gr.skip(),
             bar(chosen),
-            [row(status) for status in found],
-            picture,
-            newest,
+            gr.skip() if rows == sent["rows"] else rows,
+            gr.skip() if sheet == sent["sheet"] else self._picture(chosen.samples),
+            {"names": names, "rows": rows, "sheet": sheet},
             gr.update(interactive=chosen.state in (RUNNING, QUEUED)),
             gr.update(interactive=chosen.state in (STOPPED, FAILED)),
         )
+
+    def _picture(self, samples: Path | None) -> Any:
+        """The sample grid, as a copy: gradio shows no file of the root."""
+        copied = shutil.copyfile(samples, self.studio.folder() / "samples.png") if samples else None
+        return gr.update(value=copied, visible=samples is not None)
 
     def end(self, name: str | None) -> None:
         """Stops the chosen training after its running step; its checkpoint stays."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -111,6 +111,11 @@ def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
     except (SafetensorError, ValueError, struct.error) as error:
         raise VectorFitError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from error
+    _require_ours(path, metadata)
+    return vectors, metadata
+
+
+def _require_ours(path: PathLike, metadata: Mapping[str, str]) -> None:
     version = metadata.get(PREFIX + "format_version")
     if version is None:
         raise VectorFitError(
@@ -118,12 +123,21 @@ def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     if version != FORMAT_VERSION:
         raise VectorFitError(f"{path}: format version {version}, expected {FORMAT_VERSION}; a newer vectorfit reads it")
-    return vectors, metadata
 
 
 def read_metadata(path: PathLike) -> dict[str, str]:
-    """The metadata of a delta file. Raises VectorFitError when it is not one."""
-    return _read(path)[1]
+    """The metadata of a delta file, of which its header alone is read. Raises VectorFitError when it is not one."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except OSError as error:
+        raise VectorFitError(
+            f"{path}: cannot be read ({error.strerror or error}); expected a VectorFit .safetensors file"
+        ) from error
+    except SafetensorError as error:
+        raise VectorFitError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from error
+    _require_ours(path, metadata)
+    return metadata
 
 
 def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -18,6 +18,7 @@ METHODS = (
     *("svft", "lora", "full", "random_freezing", "l1", "sigma_dropout"),
 )
 PRIORS = ("class_images", "drift", "none")
+WORDS = {"token": 40, "class_noun": 60, "instance_prompt": 1000, "class_prompt": 1000}  # their most characters
 FREEZING_METHODS = ("vectorfit", "random_freezing")
 SUBJECT, BASE, PRIOR, TRAINING = "subject", "base model", "prior preservation", "training"
 AVF, OUTPUT, HUB = "adaptive vector freezing", "output", "hub"
@@ -281,6 +282,11 @@ def check(values: Mapping[str, Any]) -> dict[str, str]:
         found["instance_data_dir"] = "--instance_dir: not given, expected a folder with photos of the subject"
     if not values["token"].strip():
         found["token"] = "--token: is empty, expected a rare word such as sks"
+    for name, most in WORDS.items():
+        text = values[name] or ""
+        if len(text) > most or not text.isprintable():
+            shown = ascii(text[:20]) + ("..." if len(text) > 20 else "")
+            found[name] = f"--{name}: got {shown}, expected at most {most} printable characters"
     for name in (f.name for f in fields(TrainConfig) if f.metadata["choices"]):
         choices = next(f for f in fields(TrainConfig) if f.name == name).metadata["choices"]
         if values[name] is not None and values[name] not in choices:

@@ -50,19 +50,25 @@ class Photos:
     captions: list[str | None] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)  # of every file by name, captions included
 
+    def small(self, resolution: int) -> list[int]:
+        """Which photos are smaller than the pixels that are trained on."""
+        return [index for index, image in enumerate(self.images) if min(image.size) < resolution]
+
+    def alike(self) -> list[tuple[int, int]]:
+        """Which pairs of photos are nearly the same picture."""
+        thumbnails = [np.asarray(ImageOps.fit(image.convert("L"), (16, 16)), np.float32) for image in self.images]
+        pairs = combinations(range(len(thumbnails)), 2)
+        return [(i, j) for i, j in pairs if np.abs(thumbnails[i] - thumbnails[j]).mean() < NEAR_DUPLICATE]
+
     def warnings(self, resolution: int) -> list[str]:
         """What is worth a second look before a training: small photos, near-duplicates, few photos."""
+        names = self.names
         small = [
-            f"{name} is {image.width} x {image.height}, smaller than the {resolution} pixels trained on"
-            for name, image in zip(self.names, self.images, strict=True)
-            if min(image.size) < resolution
+            f"{names[i]} is {self.images[i].width} x {self.images[i].height}, "
+            f"smaller than the {resolution} pixels trained on"
+            for i in self.small(resolution)
         ]
-        thumbnails = [np.asarray(ImageOps.fit(image.convert("L"), (16, 16)), np.float32) for image in self.images]
-        alike = [
-            f"{self.names[i]} and {self.names[j]} are nearly the same picture"
-            for i, j in combinations(range(len(thumbnails)), 2)
-            if np.abs(thumbnails[i] - thumbnails[j]).mean() < NEAR_DUPLICATE
-        ]
+        alike = [f"{names[i]} and {names[j]} are nearly the same picture" for i, j in self.alike()]
         few = [f"only {len(self.images)} photo(s); three to ten work better"] if len(self.images) < 3 else []
         return small + alike + few
 

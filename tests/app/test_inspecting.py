@@ -10,11 +10,12 @@ import vectorfit as vf
 from app.inspecting import EXPORTS, facts, scores, settings, write_export, write_figures
 from app.subjects import Library
 from vectorfit import VectorFitError
+from vf_dreambooth.base_models import resolve
 
 
 @pytest.fixture
 def library(root):
-    return Library(root)
+    return Library(root, bases=(resolve("starter"),))
 
 
 def test_facts_settings_and_figures(library, tmp_path):

@@ -3,6 +3,7 @@
 import textwrap
 import time
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -24,7 +25,7 @@ if resumed:
 else:
     if flags.get("class_noun") == "nothing":
         sys.exit("error: --class_noun: nothing is no noun")
-    assert len(list(pathlib.Path(flags["instance_dir"]).glob("*.png"))) == 2
+    assert len(list(pathlib.Path(flags["instance_dir"]).glob("*.png"))) == 3
     config = {"settings": {"max_train_steps": int(flags["max_train_steps"])}}
     (run / "config.json").write_text(json.dumps(config))
 log = run / "log.jsonl"
@@ -42,7 +43,7 @@ for step in range(done + 1, config["settings"]["max_train_steps"] + 1):
 
 @pytest.fixture
 def photos(tmp_path):
-    for number in range(2):
+    for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.jpg")
     return sorted(tmp_path.glob("*.jpg"))
 
@@ -146,24 +147,24 @@ def test_photos_are_copied_upright_and_without_what_cameras_add(jobs, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     exif[0x010F] = "a camera's maker"
-    for number in range(2):
+    for number in range(3):
         Image.new("RGB", (20, 10)).save(tmp_path / f"{number}.jpg", exif=exif)
     jobs.add(sorted(tmp_path.glob("*.jpg")), "../..", ["--max_train_steps=1"])
-    (kept, _) = sorted((jobs.root / "photos" / "subject").iterdir())
+    (kept, *_) = sorted((jobs.root / "photos" / "subject").iterdir())
     with Image.open(kept) as image:
         assert image.size == (10, 20)
         assert not image.getexif()
 
 
 def test_too_many_and_unreadable_photos_and_a_full_queue_are_refused(jobs, photos, tmp_path):
-    with pytest.raises(VectorFitError, match="got 0 photos"):
-        jobs.add([], "rex", [])
-    with pytest.raises(VectorFitError, match=f"got {MOST_PHOTOS + 1} photos"):
-        jobs.add([photos[0]] * (MOST_PHOTOS + 1), "rex", [])
+    for number in (0, 2, MOST_PHOTOS + 1):
+        with pytest.raises(VectorFitError, match=f"got {number} photos; expected 3 to 10"):
+            jobs.add([photos[0]] * number, "rex", [])
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
     with pytest.raises(VectorFitError, match="not a JPEG"):
-        jobs.add([tmp_path / "bad.jpg"], "rex", [])
+        jobs.add([*photos, tmp_path / "bad.jpg"], "rex", [])
     assert jobs.all() == []
+    assert list((jobs.root / "photos").glob("*")) == []
     for _ in range(MOST_WAITING + 1):
         jobs.add(photos, "rex", ["--max_train_steps=1000"])
     with pytest.raises(VectorFitError, match="no more fit"):
@@ -178,3 +179,48 @@ def test_two_apps_on_one_folder_start_one_training(jobs, photos):
         jobs.tick()
         other.tick()
         assert running(jobs) == running(other) == ["rex"]
+
+
+def test_a_second_wish_to_stop_does_no_harm(jobs, photos, monkeypatch):
+    jobs.add(photos, "rex", ["--max_train_steps=60"])
+    while jobs.status(jobs.find("rex")).step < 2:
+        time.sleep(0.02)
+    sent = []
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil.Process, "send_signal", lambda self, number: sent.append(number))
+        jobs.stop("rex")
+        jobs.stop("rex")
+    assert len(sent) == 1
+    jobs.find("rex").process().terminate()
+    assert wait(jobs, "rex", STOPPED).step < 60
+    jobs.stop("rex")
+    assert jobs.status(jobs.find("rex")).state == STOPPED
+
+
+def test_stopping_what_has_failed_keeps_its_reason(jobs, photos):
+    jobs.add(photos, "rex", ["--max_train_steps=2", "--class_noun=nothing"])
+    wait(jobs, "rex", FAILED)
+    jobs.stop("rex")
+    assert "no noun" in jobs.status(jobs.find("rex")).message
+
+
+def test_what_cannot_be_started_does_not_block_the_queue(jobs, photos):
+    jobs.add(photos, "bad", ["--class_noun=a\0b"])
+    jobs.add(photos, "good", ["--max_train_steps=1"])
+    assert wait(jobs, "good", FINISHED)
+    status = jobs.status(jobs.find("bad"))
+    assert (status.state, "could not be started" in status.message) == (FAILED, True)
+
+
+def test_photos_that_were_left_behind_do_not_block_their_name(jobs, photos):
+    (jobs.root / "photos" / "rex").mkdir(parents=True)
+    assert jobs.add(photos, "rex", ["--max_train_steps=1"]).name == "rex-2"
+
+
+def test_a_damaged_record_is_told_of_and_spares_the_others(jobs, photos):
+    jobs.add(photos, "rex", ["--max_train_steps=1"])
+    wait(jobs, "rex", FINISHED)
+    (jobs.root / "rex" / "config.json").write_text("{")
+    assert jobs.status(jobs.find("rex")).state == FAILED
+    (jobs.folder / "odd.json").write_text("{}")
+    assert [job.name for job in jobs.all()] == ["rex"]

@@ -13,10 +13,11 @@ from PIL import Image
 
 from app import server
 from app.drawing import Stopped, Studio
-from app.jobs import FINISHED, Jobs
+from app.jobs import FINISHED, Job, Jobs
 from app.page import build
 from app.sessions import Sessions, telling
 from app.subjects import Library
+from app.train_tab import TrainTab
 from tests.app.stand_ins import FakeEngine, write_subject
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
@@ -34,7 +35,7 @@ def served(tmp_path_factory):
     write_subject(place / "runs" / "uploads" / "cat.safetensors", "cat", scale=-0.5)
     (place / "secret.txt").write_text("kept to itself")
     (place / "runs" / "secret.png").write_bytes(b"kept to itself")
-    built, jobs = server.make(place / "runs", "starter", place / "scratch")
+    built, _, jobs = server.make(place / "runs", "starter", place / "scratch")
     address = server.launch(built, prevent_thread_lock=True, quiet=True)
     yield address, place, jobs
     built.close()
@@ -89,6 +90,7 @@ def test_two_subjects_mix(client):
         ({"subject": "<img src=x onerror=alert(1)>"}, "&lt;img src=x"),
         ({"prompt": ""}, "prompt: empty"),
         ({"steps": 10**6}, "1000000"),
+        ({"seed": None}, "seed: got None"),
         ({"second": "uploads/dog"}, "choose another"),
     ],
 )
@@ -154,6 +156,39 @@ def test_no_input_reads_a_file_of_the_server(served, client):
         assert served[2].all() == []
 
 
+def test_the_queue_cannot_be_passed_by(served):
+    asked = {"data": ["uploads/dog", 1, "(none)", 1, "sks dog", "", 1, 0, False, 1, 4, 64, "DDIM", False]}
+    for path in ("gradio_api/run/generate", "gradio_api/api/generate", "api/generate", "run/generate"):
+        assert httpx.post(f"{served[0]}{path}", json=asked).status_code == 404
+
+
+def test_an_address_is_no_file(served, client):
+    link = {"path": "https://127.0.0.1/a.png", "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
+    body = {"data": [[link] * 3, "dog", "", 2, 0.01, "none", True, "sks", 0]}
+    event = httpx.post(f"{served[0]}gradio_api/call/train", json=body).json()
+    answer = httpx.get(f"{served[0]}gradio_api/call/train/{event['event_id']}").text
+    assert "event: complete" not in answer
+    assert "send the file itself" in answer
+
+
+def test_the_samples_of_a_root_anywhere_are_shown(root, tmp_path):
+    """gradio gives away no file outside the working and temporary directories: the page shows a copy."""
+    samples = root / "rex" / "samples" / "step_000001.png"
+    samples.parent.mkdir()
+    Image.new("RGB", (4, 4)).save(samples)
+    jobs = Jobs(root)
+    jobs._write(Job("rex", [], 0.0, waiting=False))
+    with gr.Blocks():
+        tab = TrainTab(Studio(Library(root), FakeEngine(), resolve("starter"), tmp_path / "scratch"), jobs)
+    job, bar, rows, picture, sent, *_ = tab.watch(None, {"names": [], "rows": [], "sheet": ""})
+    assert job["value"] == "rex"
+    assert rows == [["rex", "finished", "2 of 2", "0.250", ""]]
+    assert Path(picture["value"]).is_relative_to(tmp_path / "scratch")
+    assert '<span role="status">rex: finished</span>' in bar
+    again = tab.watch("rex", sent)
+    assert [gr.skip() == part for part in again[:4]] == [True, False, True, True]
+
+
 def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
     monkeypatch.chdir(ROOT)
     photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]
@@ -177,13 +212,13 @@ def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
     gate = threading.Event()
 
     class Slow(FakeEngine):
-        def draw(self, order, after_step):
+        def draw(self, order, told):
             gate.wait(60)
-            return super().draw(order, after_step)
+            return super().draw(order, told)
 
     studio = Studio(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
     built = build(studio, Jobs(root))
-    built.queue(max_size=server.QUEUE)
+    built.queue(max_size=server.QUEUE, api_open=False)
     address = server.launch(built, prevent_thread_lock=True, quiet=True)
     try:
         mine = Client(address, verbose=False)
@@ -206,11 +241,12 @@ def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
 def test_stopping_is_a_sessions_own():
     sessions = Sessions()
     with sessions.drawing("a") as mine, sessions.drawing("b") as theirs:
-        assert sessions.stop("a")
+        sessions.stop("a")
+        sessions.stop("c")
         assert mine.is_set()
         assert not theirs.is_set()
-        assert not sessions.stop("c")
-    assert not sessions.stop("a")
+    with sessions.drawing("a") as again:
+        assert not again.is_set()
 
 
 @pytest.mark.parametrize(

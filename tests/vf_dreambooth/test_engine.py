@@ -62,24 +62,24 @@ def test_a_file_trained_anew_is_read_anew(order, tmp_path):
 
 def test_every_step_is_told_and_can_be_the_last(order):
     engine, told = Engine(), []
-    engine.draw(order, lambda: told.append(1))
-    assert len(told) == order.steps == 6  # two batches of three steps
+    engine.draw(order, told.append)
+    assert told == [0, 1, 2, 3, 4, 5, 6]  # two batches of three steps
+    assert order.steps == 6
 
     class Enough(Exception):
         pass
 
-    def stop_at_the_fourth():
-        told.append(1)
-        if len(told) == 4:
-            raise Enough
+    for last in (4, 0):
 
+        def stop(done, last=last):
+            if done == last:
+                raise Enough
+
+        with pytest.raises(Enough):
+            engine.draw(order, stop)
     told.clear()
-    with pytest.raises(Enough):
-        engine.draw(order, stop_at_the_fourth)
-    assert len(told) == 4
-    told.clear()
-    engine.draw(order, lambda: told.append(1))
-    assert len(told) == 6
+    engine.draw(order, told.append)
+    assert len(told) == 7
 
 
 def test_samplers_are_chosen_by_name_and_leave_the_models_own_in_its_place(order):
