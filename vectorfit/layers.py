@@ -298,7 +298,9 @@ class VectorFitLayer(nn.Module):
     @torch.no_grad()
     def merge(self) -> None:
         """Writes the effective weight and bias into the base's parameters; merged again, it is composed anew."""
-        weight, bias = self.composed()
+        # Deltas of zero are the base to the last bit, and composing a large weight takes a while.
+        moved = any(delta is not None and bool(delta.any()) for delta in (self.d_sigma, self.d_bias))
+        weight, bias = self.composed() if moved else self.pristine or (self.weight, self.bias)
         if self.pristine is None:
             self.pristine = (self.weight.detach().clone(), None if self.bias is None else self.bias.detach().clone())
         self.weight.data.copy_(weight)

@@ -77,8 +77,11 @@ def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | P
             f"{other}: a {baselines.kind_of(other)} baseline does not mix with other subjects; load it alone"
         )
     baselines.restore(models)
-    vf.set_subjects(models, files if other is None else [])
-    vf.merge(models)
+    vf.unmerge(models)  # so that the weights are composed once, when all is known
+    try:
+        vf.set_subjects(models, files if other is None else [])
+    finally:
+        vf.merge(models)
     if other is not None:
         vf.remove(models)
         baselines.apply(models, *files[0])
