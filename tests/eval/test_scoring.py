@@ -257,7 +257,7 @@ def test_the_csv_has_a_line_per_picture(tmp_path):
     results = two_results(tmp_path)
     lines = report.csv_of(results).splitlines()
     assert len(lines) == 1 + 12
-    assert lines[0].startswith("method,subject,group,prompt_id,prompt,seed,file,dino")
+    assert lines[0].startswith("schema,method,subject,group,prompt_id,prompt,seed,file,dino")
 
 
 def test_only_what_is_meant_is_taken(tmp_path):

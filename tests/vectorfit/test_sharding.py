@@ -63,7 +63,7 @@ def rank(number, port, folder, through_peft):
     os._exit(0)
 
 
-@pytest.mark.parametrize("through_peft", [False, True])
+@pytest.mark.parametrize("through_peft", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_fully_sharded_processes_train_what_one_trains(tmp_path, through_peft):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["peft", "torch.distributed.fsdp"])

@@ -70,7 +70,10 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(images.iterdir())}
 
 
-@pytest.mark.parametrize("flags", [(), ("--prior", "drift", "--drift_weight", 1e-3)], ids=["class images", "drift"])
+DRIFT = ("--prior", "drift", "--drift_weight", 1e-3)
+
+
+@pytest.mark.parametrize("flags", [(), pytest.param(DRIFT, marks=pytest.mark.slow)], ids=["class images", "drift"])
 def test_two_processes_equal_one(arguments, tmp_path, flags):
     run_on(1, arguments(tmp_path / "one" / "run", *COMPARABLE, *flags, "--train_batch_size", 4))
     run_on(2, arguments(tmp_path / "two" / "run", *COMPARABLE, *flags, "--train_batch_size", 2))
@@ -87,6 +90,7 @@ def test_two_processes_equal_one(arguments, tmp_path, flags):
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_several_subjects_on_two_processes(arguments, photos, tmp_path):
     several = tmp_path / "several"
     for name in ("dog1", "dog2"):

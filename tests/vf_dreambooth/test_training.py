@@ -150,20 +150,6 @@ def test_accelerate_launch_runs_the_script(arguments, tmp_path):
     assert "a photo of sks dog" in done.stdout
 
 
-def run_script(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "train_dreambooth_vectorfit.py", *flags], capture_output=True, text=True, cwd=ROOT
-    )
-
-
-def test_a_mistake_ends_with_one_line_and_status_2(tmp_path):
-    done = run_script("--instance_dir", str(tmp_path), "--base_model", "starter", "--class_noun", "dog")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error:")
-    assert "no photos, it is empty" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_mistakes_are_named(photos, tiny_base, tmp_path):
     def refused(*flags: str) -> str:
         with pytest.raises(vf.VectorFitError) as caught:
