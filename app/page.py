@@ -18,7 +18,9 @@ FORGET = (3600, 3600)  # seconds: how often gradio looks for old files in its ca
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "Consolas", "monospace")
 CSS = """
 #subjects .grid-wrap, #upright .grid-wrap { min-height: 0; height: auto; max-height: 20rem; }
+#pictures .grid-wrap, #base-pictures .grid-wrap { min-height: 0; height: auto; max-height: 70vh; }
 #pictures, #base-pictures { min-height: 14rem; }
+#pictures .grid-container, #base-pictures .grid-container { padding-top: 1.6rem; }
 #progress progress { width: 100%; height: 1.1rem; accent-color: var(--color-accent); }
 #progress pre { white-space: pre-wrap; font-size: .85rem; opacity: .8; }
 @media (max-width: 480px) { .gradio-container { padding: .5rem !important; } }

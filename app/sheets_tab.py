@@ -20,6 +20,7 @@ class SheetsTab:
             with gr.Column(scale=3, min_width=320):
                 self.sheet = gr.Image(
                     label="Sheet",
+                    show_label=False,
                     type="filepath",
                     format="png",
                     interactive=False,
@@ -34,7 +35,7 @@ class SheetsTab:
             self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed")
             self.count = gr.Slider(1, 4, 2, step=1, label="Seeds of a sweep")
         with gr.Group():
-            gr.Markdown("### Sweep of strengths")
+            gr.Markdown("### Sweep of strengths", padding=True)
             self.subject = gr.Dropdown(label="Subject", value=NONE, choices=[NONE], allow_custom_value=True)
             self.prompt = gr.Textbox(label="Prompt", placeholder="a photo of sks dog in the snow")
             with gr.Row():
@@ -43,7 +44,7 @@ class SheetsTab:
                 self.columns = gr.Slider(2, 9, 7, step=1, label="in so many columns")
             self.sweep = gr.Button("Draw the sweep", variant="primary")
         with gr.Group():
-            gr.Markdown("### Prompts × subjects")
+            gr.Markdown("### Prompts × subjects", padding=True)
             self.subjects = gr.Dropdown(label="Subjects", choices=[], multiselect=True, allow_custom_value=True)
             self.prompts = gr.Textbox(
                 "a photo of {}\n{} in the snow\n{} on the beach",
