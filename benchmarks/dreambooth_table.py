@@ -5,10 +5,13 @@ wants a machine with nothing else to do. All goes on where it was stopped; sever
 """
 
 import argparse
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -122,20 +125,24 @@ Differences on equal subjects, prompts and seeds, with 95 % intervals over subje
 
 
 def pareto(found: Results) -> None:
-    """Score against trained parameters, in the manner of Fig. 1."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    labels = dict(zip(KINDS, PROTOCOL.labels, strict=True))
-    for axis, kind in zip(figure.subplots(1, 2), ("dino", "clip_t"), strict=True):
-        for method, runs in found.items():
+    """Score against trained parameters, in the manner of Fig. 1; what would lie on one line stands side by side."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    labels, axes = dict(zip(KINDS, PROTOCOL.labels, strict=True)), figure.subplots(1, 2)
+    colours = matplotlib.colormaps["tab20"]
+    for axis, kind in zip(axes, ("dino", "clip_t"), strict=True):
+        beside: Counter[int] = Counter()  # how many there are already of so many parameters, roughly
+        for number, (method, runs) in enumerate(found.items()):
             told, parameters = estimate(_over_seeds(runs, kind)), _mean(runs, "facts", "parameters")
-            color = "tab:orange" if method == "vectorfit" else "tab:blue" if method in ("lora", "full") else "0.5"
+            place = parameters * 1.12 ** beside[round(5 * math.log10(parameters))]
+            beside[round(5 * math.log10(parameters))] += 1
             spread = [[told.mean - told.low], [told.high - told.mean]]
-            axis.errorbar(parameters, told.mean, spread, fmt="o", color=color, elinewidth=1, alpha=0.9)
-            axis.annotate(method, (parameters, told.mean), textcoords="offset points", xytext=(6, 4), fontsize=8)
+            look = {"fmt": "*" if method == "vectorfit" else "o", "ms": 12 if method == "vectorfit" else 7}
+            axis.errorbar(place, told.mean, spread, color=colours(number), elinewidth=1, label=method, **look)
         axis.set_xscale("log")
         axis.set_xlabel("trained parameters")
         axis.set_ylabel(labels[kind])
         axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     save_figure(figure, RESULT.with_name("dreambooth_pareto.png"))
 
 
