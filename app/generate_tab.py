@@ -13,7 +13,8 @@ from vf_dreambooth.engine import OWN_SAMPLER, SAMPLERS
 from vf_dreambooth.images import read_parameters
 
 from .drawing import MOST_PICTURES, SIZES, Picture, Studio, Wish
-from .sessions import Sessions, number, own_files, telling, whole
+from .forms import number, own_files, telling, whole
+from .sessions import Sessions
 from .subjects import Library, Subject
 
 NONE = "(none)"  # the choice of no subject

@@ -5,9 +5,9 @@ from typing import Any
 import gradio as gr
 
 from .drawing import Studio
+from .forms import telling
 from .generate_tab import DEVICE, PRIVATE, choices
 from .inspecting import EXPORTS, facts, scores, settings, write_export, write_figures
-from .sessions import telling
 
 
 class InspectTab:

@@ -5,8 +5,9 @@ from typing import Any
 import gradio as gr
 
 from .drawing import Outcome, Studio, Wish, strengths_between
+from .forms import number, telling, whole
 from .generate_tab import DEVICE, NONE, PRIVATE, choices, show_progress
-from .sessions import Sessions, number, telling, whole
+from .sessions import Sessions
 
 
 class SheetsTab:

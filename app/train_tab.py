@@ -13,10 +13,10 @@ from vf_dreambooth.config import PRIORS
 from vf_dreambooth.problems import Problems
 
 from .drawing import Studio
+from .forms import number, own_files, telling, whole
 from .generate_tab import PRIVATE
 from .jobs import FAILED, FEWEST_PHOTOS, MOST_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs, Status
 from .photo_check import UNREADABLE, check
-from .sessions import number, own_files, telling, whole
 
 EVERY = 1.0  # seconds between two looks at the trainings
 HEADERS = ["training", "state", "step", "loss", "time left"]

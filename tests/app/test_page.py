@@ -13,9 +13,10 @@ from PIL import Image
 
 from app import server
 from app.drawing import Stopped, Studio
+from app.forms import telling
 from app.jobs import FINISHED, Job, Jobs
 from app.page import build
-from app.sessions import Sessions, telling
+from app.sessions import Sessions
 from app.subjects import Library
 from app.train_tab import TrainTab
 from tests.app.stand_ins import FakeEngine, write_subject
