@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -151,7 +152,8 @@ class Jobs:
             job.waiting, job.stop = False, True
             self._write(job)
             if process is not None:
-                process.send_signal(signal.SIGTERM)
+                with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                    process.send_signal(signal.SIGTERM)
 
     def resume(self, name: str) -> None:
         """Queues a stopped or failed training again; it goes on from its newest checkpoint.
