@@ -25,7 +25,7 @@ from vectorfit.atomic import write_atomically
 from vectorfit.runs import RunFolder
 from vf_dreambooth.photos import open_photo
 
-from .subjects import PHOTOS, UPLOADS, slug
+from .subjects import NO_RUNS, PHOTOS, slug
 
 SCRIPT = "train_dreambooth_vectorfit"
 FEWEST_PHOTOS, MOST_PHOTOS = 3, 10
@@ -133,7 +133,7 @@ class Jobs:
         return self.find(job.name)
 
     def _free(self, name: str) -> str:
-        taken = {job.name for job in self.all()} | {UPLOADS, PHOTOS}
+        taken = {job.name for job in self.all()} | NO_RUNS
         taken |= {path.name for path in [*self.root.glob("*"), *(self.root / PHOTOS).glob("*")]}
         numbers = (f"{name}-{number}" for number in range(2, 10**6))
         return name if name not in taken else next(other for other in numbers if other not in taken)

@@ -68,9 +68,9 @@ def rows_of(found: Results) -> Iterator[list[str]]:
 
 def differences(found: Results) -> Iterator[str]:
     """VectorFit against each other method on equal subjects, prompts and seeds, of all the seeds that both have."""
-    mine = found.get("vectorfit", [])
+    mine = {run["facts"]["seed"]: run for run in found.get("vectorfit", [])}
     for method, runs in found.items():
-        pairs = list(zip(mine, runs, strict=False))
+        pairs = [(mine[run["facts"]["seed"]], run) for run in runs if run["facts"]["seed"] in mine]
         if method == "vectorfit" or not pairs:
             continue
         told = compare(_pooled([first for first, _ in pairs]), _pooled([second for _, second in pairs]))
@@ -100,6 +100,10 @@ def _pooled(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write_results(found: Results) -> None:
     header = ["method", "seeds", *PROTOCOL.labels, "PRES ↓", "drift ↓", "diversity ↑", "rate x steps"]
     header += ["parameters", "bytes", "seconds", "peak GiB"]
+    lacking = [method for method in METHODS if method not in found]
+    unmeasured = [method for method in found if method not in read_costs()]
+    open_ends = f"Not run yet: {', '.join(lacking)}. " if lacking else ""
+    open_ends += f"Seconds and memory not measured yet: {', '.join(unmeasured)}." if unmeasured else ""
     real = next(iter(found.values()))[0]["overall"]["dino"]["real"]
     notes = f"""Ten subjects that the starter never saw, five photos each; DreamBench's prompts that its world knows (12
 for animals, 14 for things), four pictures each. Cosines by the starter's own encoders: no score here compares with a
@@ -107,6 +111,8 @@ published one. In brackets 95 % intervals over subjects, seeds together. The pho
 steps are those with the highest sum of DINO and CLIP-T on two other subjects (`dreambooth_scores/tuning/`, seed 0, with
 the command's `--tune`). Seconds and peak memory are of one training each of one subject (the dog), one after the other
 with nothing beside them (`--cost`); they include loading, factorising and encoding, not the drawing of class images.
+
+{open_ends}
 
 Differences on equal subjects, prompts and seeds, with 95 % intervals over subjects:
 

@@ -26,7 +26,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200p
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
 table { border-collapse: collapse; margin: .6rem 0; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
-th { text-align: left; background: var(--soft); } th:not(:first-child) { text-align: right; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th { text-align: left; background: var(--soft); } th:not(:first-child) { text-align: right; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } small { opacity: .7; } img { border-radius: 4px; display: block; }
 .cells { display: flex; flex-wrap: wrap; gap: 10px; } figure { margin: 0; width: 112px; }
 figcaption { font-size: 11px; line-height: 1.25; margin-top: 2px; }
