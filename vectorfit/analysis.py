@@ -116,16 +116,21 @@ def heatmap(values: Mapping[str, float]) -> Figure:
 
 
 def frozen_spans(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, int]]]:
-    """From a log's lines: of every vector that was ever frozen, the first and last step of each of its pauses."""
+    """From a log's lines: of every vector that was ever frozen, the first and last step of each of its pauses.
+
+    Long runs log every few steps: a pause is taken to last from a line that tells of it to the last such in a row.
+    """
     spans: dict[str, list[tuple[int, int]]] = {}
+    before = None
     for entry in entries:
         step = int(entry["step"])
         for name in entry.get("frozen") or ():
             found = spans.setdefault(name, [])
-            if found and found[-1][1] == step - 1:
+            if found and found[-1][1] == before:
                 found[-1] = (found[-1][0], step)
             else:
                 found.append((step, step))
+        before = step
     return spans
 
 

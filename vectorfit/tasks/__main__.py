@@ -1,0 +1,115 @@
+"""`python -m vectorfit.tasks RECIPE` trains and scores; `python -m vectorfit.tasks compare RUNS...` compares."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from vectorfit import VectorFitError
+
+from . import recipe as recipes
+from .recipe import Recipe
+
+FIXED = ("name", "kind", "source", "models", "train_rows", "budgets")  # of a recipe: no flags
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected true or false")
+    return text.lower() == "true"
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the recipe's keys", "each has the recipe's value unless it is given")
+    for item in fields(Recipe):
+        if item.name in FIXED:
+            continue
+        kind: Any = item.type
+        options: dict[str, Any] = {"help": item.metadata["help"], "default": argparse.SUPPRESS}
+        if kind == tuple[str, ...]:
+            options |= {"nargs": "+", "metavar": "TEXT"}
+        else:
+            options |= {"type": _yes_or_no if kind is bool else kind, "metavar": _METAVARS[kind]}
+        group.add_argument(f"--{item.name}", **options)
+
+
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", bool: "true|false"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command of one run."""
+    from .methods import METHODS
+
+    found = argparse.ArgumentParser(
+        prog="vectorfit.tasks", description=__doc__, epilog=f"recipes: {', '.join(recipes.names())}"
+    )
+    found.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
+    found.add_argument("--model", help="a hub id or a folder, in place of the recipe's")
+    found.add_argument("--data", help="TSV, CSV, JSONL, IDX or pictures: a folder, file or zip; or a hub name")
+    found.add_argument("--method", default="vectorfit", metavar="NAME", help=f"one of {', '.join(METHODS)}")
+    found.add_argument("--seed", type=int, default=0, help="of the head, the order of rows, dropout")
+    found.add_argument("--output_dir", help="the run folder; by default runs/tasks/RECIPE/METHOD-SEED")
+    found.add_argument("--max_train_rows", type=int, metavar="N", help="train on so many rows only, always the same")
+    found.add_argument(
+        "--holdout", type=int, metavar="N", help="score on so many training rows, left out, to choose settings by"
+    )
+    found.add_argument("--tiny", action="store_true", help="a tiny model and a few rows: does it run?")
+    _add_recipe_flags(found)
+    return found
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from transformers.utils import logging
+
+    from .training import Options, run
+
+    logging.set_verbosity_error()  # a fresh head is no news here, nor is how fast weights load
+    logging.disable_progress_bar()
+    flags = vars(parser().parse_args(arguments))
+    recipe = recipes.read(flags.pop("recipe"))
+    options = {item.name: flags.pop(item.name) for item in fields(Options)}
+    model = flags.pop("model")
+    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    if model:
+        changes["models"] = (model,)
+    result = run(recipe.changed(**changes), Options(**options))
+    for name, value in result["scores"].items():
+        print(f"{name:20} {value:.2f}")
+    print(f"{'parameters':20} {result['parameters']:,} ({result['percent_parameters']:.4f} %)")
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    from .compare import compare
+
+    found = argparse.ArgumentParser(prog="vectorfit.tasks compare", description="Means, spreads and figures of runs.")
+    found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of them")
+    found.add_argument("--output_dir", default="comparison", help="where table and figures go")
+    flags = found.parse_args(arguments)
+    for path in compare(flags.runs, flags.output_dir):
+        print(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["compare"]:
+            _compare(given[1:])
+        else:
+            _train(given)
+    except VectorFitError as error:
+        print(f"vectorfit.tasks: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vectorfit.tasks: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

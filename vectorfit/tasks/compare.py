@@ -1,0 +1,216 @@
+"""Runs side by side: means and spreads over seeds, score against parameters, the ablation, what was trained where.
+
+Figures of the paper: 1 (score against parameters), 3 (training strength), 4 and 7 (ablation), 8 and 9 (spectra).
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from vectorfit import VectorFitError
+from vectorfit.analysis import Weights, heatmap, of_full_fine_tuning, save_figure, spectra, strengths
+from vectorfit.atomic import write_atomically
+from vectorfit.runs import RunFolder
+from vectorfit.vectors_file import pattern_of, read_vectors
+
+from .methods import METHODS, VARIANTS
+from .results import find, read_result
+
+ALIKE = ("recipe", "model", "epochs", "train_rows", "metric")  # what runs of one table have in common
+DRAWN = ("no_avf", "vectorfit")  # whose training strength is shown
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds alone."""
+
+    method: str
+    size: int
+    results: list[dict[str, Any]]
+    runs: list[RunFolder]
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {self.size}" if self.size else self.method
+
+    @property
+    def scores(self) -> list[float]:
+        return [float(result["score"]) for result in self.results]
+
+    def mean(self, name: str = "score") -> float:
+        return statistics.fmean(result[name] for result in self.results)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over seeds; 0 of one seed."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+
+def groups(runs: Sequence[RunFolder]) -> dict[str, list[Group]]:
+    """The runs by table, a table by recipe, model, epochs and rows, and there by method and size.
+
+    Raises:
+        VectorFitError: two runs of a seed that differ in their settings alone, which no mean should hide.
+    """
+    tables: dict[str, dict[tuple[int, int], Group]] = {}
+    for run in runs:
+        result = read_result(run)
+        title = f"{result['recipe']} · {Path(result['model']).name} · {result['epochs']:g} epochs · "
+        title += f"{result['train_rows']:,} rows" + (" · tiny" if result["tiny"] else "")
+        place = (METHODS.index(result["method"]), result["size"])
+        group = tables.setdefault(title, {}).setdefault(place, Group(result["method"], result["size"], [], []))
+        twin = next((other for other in group.results if other["seed"] == result["seed"]), None)
+        if twin is not None:
+            raise VectorFitError(
+                f"{run.path}: a second run of {group.label} with seed {result['seed']} (rates "
+                f"{twin['learning_rate']:g} and {result['learning_rate']:g}); compare one of them"
+            )
+        group.results.append(result)
+        group.runs.append(run)
+    return {title: [found[place] for place in sorted(found)] for title, found in sorted(tables.items())}
+
+
+HEADER = (
+    *("method", "seeds", "score", "all scores", "parameters", "% of the base", "efficiency", "head", "rate"),
+    *("s / epoch", "peak GiB", "file bytes"),
+)
+
+
+def row(group: Group) -> list[str]:
+    """A method's line of the table, under `HEADER`."""
+    score = f"{group.mean():.2f}" + (f" ± {group.spread:.2f}" if len(group.scores) > 1 else "")
+    names = list(group.results[0]["scores"])
+    every = ", ".join(
+        f"{name} {statistics.fmean(result['scores'][name] for result in group.results):.2f}" for name in names
+    )
+    efficiency = group.results[0]["efficiency"]
+    return [
+        group.label,
+        str(len(group.scores)),
+        score,
+        every,
+        f"{group.mean('parameters'):,.0f}",
+        f"{group.mean('percent_parameters'):.4f}",
+        "" if efficiency is None else f"{group.mean('efficiency'):,.0f}",
+        f"{group.mean('head_parameters'):,.0f}",
+        f"{group.results[0]['learning_rate']:g}",
+        f"{group.mean('seconds_per_epoch'):.1f}",
+        f"{group.mean('peak_memory') / 2**30:.2f}",
+        f"{group.mean('file_bytes'):,.0f}",
+    ]
+
+
+def table(title: str, found: Sequence[Group]) -> str:
+    """A Markdown table of a task's groups."""
+    lines = [f"## {title}", "", f"Score: {found[0].results[0]['metric']}, mean ± standard deviation over seeds.", ""]
+    lines += ["| " + " | ".join(HEADER) + " |", "|" + "--|" * len(HEADER)]
+    return "\n".join([*lines, *("| " + " | ".join(row(group)) + " |" for group in found)]) + "\n"
+
+
+def pareto(title: str, found: Sequence[Group]) -> Figure:
+    """Score against the share of parameters trained. Fig. 1."""
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for number, group in enumerate(one for one in found if one.mean("parameters")):
+        star = group.method == "vectorfit"
+        axis.errorbar(
+            group.mean("percent_parameters"),
+            group.mean(),
+            group.spread or None,
+            fmt="*" if star else "os^Dv"[number % 5],
+            ms=14 if star else 7,
+            color="tab:orange" if star else f"C{number % 10}" if number % 10 != 1 else "0.4",
+            label=group.label,
+            elinewidth=1,
+            capsize=2,
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("trained parameters, % of the pretrained model")
+    axis.set_ylabel(found[0].results[0]["metric"])
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8)
+    return figure
+
+
+def ablation(title: str, found: Sequence[Group]) -> Figure | None:
+    """The paper's variants as bars, where there are several. Fig. 4 and 7."""
+    shown = [group for group in found if group.method in VARIANTS]
+    if len(shown) < 2:
+        return None
+    shown.sort(key=lambda group: -VARIANTS.index(group.method))
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    colours = ["tab:orange" if group.method == "vectorfit" else "0.65" for group in shown]
+    means, spreads = [group.mean() for group in shown], [group.spread for group in shown]
+    axis.bar([group.label for group in shown], means, yerr=spreads if any(spreads) else None, color=colours, capsize=3)
+    low, high = min(m - s for m, s in zip(means, spreads, strict=True)), max(means)
+    axis.set_ylim(low - max(0.5, 0.3 * (high - low)))
+    axis.set_ylabel(found[0].results[0]["metric"])
+    axis.set_title(title, fontsize=10)
+    return figure
+
+
+def _spectra(found: Sequence[Group]) -> Figure | None:
+    """The spectrum of VectorFit's change, beside that of full fine-tuning where there is one. Fig. 8 and 9."""
+    mine = next((group for group in found if group.method == "vectorfit"), None)
+    if mine is None:
+        return None
+    file = mine.runs[0].vectors
+    vectors, metadata = read_vectors(file)
+    changes = {name.removesuffix(".sigma"): v.float() for name, v in vectors.items() if name.endswith(".sigma")}
+    if pattern_of(file, metadata)[0] != "plain":
+        return None
+    full = next((group for group in found if group.method == "full"), None)
+    compared = None
+    if full is not None:
+        weights = Weights(full.runs[0].vectors)
+        compared = of_full_fine_tuning(changes, weights, weights)
+    return spectra(changes, compared)
+
+
+def _figures(title: str, found: Sequence[Group]) -> Iterable[tuple[str, Figure | None]]:
+    yield "pareto", pareto(title, found)
+    yield "ablation", ablation(title, found)
+    for group in found:
+        if group.method in DRAWN:
+            yield f"strength-{group.method}", heatmap(strengths(read_vectors(group.runs[0].vectors)[0]))
+    yield "spectra", _spectra(found)
+
+
+def compare(places: Sequence[str], folder: str) -> list[Path]:
+    """Writes comparison.md, comparison.json and the figures of every task; returns the paths.
+
+    Args:
+        places: run folders, or folders of them.
+        folder: where to.
+
+    Raises:
+        VectorFitError: no finished run in a place, or two of a method and seed.
+    """
+    tables, out = groups(find(list(places))), Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    text, numbers, written = ["# Comparison\n"], {}, []
+    for title, found in tables.items():
+        recipe = found[0].results[0]["recipe"]
+        several = sum(other.startswith(f"{recipe} ·") for other in tables) > 1
+        place = out / (recipe if not several else title.replace(" · ", "-").replace(" ", "_").replace(",", ""))
+        shown = []
+        for name, figure in _figures(title, found):
+            if figure is not None:
+                save_figure(figure, place / f"{name}.png")
+                shown.append(f"![{name}]({place.name}/{name}.png)")
+                written.append(place / f"{name}.png")
+        text += [table(title, found), "\n\n".join(shown) + "\n"]
+        numbers[title] = [
+            {"method": group.label, "mean": group.mean(), "spread": group.spread, "runs": group.results}
+            for group in found
+        ]
+    write_atomically(out / "comparison.md", "\n".join(text).encode())
+    write_atomically(out / "comparison.json", (json.dumps(numbers, indent=1) + "\n").encode())
+    return [out / "comparison.md", out / "comparison.json", *written]

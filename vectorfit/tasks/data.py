@@ -1,0 +1,311 @@
+"""Rows of a data set: from local tables, JSON, folders of pictures, IDX files and zips of these, or from the hub."""
+
+import csv
+import gzip
+import io
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vectorfit import VectorFitError
+
+from .recipe import Recipe
+
+TABLES = (".tsv", ".csv", ".jsonl", ".json", ".txt")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+HELD_OUT = 0.1  # of the rows, where there is only one split
+IDX_SPLITS = {"train": "train", "t10k": "test"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows and where they are from, for messages; `order` picks rows, all in their own order without it."""
+
+    rows: Sequence[Mapping[str, Any]]
+    where: str
+    order: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.order is None else len(self.order)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.rows[index if self.order is None else self.order[index]]
+
+    def some(self, first: int, last: int) -> "Split":
+        """The rows from `first` to before `last` of a shuffle that is always the same."""
+        shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(0)).tolist()[first:last]
+        whole = range(len(self.rows)) if self.order is None else self.order
+        return replace(self, order=tuple(whole[index] for index in shuffled))
+
+    def name(self, wanted: str) -> str:
+        """The column there is of NAME|OTHER. Raises VectorFitError where there is none."""
+        there = self[0].keys()
+        found = next((name for name in wanted.split("|") if name in there), None)
+        if found is None:
+            raise VectorFitError(
+                f"{self.where}: no column {wanted.replace('|', ' or ')!r}, it has {', '.join(map(str, there))}; "
+                "name them with --input_columns and --target_column"
+            )
+        return found
+
+    def column(self, wanted: str) -> list[Any]:
+        """A column's values. Raises VectorFitError where it is not there, or empty in a row."""
+        name = self.name(wanted)
+        values = [row.get(name) for row in self]
+        empty = next((index for index, value in enumerate(values, 1) if value is None), None)
+        if empty is not None:
+            raise VectorFitError(f"{self.where}: row {empty} has no {name}")
+        return values
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows to train on, and those to score on by split; the first split's score stands for the run."""
+
+    train: Split
+    tests: dict[str, Split]
+
+    def limited(self, max_train_rows: int | None, holdout: int | None) -> "Data":
+        """With fewer rows to train on, or scored on training rows left out instead, to choose settings by.
+
+        Raises:
+            VectorFitError: there are not so many.
+        """
+        held = holdout or 0
+        count = len(self.train) - held if max_train_rows is None else max_train_rows
+        if count < 1 or held < 0 or held + count > len(self.train):
+            raise VectorFitError(
+                f"{self.train.where}: has {len(self.train)} rows, expected at least {max(1, count)} to train on and "
+                f"{held} to hold out"
+            )
+        if max_train_rows is None and holdout is None:
+            return self
+        tests = {"holdout": self.train.some(0, held)} if held else self.tests
+        return Data(self.train.some(held, held + count), tests)
+
+
+def read(recipe: Recipe, data: str | None) -> Data:
+    """The recipe's rows from a file or folder, or from the hub when there is none.
+
+    Raises:
+        VectorFitError: nothing there, a form that is not known, an empty split, a damaged file.
+    """
+    found = _hub(recipe, recipe.hub, recipe.hub_config) if data is None else _local(recipe, data)
+    for split in (found.train, *found.tests.values()):
+        if not len(split):
+            raise VectorFitError(f"{split.where}: has no rows")
+    return found
+
+
+def _hub(recipe: Recipe, name: str, config: str) -> Data:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, config or None)
+    except Exception as error:  # whatever it is that the network, the hub or a mirror does
+        raise VectorFitError(
+            f"the data set {name!r} cannot be had from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "name a local copy with --data, or try --tiny"
+        ) from error
+    lacking = [split for split in (recipe.train_split, *recipe.test_splits) if split not in loaded]
+    if lacking == list(recipe.test_splits):
+        return _held_out(Split(cast(Any, loaded[recipe.train_split]), f"{name}, {recipe.train_split}"))
+    if lacking:
+        raise VectorFitError(f"{name}: no split {lacking[0]!r}, it has {', '.join(loaded)}; name others with flags")
+    splits = {split: Split(cast(Any, loaded[split]), f"{name}, {split}") for split in loaded}
+    return Data(splits[recipe.train_split], {split: splits[split] for split in recipe.test_splits})
+
+
+def _local(recipe: Recipe, data: str) -> Data:
+    path = Path(data)
+    if not path.exists():
+        if "/" in data and not path.suffix and data.count("/") == 1 and not data.startswith("."):
+            return _hub(recipe, data, "")
+        raise VectorFitError(f"{data}: no such file or folder, nor a hub name; name the data set with --data")
+    root = _opened(path)
+    splits = _idx(root) if isinstance(root, Path) and root.is_dir() else {}
+    splits = splits or _tables(root, recipe) or _pictures(root)
+    if not splits:
+        raise VectorFitError(
+            f"{data}: holds nothing known, expected {', '.join(TABLES[:4])}, SPLIT/CLASS/picture, or IDX files"
+        )
+    train = _named(splits, recipe.train_split, ("train",))
+    tests = {split: _named(splits, split, _other_names(split)) for split in recipe.test_splits}
+    there = {split: found for split, found in tests.items() if found is not None}
+    if train is not None and len(there) == len(tests):
+        return Data(train, there)
+    if len(splits) == 1:
+        return _held_out(next(iter(splits.values())))
+    lacking = recipe.train_split if train is None else next(split for split in tests if tests[split] is None)
+    raise VectorFitError(f"{data}: no split {lacking!r}, it has {', '.join(splits)}; name them with flags")
+
+
+def _opened(path: Path) -> Any:
+    """The folder that holds the data, inside a zip too; of a single file, the file."""
+    if path.is_file() and path.suffix != ".zip":
+        return path
+    try:
+        root: Any = zipfile.Path(path) if path.is_file() else path
+    except (zipfile.BadZipFile, OSError) as error:
+        raise VectorFitError(f"{path}: cannot be read ({error}); fetch it again") from error
+    while True:  # many archives have one folder around everything
+        inner = [entry for entry in root.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+        if len(inner) == 1 and isinstance(inner[0], Path) and inner[0].suffix == ".zip":
+            return _opened(inner[0])
+        if len(inner) != 1 or not inner[0].is_dir() or _holds_pictures(inner[0]):
+            return root
+        root = inner[0]
+
+
+def _holds_pictures(folder: Any) -> bool:
+    return any(Path(entry.name).suffix.lower() in PICTURES for entry in folder.iterdir())
+
+
+def _other_names(split: str) -> tuple[str, ...]:
+    """What files of a split are called besides, the likeliest first."""
+    return (*(split.replace("validation", name) for name in ("dev", "val", "valid")), "test")
+
+
+def _named(splits: Mapping[str, Split], wanted: str, others: Sequence[str]) -> Split | None:
+    """The split of a name, or of one that it begins or ends with: train-v1.1, msr_paraphrase_train."""
+    for name in (wanted, *others):
+        for there, split in splits.items():
+            if there == name or there.startswith((f"{name}-", f"{name}.")) or there.endswith(f"_{name}"):
+                return split
+    return None
+
+
+def _held_out(split: Split) -> Data:
+    """A tenth for scoring, where there is but one split."""
+    count = math.ceil(HELD_OUT * len(split))
+    test = replace(split.some(0, count), where=f"{split.where}, a tenth held out")
+    return Data(split.some(count, len(split)), {"held_out": test})
+
+
+def _tables(root: Any, recipe: Recipe) -> dict[str, Split]:
+    files = [root] if root.is_file() else [entry for entry in root.iterdir() if entry.is_file()]
+    found = {}
+    for file in sorted(files, key=str):
+        name = Path(file.name)
+        if name.suffix.lower() in TABLES and not name.stem.lower().startswith(("readme", "license")):
+            found[name.stem] = Split(_rows(file, recipe), str(file))
+    return found
+
+
+def _rows(file: Any, recipe: Recipe) -> list[dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.name.endswith(".jsonl"):
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        if file.name.endswith(".json"):
+            return _json(json.loads(text))
+        return _table(text, recipe, comma=file.name.endswith(".csv"))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise VectorFitError(f"{file}: cannot be read ({type(error).__name__}: {error}); fetch it again") from error
+
+
+def _json(content: Any) -> list[dict[str, Any]]:
+    """A list of rows, or SQuAD's own form: articles of paragraphs of questions."""
+    rows = content["data"] if isinstance(content, dict) else content
+    if not rows or "paragraphs" not in rows[0]:
+        return list(rows)
+    return [
+        {
+            "id": question["id"],
+            "question": question["question"],
+            "context": paragraph["context"],
+            "answers": {
+                "text": [answer["text"] for answer in question["answers"]],
+                "answer_start": [answer["answer_start"] for answer in question["answers"]],
+            },
+        }
+        for article in rows
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
+
+
+def _table(text: str, recipe: Recipe, comma: bool) -> list[dict[str, Any]]:
+    """GLUE's tables know no quotes; CSV files do."""
+    form: dict[str, Any] = {"delimiter": ","} if comma else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    lines = list(csv.reader(io.StringIO(text, newline=""), **form))
+    if not lines:
+        return []
+    header: Sequence[str] = lines.pop(0)
+    wanted = [name for column in (*recipe.input_columns, recipe.target_column) for name in column.split("|")]
+    if recipe.header and len(header) == len(recipe.header) and not set(wanted) & set(header):
+        lines, header = [list(header), *lines], recipe.header
+    return [dict(zip(header, line, strict=False)) for line in lines if line]
+
+
+def _pictures(root: Any) -> dict[str, Split]:
+    """SPLIT/CLASS/picture, or CLASS/picture."""
+    if root.is_file():
+        return {}
+    folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    if any(_holds_pictures(folder) for folder in folders):
+        return {"all": Split(_by_class(root), str(root))}
+    found = {folder.name: Split(_by_class(folder), str(folder)) for folder in folders}
+    return {name: split for name, split in found.items() if len(split)}
+
+
+def _by_class(folder: Any) -> list[dict[str, Any]]:
+    return [
+        {"image": file, "label": kind.name}
+        for kind in sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: str(entry.name))
+        for file in sorted(kind.iterdir(), key=lambda entry: str(entry.name))
+        if Path(file.name).suffix.lower() in PICTURES
+    ]
+
+
+def _idx(root: Path) -> dict[str, Split]:
+    """MNIST's own files: PREFIX-images-idx3-ubyte and PREFIX-labels-idx1-ubyte, gzipped or not."""
+    found = {}
+    for images in sorted(root.glob("*-images-idx3-ubyte*")):
+        labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
+        if not labels.exists():
+            raise VectorFitError(f"{images}: without its labels, expected {labels.name} beside it")
+        pixels, classes = _idx_array(images), _idx_array(labels)
+        if len(pixels) != len(classes):
+            raise VectorFitError(f"{images}: {len(pixels)} pictures, but {len(classes)} labels in {labels.name}")
+        rows = [{"image": picture, "label": str(kind)} for picture, kind in zip(pixels, classes, strict=True)]
+        prefix = images.name.split("-")[0]
+        found[IDX_SPLITS.get(prefix, prefix)] = Split(rows, str(images))
+    return found
+
+
+def _idx_array(file: Path) -> Any:
+    try:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    except (OSError, EOFError, IndexError, struct.error, ValueError) as error:
+        raise VectorFitError(f"{file}: cannot be read as IDX ({error}); fetch it again") from error
+
+
+def picture(value: Any) -> Image.Image:
+    """An RGB picture from what a row holds: an array, a PIL image, or a file.
+
+    Raises:
+        VectorFitError: the file cannot be read as a picture.
+    """
+    if isinstance(value, Image.Image):
+        return value.convert("RGB")
+    if isinstance(value, np.ndarray):
+        return Image.fromarray(value).convert("RGB")
+    try:
+        return Image.open(io.BytesIO(value.read_bytes())).convert("RGB")
+    except OSError as error:
+        raise VectorFitError(f"{value}: cannot be read as a picture ({error}); remove or replace it") from error

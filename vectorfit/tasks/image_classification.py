@@ -1,0 +1,98 @@
+"""CIFAR-10, GTSRB, MNIST, RESISC45: what a picture shows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.transforms import v2
+from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer
+
+from vectorfit import VectorFitError
+
+from .data import Data, Split, picture
+from .metrics import METRICS, Scores
+from .task import Task, class_ids
+
+# How much of a picture a training step sees at least: whatever it shows must stay whole.
+CROP = {"scale": (0.8, 1.0), "ratio": (0.9, 1.1)}
+
+
+class ImageClassification(Task):
+    """The classes are the recipe's labels, or the data's own in the order of their names."""
+
+    auto_model = AutoModelForImageClassification
+    auto_processor = AutoImageProcessor
+    labels: tuple[str, ...] = ()
+
+    def prepare(self, data: Data) -> None:
+        column = self.recipe.target_column
+        self.labels = self.recipe.labels or self._classes(data.train)
+        if len(self.labels) < 2:
+            raise VectorFitError(f"{data.train.where}: one class alone ({', '.join(self.labels)}), expected several")
+        for split in (data.train, *data.tests.values()):
+            split.name(self.recipe.input_columns[0])
+            class_ids(split, column, self.labels)
+
+    def _classes(self, split: Split) -> tuple[str, ...]:
+        feature = getattr(split.rows, "features", {}).get(split.name(self.recipe.target_column))
+        names = getattr(feature, "names", None)  # of a data set on the hub
+        found = {str(value) for value in split.column(self.recipe.target_column)} if names is None else ()
+        return tuple(names or sorted(found, key=lambda name: (not name.isdecimal(), int(name or 0), name)
+                                     if name.isdecimal() else (True, 0, name)))  # fmt: skip
+
+    def model_options(self) -> dict[str, Any]:
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+        }
+
+    def examples(self, split: Split, training: bool) -> "Pictures":
+        return Pictures(self, split, training)
+
+    @property
+    def collator(self) -> Callable[[list[Any]], dict[str, Any]]:
+        return _together
+
+    def score(self, trainer: Trainer, split: Split) -> Scores:
+        out = trainer.predict(self.examples(split, training=False))
+        return METRICS[self.recipe.metric](np.asarray(out.predictions).argmax(-1), np.asarray(out.label_ids))
+
+
+class Pictures(torch.utils.data.Dataset[dict[str, Any]]):
+    """A split's pictures, opened when they are asked for; while training each time cut and mirrored anew."""
+
+    def __init__(self, task: ImageClassification, split: Split, training: bool) -> None:
+        recipe, processor = task.recipe, task.processor
+        self.split, self.column = split, split.name(recipe.input_columns[0])
+        self.targets = class_ids(split, recipe.target_column, task.labels)
+        size = _size(processor.size)
+        cut: Any = v2.RandomResizedCrop(size, **CROP) if training else v2.Resize(size)
+        mirror = [v2.RandomHorizontalFlip()] if training and recipe.mirror == "random" else []
+        scale = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+        mean = getattr(processor, "image_mean", None) or [0.5] * 3
+        deviation = getattr(processor, "image_std", None) or [0.5] * 3
+        self.transform = v2.Compose([*scale, cut, *mirror, v2.Normalize(mean, deviation)])
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {
+            "pixel_values": self.transform(picture(self.split[index][self.column])),
+            "labels": self.targets[index],
+        }
+
+
+def _size(size: Any) -> Sequence[int]:
+    if "height" in size:
+        return (size["height"], size["width"])
+    return (size["shortest_edge"], size["shortest_edge"])
+
+
+def _together(examples: list[Any]) -> dict[str, Any]:
+    return {
+        "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+        "labels": torch.tensor([example["labels"] for example in examples]),
+    }

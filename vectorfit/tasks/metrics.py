@@ -1,0 +1,198 @@
+"""Scores as the field defines them: each function gives numbers by name, the one that stands for the run first."""
+
+import collections
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rouge_score import rouge_scorer
+from scipy import stats
+from sklearn import metrics as sk
+
+Scores = dict[str, float]
+
+
+def _percent(**scores: float) -> Scores:
+    return {name: 100 * float(score) for name, score in scores.items()}
+
+
+def accuracy(predictions: Any, references: Any) -> Scores:
+    return _percent(accuracy=sk.accuracy_score(references, predictions))
+
+
+def matthews(predictions: Any, references: Any) -> Scores:
+    """Matthews correlation: CoLA's, 0 for one answer to everything."""
+    return _percent(
+        matthews=sk.matthews_corrcoef(references, predictions), accuracy=sk.accuracy_score(references, predictions)
+    )
+
+
+def accuracy_f1(predictions: Any, references: Any) -> Scores:
+    """Accuracy and F1 of class 1: QQP's and MRPC's."""
+    return _percent(accuracy=sk.accuracy_score(references, predictions), f1=sk.f1_score(references, predictions))
+
+
+def pearson(predictions: Any, references: Any) -> Scores:
+    """Pearson and Spearman correlation: STS-B's; 0 where every prediction is the same."""
+    if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+        return {"pearson": 0.0, "spearman": 0.0}
+    return _percent(
+        pearson=stats.pearsonr(predictions, references).statistic,
+        spearman=stats.spearmanr(predictions, references).statistic,
+    )
+
+
+def rouge(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+    """F of ROUGE-L, -1, -2 and, a sentence a line, -Lsum, stemmed, times 100."""
+    kinds = ("rougeL", "rouge1", "rouge2", "rougeLsum")
+    scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=True)
+    found = [
+        scorer.score(_lines(reference), _lines(prediction))
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    return {kind: 100 * float(np.mean([scores[kind].fmeasure for scores in found])) for kind in kinds}
+
+
+def _lines(text: str) -> str:
+    """A sentence a line, as ROUGE-Lsum wants them."""
+    return "\n".join(re.split(r"(?<=[.!?])\s+", text.strip()))
+
+
+def normalise_answer(text: str) -> str:
+    """SQuAD's own: lower case, no punctuation, no articles, single spaces."""
+    text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(prediction: str, answer: str) -> float:
+    return float(normalise_answer(prediction) == normalise_answer(answer))
+
+
+def token_f1(prediction: str, answer: str) -> float:
+    """SQuAD's F1 over words; for an empty answer 1 or 0."""
+    mine, theirs = normalise_answer(prediction).split(), normalise_answer(answer).split()
+    if not mine or not theirs:
+        return float(mine == theirs)
+    shared = sum((collections.Counter(mine) & collections.Counter(theirs)).values())
+    return 2 * shared / (len(mine) + len(theirs))
+
+
+def squad(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """F1 and exact match against the best of a question's answers, times 100."""
+    pairs = [(prediction, answers or [""]) for prediction, answers in zip(predictions, references, strict=True)]
+    return {
+        name: 100
+        * float(np.mean([max(score(prediction, answer) for answer in answers) for prediction, answers in pairs]))
+        for name, score in (("f1", token_f1), ("exact_match", exact_match))
+    }
+
+
+def best_threshold(
+    scores: Sequence[float], predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float, Scores]:
+    """Where "no answer" is best said: the threshold on `scores` (empty minus best span) of the highest F1.
+
+    As SQuAD 2.0's own script has it, chosen on the very split that is scored; the answer is empty above the threshold.
+    """
+    given = [max(token_f1(prediction, answer) for answer in (answers or [""]))
+             for prediction, answers in zip(predictions, references, strict=True)]  # fmt: skip
+    empty = [float(not answers) for answers in references]
+    order = np.argsort(scores, kind="stable")
+    ordered = np.asarray(scores, float)[order]
+    # Totals when the answers up to each place are kept and all others empty.
+    totals = np.concatenate([[0.0], np.cumsum((np.asarray(given) - np.asarray(empty))[order])]) + sum(empty)
+    cuts = np.concatenate([[True], np.diff(ordered) > 0, [True]])  # equal scores stay together
+    place = int(np.argmax(np.where(cuts, totals, -np.inf)))
+    threshold = float(ordered[place - 1]) if place else float(ordered[0]) - 1.0
+    kept = [p if score <= threshold else "" for p, score in zip(predictions, scores, strict=True)]
+    return threshold, squad(kept, references)
+
+
+def gsm8k_answer(text: str) -> str | None:
+    """The number behind the last "####", otherwise the last number there is; None without one."""
+    marked = re.findall(r"####\s*\$?(-?[\d.,]*\d)", text)
+    numbers = marked or re.findall(r"-?\d[\d,]*\.?\d*", text)
+    if not numbers:
+        return None
+    number = numbers[-1].replace(",", "").rstrip(".")
+    return re.sub(r"\.0+$", "", number)
+
+
+def gsm8k(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+    """The share of solutions whose final number is the reference's."""
+    return _solved(predictions, references, gsm8k_answer)
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last \boxed{...} holds, braces matched; None without one."""
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if start < 0:
+        return None
+    rest = text[start:].split("{", 1)
+    if len(rest) < 2 or rest[0].strip() not in ("\\boxed", "\\fbox"):
+        return rest[0].removeprefix("\\boxed").strip().split("$")[0] or None
+    depth = 1
+    for place, letter in enumerate(rest[1]):
+        depth += (letter == "{") - (letter == "}")
+        if not depth:
+            return rest[1][:place]
+    return None
+
+
+# Writings of the same answer, in this order: what MATH's own comparison takes as equal.
+_REWRITINGS = (
+    (r"\\!|\\,|\\;|\\ |\\left|\\right|\\\$|\$|\\%|%|\^\{?\\circ\}?", ""),
+    (r"\\[dt]frac", r"\\frac"),
+    (r"\\text\{\s*(?:and|or)\s*\}", ","),
+    (r"(?<=[\d}])\s*\\(?:text|mbox)\{[^}]*\}(?:\^\d)?$", ""),  # a unit behind the number
+    (r"\\(?:text|mbox|textbf|mathrm)\{([^}]*)\}", r"\1"),
+    (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
+    (r"\\frac(\d)\{", r"\\frac{\1}{"),
+    (r"\\frac\{([^{}]*)\}(\d)", r"\\frac{\1}{\2}"),
+    (r"\\sqrt(\w)", r"\\sqrt{\1}"),
+    (r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}"),
+    (r"^-\\frac\{", r"\\frac{-"),
+    (r"(?<![\d])\.(?=\d)", "0."),
+    (r"(?<=\d),(?=\d{3}(?!\d))", ""),
+    (r"(\.\d*?)0+$", r"\1"),
+    (r"\s+", ""),
+    (r"\.$", ""),
+)
+
+
+def math_answer(text: str) -> str | None:
+    """The boxed answer in one writing, or None; "x=" in front and units behind are left out."""
+    answer = boxed(text)
+    if answer is None:
+        return None
+    parts = answer.split("=")
+    if len(parts) == 2 and len(parts[0].strip()) <= 2:
+        answer = parts[1]
+    for pattern, written in _REWRITINGS:
+        answer = re.sub(pattern, written, answer.strip())
+    return answer
+
+
+def math(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+    """The share of solutions whose boxed answer equals the reference's."""
+    return _solved(predictions, references, math_answer)
+
+
+def _solved(predictions: Sequence[str], references: Sequence[str], answer: Callable[[str], str | None]) -> Scores:
+    pairs = [(answer(p), answer(r)) for p, r in zip(predictions, references, strict=True)]
+    right = sum(mine is not None and mine == theirs for mine, theirs in pairs)
+    return _percent(accuracy=right / len(pairs), answered=sum(mine is not None for mine, _ in pairs) / len(pairs))
+
+
+METRICS: Mapping[str, Callable[[Any, Any], Scores]] = {
+    "accuracy": accuracy,
+    "matthews": matthews,
+    "accuracy_f1": accuracy_f1,
+    "pearson": pearson,
+    "rouge": rouge,
+    "squad": squad,
+    "gsm8k": gsm8k,
+    "math": math,
+}

@@ -1,0 +1,165 @@
+"""What a task trains on and with: the paper's settings, one TOML file per data set, every key a flag."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vectorfit import AvfSchedule, VectorFitError
+
+FOLDER = Path(__file__).with_name("recipes")
+BUDGETED = ("houlsby", "pfeiffer", "lora", "adalora", "svft")
+PRECISIONS = ("fp32", "bf16", "bf16_weights")
+MIRRORS = ("random", "none", "never")
+TABLE_ROUNDING = 0.02  # the paper's epochs are whole and its steps rounded: a run this near is the table's own
+
+
+def _key(text: str, default: Any = ...) -> Any:
+    """A key of a recipe with its help text; without a default every recipe must have it."""
+    metadata = {"help": text}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set's settings. Lists are tuples of strings; steps count optimizer updates.
+
+    Raises:
+        VectorFitError: values out of range or contradictory, all of them in one message.
+
+    Source: Tables 7 to 13 of the paper, by `source`.
+    """
+
+    name: str = _key("the recipe's name")
+    kind: str = _key("what the model learns to do")
+    source: str = _key("where the settings are from")
+    models: tuple[str, ...] = _key("hub ids or folders of models; the first is taken")
+    hub: str = _key("the data set on the hub")
+    train_split: str = _key("the split to train on")
+    test_splits: tuple[str, ...] = _key("the splits to score on; the first one's score stands for the run")
+    train_rows: int = _key("training examples that the table's steps were counted on")
+    metric: str = _key("how answers are scored")
+
+    learning_rate: float = _key("AdamW's rate, for VectorFit; falls linearly to 0")
+    epochs: float = _key("passes over the training rows")
+    batch_size: int = _key("training examples in an update")
+    avf_first_step: int = _key("t_i: the update of the first freezing")
+    avf_every: int = _key("t_f: updates between freezings")
+    avf_num_freezes: int = _key("n_f: freezings in all")
+    avf_top_k: int = _key("k: vectors frozen at a time")
+
+    hub_config: str = _key("the configuration of the data set on the hub", "")
+    input_columns: tuple[str, ...] = _key("columns to read, in order; NAME|OTHER takes the first there is", ())
+    target_column: str = _key("the column with the answer; NAME|OTHER takes the first there is", "label")
+    header: tuple[str, ...] = _key("the columns of a table without a header", ())
+    labels: tuple[str, ...] = _key("the classes in order; none stands for a number, or for folders' names", ())
+    gradient_accumulation_steps: int = _key("forward passes in an update; each has its part of batch_size", 1)
+    precision: str = _key("fp32, bf16 (autocast), or bf16_weights (the frozen weights too)", "fp32")
+    gradient_checkpointing: bool = _key("compute activations twice to keep fewer", False)
+    bias: str = _key("'all' trains the LayerNorms' biases too", "layers")
+    max_length: int = _key("tokens of an input", 128)
+    max_target_length: int = _key("tokens of an answer that is written", 128)
+    stride: int = _key("tokens that two windows of a long context share", 128)
+    num_beams: int = _key("beams of the search for an answer that is written", 1)
+    mirror: str = _key(
+        "pictures mirrored while training: random or none; never, where it would change the class", "none"
+    )
+    adapted_matrices: int = _key("weights that b(T) is shared among in the paper's model", 72)
+    budget: str = _key("which of the budgets the baselines get", "")
+    budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the baselines' sizes, by budget
+
+    @property
+    def model(self) -> str:
+        return self.models[0]
+
+    def size(self, method: str) -> int:
+        """The size a baseline has under the budget: r, d or b(T). Raises VectorFitError for a budget without it."""
+        if method not in BUDGETED:
+            return 0
+        sizes = self.budgets[self.budget]
+        if method not in sizes:
+            holding = [name for name, found in self.budgets.items() if method in found]
+            raise VectorFitError(f"budget {self.budget!r} of {self.name} has no {method}, expected {_either(holding)}")
+        return sizes[method]
+
+    @property
+    def table_steps(self) -> int:
+        """Updates of the paper's own run."""
+        own = read(self.name)
+        return round(own.epochs * math.ceil(own.train_rows / own.batch_size))
+
+    def schedule(self, total_steps: int) -> AvfSchedule:
+        """When vectors are frozen in a run of so many updates: the table's steps, scaled by the run's length."""
+        ratio = total_steps / self.table_steps
+        if abs(ratio - 1) <= TABLE_ROUNDING:
+            ratio = 1.0
+        first, every = (max(1, round(ratio * step)) for step in (self.avf_first_step, self.avf_every))
+        return AvfSchedule(first, every, self.avf_num_freezes)
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}: got {getattr(self, name)}, expected at least {least}"
+            for name, least in (*_LEAST.items(), ("avf_num_freezes", 0), ("stride", 0), ("avf_top_k", 0))
+            if getattr(self, name) < least
+        ]
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            problems.append(f"learning_rate: got {self.learning_rate}, expected more than 0")
+        if not (math.isfinite(self.epochs) and self.epochs > 0):
+            problems.append(f"epochs: got {self.epochs}, expected more than 0")
+        if self.batch_size % max(1, self.gradient_accumulation_steps):
+            problems.append(
+                f"batch_size: got {self.batch_size}, expected a multiple of gradient_accumulation_steps "
+                f"({self.gradient_accumulation_steps})"
+            )
+        for name, choices in (("precision", PRECISIONS), ("mirror", MIRRORS), ("budget", tuple(self.budgets))):
+            if getattr(self, name) not in choices:
+                problems.append(f"{name}: got {getattr(self, name)!r}, expected {_either(choices)}")
+        if problems:
+            raise VectorFitError("; ".join(problems))
+
+    def changed(self, **values: Any) -> "Recipe":
+        """The recipe with other values. Raises VectorFitError for pictures mirrored that must not be."""
+        if self.mirror == "never" and values.get("mirror", "never") != "never":
+            raise VectorFitError(
+                f"mirror: got {values['mirror']!r}, but a mirrored picture of {self.name} is of another class; leave it"
+            )
+        return replace(self, **values)
+
+
+_LEAST = dict.fromkeys(
+    (
+        *("batch_size", "train_rows", "gradient_accumulation_steps", "max_length", "max_target_length", "num_beams"),
+        *("avf_first_step", "avf_every", "adapted_matrices"),
+    ),
+    1,
+)
+
+
+def _either(choices: Any) -> str:
+    return " or ".join([", ".join(list(choices)[:-1]), list(choices)[-1]]) if len(choices) > 1 else ", ".join(choices)
+
+
+def names() -> list[str]:
+    """The recipes there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read(name: str) -> Recipe:
+    """A recipe by name. Raises VectorFitError for an unknown one, naming the nearest."""
+    file = FOLDER / f"{name}.toml"
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 3, 0.4)
+        hint = f"the nearest: {', '.join(near)}; " if near else ""
+        raise VectorFitError(f"no recipe is called {name!r}; {hint}there are {', '.join(names())}")
+    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    values: dict[str, Any] = {"name": name, "budgets": content.pop("budgets")}
+    for section in content.values():
+        values |= section
+    unknown = values.keys() - {item.name for item in fields(Recipe)}
+    if unknown:
+        raise VectorFitError(f"{file}: unknown keys {sorted(unknown)}")
+    frozen: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Recipe(**frozen)

@@ -1,0 +1,108 @@
+"""What came out of a run: RUN/result.json, one form for every task and method."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vectorfit import VectorFitError
+from vectorfit.atomic import write_atomically
+from vectorfit.runs import RunFolder
+
+from .methods import Method
+from .metrics import Scores
+
+RESULT = "result.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took: seconds of training, the epochs in them, bytes of memory at the peak, bytes of its file."""
+
+    seconds: float
+    epochs: float
+    memory: int
+    file_bytes: int
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator where there is one, otherwise of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return 0  # not known without another package
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def write_result(
+    run: RunFolder,
+    settings: Mapping[str, Any],
+    method: Method,
+    scores: Scores,
+    cost: Cost,
+    steps: int,
+    train_rows: int,
+) -> None:
+    """Writes result.json. The first of `scores` stands for the run."""
+    recipe = settings["recipe"]
+    counts = method.counts
+    share = 100 * counts["parameters"] / counts["base_parameters"]
+    metric, score = next(iter(scores.items()))
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": recipe["name"],
+        "model": recipe["models"][0],
+        "method": method.name,
+        "size": method.size,
+        "budget": recipe["budget"],
+        "seed": settings["seed"],
+        "tiny": settings["tiny"],
+        "learning_rate": settings["learning_rate"],
+        "epochs": recipe["epochs"],
+        "steps": steps,
+        "train_rows": train_rows,
+        "metric": metric,
+        "score": score,
+        "scores": scores,
+        **counts,
+        "percent_parameters": share,
+        "denominator": "parameters of the pretrained model, without the task's head",
+        "efficiency": score / share if share else None,  # Section 5: % score / % trained parameters
+        "seconds": cost.seconds,
+        "seconds_per_epoch": cost.seconds / cost.epochs,
+        "peak_memory": cost.memory,
+        "file_bytes": cost.file_bytes,
+    }
+    write_atomically(run.path / RESULT, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_result(run: RunFolder) -> dict[str, Any]:
+    """A run's result.json. Raises VectorFitError when it has none of this form."""
+    file = run.path / RESULT
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise VectorFitError(f"{run.path}: no finished run of a task, it has no {RESULT} ({error.strerror})") from error
+    except ValueError as error:
+        raise VectorFitError(f"{file}: not valid JSON ({error})") from error
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise VectorFitError(f"{file}: of form {content.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+    return content
+
+
+def find(places: list[str]) -> list[RunFolder]:
+    """The finished runs in folders, however deep. Raises VectorFitError where there is none."""
+    found: list[RunFolder] = []
+    for place in places:
+        here = sorted(file.parent for file in Path(place).rglob(RESULT)) if Path(place).is_dir() else []
+        if not here:
+            raise VectorFitError(f"{place}: holds no finished run of a task (no {RESULT} in it)")
+        found += [RunFolder(path) for path in here]
+    return found

@@ -1,0 +1,147 @@
+"""transformers' Trainer as the tasks use it: its settings, its checkpoints, its log."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from vectorfit import VectorFitError
+from vectorfit.runs import RunFolder
+
+from .methods import RATES, Method
+from .recipe import Recipe, read
+from .task import Examples, Task
+
+LOGGED = 2000  # lines of a log, about, however long the run
+CHECKPOINTS = 20  # in a run: what is lost when it is killed is at most a twentieth
+TRAINED = "trained.pt"  # in a checkpoint
+
+
+class TaskTrainer(Trainer):
+    """Trainer whose checkpoints hold what is trained, not the whole model."""
+
+    method: Method
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"parameters": self.method.state(), "allocation": self.method.allocation()}, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = torch.load(Path(resume_from_checkpoint) / TRAINED, weights_only=True)
+        self.method.load_state(saved["parameters"])
+        self.method.load_allocation(saved["allocation"])
+
+
+class Log(TrainerCallback):
+    """A line in log.jsonl for every few updates, and a bar on stderr."""
+
+    def __init__(self, run: RunFolder, method: Method) -> None:
+        self.run, self.method, self.bar, self.earlier = run, method, tqdm(disable=True), 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        self.run.cut_log(state.global_step)
+        self.earlier = max((entry["seconds"] for entry in self.run.read_log()), default=0.0)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", file=sys.stderr, mininterval=1)
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far, over all stretches of a resumed run."""
+        return self.earlier + float(self.bar.format_dict["elapsed"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not (state.is_world_process_zero and logs and "loss" in logs):
+            return
+        kept = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        frozen = next((c.avf.frozen for c in self.method.callbacks if getattr(c, "avf", None)), ())
+        entry = {"step": state.global_step, **kept, "frozen": list(frozen), "seconds": round(self.seconds, 3)}
+        self.run.append_log(entry)
+        self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """Examples in a forward pass of one process."""
+    parts = recipe.gradient_accumulation_steps * PartialState().num_processes
+    if recipe.batch_size % parts:
+        raise VectorFitError(
+            f"batch_size: got {recipe.batch_size}, expected a multiple of {parts} (gradient_accumulation_steps times "
+            "processes)"
+        )
+    return int(recipe.batch_size // parts)
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """Updates of a run over so many training examples; the last batch of an epoch may be smaller."""
+    micro_batch(recipe)
+    return max(1, math.ceil(recipe.epochs * math.ceil(examples / recipe.batch_size)))
+
+
+def learning_rate(recipe: Recipe, method: str) -> float:
+    """The recipe's own for VectorFit, its variants and SVFT; of another method where its own papers train, unless the
+    recipe was changed."""
+    unchanged = recipe.learning_rate == read(recipe.name).learning_rate
+    return RATES.get(method, recipe.learning_rate) if unchanged else recipe.learning_rate
+
+
+def make(
+    recipe: Recipe, seed: int, task: Task, method: Method, examples: Examples, folder: RunFolder, steps: int
+) -> tuple[TaskTrainer, Log]:
+    micro = micro_batch(recipe)
+    arguments = TrainingArguments(
+        str(folder.path / "checkpoints"),
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=max(micro, 32),
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        max_steps=steps,
+        learning_rate=learning_rate(recipe, method.name),
+        weight_decay=0.0,
+        optim="adamw_torch",
+        lr_scheduler_type="linear",
+        bf16=recipe.precision != "fp32",
+        **({"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}),
+        seed=seed,
+        logging_steps=max(1, steps // LOGGED),
+        save_strategy="steps",
+        save_steps=math.ceil(steps / CHECKPOINTS),
+        save_total_limit=1,
+        report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["start_positions", "end_positions"] if recipe.kind == "question_answering" else ["labels"],
+        ddp_find_unused_parameters=False,
+    )
+    log = Log(folder, method)
+    trainer = TaskTrainer(
+        method.trained,
+        arguments,
+        data_collator=task.collator,
+        train_dataset=examples,
+        callbacks=[*method.callbacks, log],
+    )
+    trainer.method = method
+    trainer.remove_callback(PrinterCallback)
+    return trainer, log
+
+
+def last_checkpoint(folder: RunFolder) -> Path | None:
+    """The newest whole checkpoint: what Trainer writes last is there."""
+    found = [
+        path for path in (folder.path / "checkpoints").glob("checkpoint-*") if (path / "trainer_state.json").exists()
+    ]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -1,0 +1,185 @@
+"""One run: data, model, method, training by transformers' Trainer, scores, and what the run folder keeps."""
+
+import math
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import Trainer, set_seed
+
+from vectorfit import VectorFitError
+from vectorfit.runs import RunFolder
+
+from . import data, tiny
+from .image_classification import ImageClassification
+from .maths import Maths
+from .methods import Method, build
+from .metrics import Scores
+from .question_answering import QuestionAnswering
+from .recipe import Recipe
+from .results import RESULT, Cost, peak_memory, read_result, write_result
+from .summarization import Summarization
+from .task import Task
+from .text_classification import TextClassification
+from .trainer import last_checkpoint, learning_rate, make, total_steps
+
+KINDS: dict[str, type[Task]] = {
+    "text_classification": TextClassification,
+    "question_answering": QuestionAnswering,
+    "summarization": Summarization,
+    "maths": Maths,
+    "image_classification": ImageClassification,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is told beside its recipe."""
+
+    method: str = "vectorfit"
+    seed: int = 0
+    data: str | None = None
+    output_dir: str | None = None
+    max_train_rows: int | None = None
+    holdout: int | None = None
+    tiny: bool = False
+
+
+def default_folder(recipe: Recipe, options: Options) -> Path:
+    size = recipe.size(options.method)
+    name = f"{options.method}{size or ''}-{options.seed}"
+    return Path("runs") / "tasks" / (f"{recipe.name}-tiny" if options.tiny else recipe.name) / name
+
+
+def run(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Trains and scores; goes on where an equal run was stopped, and only tells the result of one that is done.
+
+    Raises:
+        VectorFitError: bad input, or the folder holds another run.
+    """
+    folder = RunFolder(options.output_dir or default_folder(recipe, options))
+    if options.tiny:
+        recipe, options = _made_tiny(recipe, options, folder)
+    settings = {"recipe": asdict(recipe), **asdict(options), "learning_rate": learning_rate(recipe, options.method)}
+    del settings["output_dir"]
+    if not _begins(folder, settings):
+        return read_result(folder)
+    task = KINDS[recipe.kind](recipe)
+    rows = data.read(recipe, options.data).limited(options.max_train_rows, options.holdout)
+    task.prepare(rows)
+    dtype = torch.bfloat16 if recipe.precision == "bf16_weights" else torch.float32
+    set_seed(options.seed)
+    model, head = task.load(recipe.model, dtype)
+    examples = task.examples(rows.train, training=True)
+    steps = total_steps(recipe, len(examples))
+    method = build(model, head, options.method, recipe, steps, options.seed)
+    tell(recipe, options, method, rows, steps)
+    if PartialState().is_main_process:
+        folder.write_config({"settings": settings, "steps": steps, "versions": _versions()})
+    trainer, log = make(recipe, options.seed, task, method, examples, folder, steps)
+    resumed = last_checkpoint(folder)
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    finally:
+        log.bar.close()
+    seconds, memory = log.seconds, peak_memory()  # before scoring, which takes its own
+    scores = _scores(task, trainer, rows)
+    if trainer.is_world_process_zero():
+        _check(scores, folder)
+        method.save(folder.vectors, recipe.model)
+        cost = Cost(seconds, steps * recipe.batch_size / len(examples), memory, folder.vectors.stat().st_size)
+        write_result(folder, settings, method, scores, cost, steps, len(rows.train))
+        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return read_result(folder)
+
+
+def _made_tiny(recipe: Recipe, options: Options, folder: RunFolder) -> tuple[Recipe, Options]:
+    """The recipe on a tiny model, and on a few rows unless others are named."""
+    place = folder.path / "tiny"
+    if PartialState().is_main_process:
+        for part in ("model", "data"):
+            (place / part).mkdir(parents=True, exist_ok=True)
+        tiny.write_model(recipe, place / "model")
+        tiny.write_data(recipe, place / "data")
+    PartialState().wait_for_everyone()
+    changed = recipe.changed(models=(str(place / "model"),), **tiny.SETTINGS)
+    return changed, replace(options, data=options.data or str(place / "data"))
+
+
+def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:
+    """Whether there is something to train. Raises VectorFitError for a folder of other settings."""
+    if not folder.config.exists():
+        if folder.path.exists() and any(entry.name != "tiny" for entry in folder.path.iterdir()):
+            raise VectorFitError(f"{folder.path}: holds something else than a run; name another --output_dir")
+        return True
+    earlier = folder.read_config().get("settings", {})
+    mine = _flat(settings)
+    unlike = [name for name, value in _flat(earlier).items() if mine.get(name) != value]
+    if unlike:
+        name = unlike[0]
+        raise VectorFitError(
+            f"{folder.path}: holds a run with {name} = {_flat(earlier)[name]!r}, not {mine.get(name)!r}; name another "
+            "--output_dir, or remove it"
+        )
+    return not (folder.path / RESULT).exists()
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by key, as JSON has them."""
+    recipe = settings.get("recipe", {})
+    both = {**recipe, **{name: value for name, value in settings.items() if name != "recipe"}}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in both.items()}
+
+
+def _scores(task: Task, trainer: Trainer, rows: data.Data) -> Scores:
+    """The scores on every split; those of further splits carry their names."""
+    found: Scores = {}
+    for split, own in rows.tests.items():
+        suffix = "" if not found else f"_{split.rpartition('_')[2]}"
+        found |= {f"{name}{suffix}": value for name, value in task.score(trainer, own).items()}
+    return found
+
+
+def _check(scores: Scores, folder: RunFolder) -> None:
+    broken = next((name for name, value in scores.items() if not math.isfinite(value)), None)
+    if broken is not None:
+        raise VectorFitError(f"{folder.path}: {broken} is {scores[broken]}; lower --learning_rate")
+
+
+def tell(recipe: Recipe, options: Options, method: Method, rows: data.Data, steps: int) -> None:
+    """Says on stderr what is going to be trained."""
+    if not PartialState().is_main_process:
+        return
+    counts = method.counts
+    share = 100 * counts["parameters"] / counts["base_parameters"]
+    size = f" (size {method.size}, budget {recipe.budget})" if method.size else ""
+    lines = {
+        "task": f"{recipe.name}: {recipe.kind}, {recipe.metric}; settings from {recipe.source}",
+        "model": recipe.model,
+        "data": f"{len(rows.train):,} rows of {rows.train.where}; scored on "
+        + ", ".join(f"{len(split):,} of {split.where}" for split in rows.tests.values()),
+        "method": f"{method.name}{size}: {counts['parameters']:,} of {counts['base_parameters']:,} parameters "
+        f"({share:.4f} %), {counts['head_parameters']:,} in the head",
+        "training": f"{steps} updates of {recipe.batch_size}, rate {learning_rate(recipe, method.name):g}, "
+        f"seed {options.seed}, {recipe.precision}",
+    }
+    if method.name == "vectorfit":
+        now = recipe.schedule(steps)
+        lines["freezing"] = (
+            f"{recipe.avf_top_k} vectors at update {now.first_step}, then every {now.every}, {now.num_freezes} times; "
+            f"in the table, of {recipe.table_steps} updates: {recipe.avf_first_step}, {recipe.avf_every}"
+        )
+    for name, text in lines.items():
+        print(f"{name:10} {text}", file=sys.stderr)
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "transformers", "peft", "datasets")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
