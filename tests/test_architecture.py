@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("vectorfit", "vectorfit/peft", "vf_dreambooth", "app", "eval", "starter")
+FOLDERS = ("vectorfit", "vectorfit/peft", "vectorfit/tasks", "vf_dreambooth", "app", "eval", "starter")
 # A module of the folder -> what its import must not load.
 FORBIDDEN = {
     "vectorfit": {
@@ -19,6 +19,8 @@ FORBIDDEN = {
         "peft",
         "matplotlib",
         "gradio",
+        "datasets",
+        "sklearn",
         "vf_dreambooth",
         "starter",
     },

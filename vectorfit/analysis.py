@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +119,18 @@ def heatmap(values: Mapping[str, float]) -> Figure:
 def frozen_spans(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, int]]]:
     """From a log's lines: of every vector that was ever frozen, the first and last step of each of its pauses.
 
-    Long runs log every few steps: a pause is taken to last from a line that tells of it to the last such in a row.
+    A log of a long run has a line every few steps; lines that are as near as any two are taken as consecutive.
     """
     spans: dict[str, list[tuple[int, int]]] = {}
-    before = None
-    for entry in entries:
-        step = int(entry["step"])
+    steps = [int(entry["step"]) for entry in entries]
+    apart = min((after - before for before, after in pairwise(steps)), default=1)
+    for step, entry in zip(steps, entries, strict=True):
         for name in entry.get("frozen") or ():
             found = spans.setdefault(name, [])
-            if found and found[-1][1] == before:
+            if found and found[-1][1] == step - apart:
                 found[-1] = (found[-1][0], step)
             else:
                 found.append((step, step))
-        before = step
     return spans
 
 

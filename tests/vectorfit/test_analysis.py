@@ -190,6 +190,8 @@ def test_spans_join_consecutive_steps_only():
     ]
     assert frozen_spans(entries) == {"a": [(1, 2), (5, 5)], "b": [(2, 2)]}
     assert frozen_spans([]) == {}
+    thinned = [{"step": step, "frozen": ["a"] if step in (20, 30, 50) else []} for step in range(10, 60, 10)]
+    assert frozen_spans(thinned) == {"a": [(20, 30), (50, 50)]}
 
 
 def test_a_baselines_difference_is_taken_for_what_it_is(tmp_path):

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def _train(arguments: Sequence[str]) -> None:
     from transformers.utils import logging
 
+    from .tiny import SETTINGS
     from .training import Options, run
 
     logging.set_verbosity_error()  # a fresh head is no news here, nor is how fast weights load
@@ -71,6 +72,8 @@ def _train(arguments: Sequence[str]) -> None:
     options = {item.name: flags.pop(item.name) for item in fields(Options)}
     model = flags.pop("model")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    if options["tiny"]:
+        changes = {**SETTINGS, **changes}
     if model:
         changes["models"] = (model,)
     result = run(recipe.changed(**changes), Options(**options))
@@ -100,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _train(given)
     except VectorFitError as error:
         print(f"vectorfit.tasks: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"vectorfit.tasks: {error.name} is not installed: pip install 'vectorfit[tasks]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vectorfit.tasks: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

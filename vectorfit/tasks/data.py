@@ -196,10 +196,12 @@ def _held_out(split: Split) -> Data:
 
 def _tables(root: Any, recipe: Recipe) -> dict[str, Split]:
     files = [root] if root.is_file() else [entry for entry in root.iterdir() if entry.is_file()]
-    found = {}
+    found: dict[str, Split] = {}
     for file in sorted(files, key=str):
         name = Path(file.name)
         if name.suffix.lower() in TABLES and not name.stem.lower().startswith(("readme", "license")):
+            if name.stem in found:
+                raise VectorFitError(f"{found[name.stem].where} and {name}: two files of one split; remove one")
             found[name.stem] = Split(_rows(file, recipe), str(file))
     return found
 

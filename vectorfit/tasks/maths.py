@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, PreTrainedModel, Trainer
 
+from vectorfit import VectorFitError
+
 from .data import Data, Split
 from .metrics import METRICS, Scores
 from .task import Examples, Task, written
@@ -42,6 +44,12 @@ class Maths(Task):
             return prompts
         solutions = self.processor(split.column(self.recipe.target_column), add_special_tokens=False)["input_ids"]
         end, most = self.processor.eos_token_id, self.recipe.max_length
+        longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
+        if len(prompts[longest]) >= most:
+            raise VectorFitError(
+                f"{split.where}: row {longest + 1}: the question alone has {len(prompts[longest])} tokens, expected "
+                f"fewer than max_length ({most}); raise it"
+            )
         return [
             {
                 "input_ids": [*prompt, *solution, end][:most],

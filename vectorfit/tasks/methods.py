@@ -104,7 +104,11 @@ class Method:
             return
         tensors = self.state()
         if self.name == "full":
-            tensors = {name: (value - self.base[name]).half() for name, value in tensors.items()}
+            # The head began at random: of it the values themselves count, of all else the change.
+            tensors = {
+                name: value if self._of_head(name) else (value - self.base[name]).half()
+                for name, value in tensors.items()
+            }
         own = {"format_version": FORMAT_VERSION, "baseline": self.name, "base_model": base_model}
         header = {"format": "pt", **{PREFIX + key: value for key, value in own.items()}}
         write_atomically(path, sorted_header(save(dict(sorted(tensors.items())), header)))
@@ -123,7 +127,11 @@ class Method:
         except (OSError, SafetensorError) as error:
             raise vf.VectorFitError(f"{path}: cannot be read ({error}); train it again") from error
         if self.name == "full":
-            tensors = {name: self.base[name] + tensors[name].float() for name in tensors if name in self.base}
+            tensors = {
+                name: value if self._of_head(name) else self.base[name] + value.float()
+                for name, value in tensors.items()
+                if name in self.base
+            }
         self.load_state(tensors)
 
 

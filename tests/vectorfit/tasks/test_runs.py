@@ -1,0 +1,327 @@
+"""Whole runs on tiny models: every recipe, every method, stopped and gone on, refused, compared."""
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import vectorfit as vf
+from vectorfit.tasks import recipe as recipes
+from vectorfit.tasks import training
+from vectorfit.tasks.__main__ import main
+from vectorfit.tasks.data import read as read_data
+from vectorfit.tasks.methods import METHODS, build
+from vectorfit.tasks.question_answering import QuestionAnswering, best_spans
+from vectorfit.tasks.tiny import SETTINGS
+from vectorfit.tasks.trainer import Log
+from vectorfit.tasks.training import KINDS, Options, run
+
+
+def tiny(name, folder, *flags):
+    return main([name, "--tiny", "--output_dir", str(folder), *flags])
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_runs(name, tmp_path, capsys):
+    assert tiny(name, tmp_path) == 0
+    told = capsys.readouterr()
+    found = result(tmp_path)
+    assert f"{found['score']:.2f}" in told.out
+    assert "freezing   5 vectors at update" in told.err
+    assert 0 < found["percent_parameters"] < 20
+    assert found["efficiency"] == pytest.approx(found["score"] / found["percent_parameters"])
+    assert found["file_bytes"] == (tmp_path / "vectors.safetensors").stat().st_size
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, found["steps"] + 1))
+    assert all(line["loss"] > 0 for line in lines)
+    assert any(line["frozen"] for line in lines)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory):
+    """A run of every method on one recipe."""
+    folder = tmp_path_factory.mktemp("methods")
+    for method in METHODS:
+        assert tiny("stsb", folder / method, "--method", method) == 0
+    return folder
+
+
+def test_every_method_trains_what_it_says(methods):
+    found = {method: result(methods / method) for method in METHODS}
+    counts = {method: one["parameters"] for method, one in found.items()}
+    assert counts["full"] == found["full"]["base_parameters"]
+    assert counts["head"] == 0
+    assert counts["vectorfit"] == counts["no_avf"] > counts["sigma_a+b"] > counts["sigma"] > counts["sigma_a"]
+    # Of two blocks of hidden size 16 and 24 in between: four weights 16 x 16, one 24 x 16, one 16 x 24.
+    assert counts["sigma_a"] == 2 * 4 * 16
+    assert counts["sigma"] == 2 * 6 * 16
+    assert counts["vectorfit"] == counts["sigma"] + 2 * (5 * 16 + 24)
+    assert counts["lora"] == 2 * 2 * (4 * 32 + 2 * 40)  # r = 2
+    assert counts["houlsby"] == 2 * 2 * (2 * 16 * 8 + 8 + 16)  # d = 8, two a block
+    assert counts["pfeiffer"] == 2 * (2 * 16 * 16 + 16 + 16)  # d = 16, one a block
+    assert len({one["head_parameters"] for one in found.values()}) == 1
+    assert found["vectorfit"]["head_parameters"] == 16 * 16 + 16 + 16 + 1  # pooler and classifier
+
+
+def test_what_a_run_saved_is_what_it_scored(methods, tmp_path):
+    """Put onto the pretrained model again, the file answers as the run's model did."""
+    for method in METHODS:
+        shutil.copytree(methods / "head" / "tiny", tmp_path / "tiny", dirs_exist_ok=True)
+        settings = json.loads((methods / method / "config.json").read_text())["settings"]
+        own = recipes.Recipe(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in settings["recipe"].items()}
+        )
+        task, rows = KINDS[own.kind](own), read_data(own, settings["data"])
+        task.prepare(rows)
+        torch.manual_seed(123)  # another head than the run began with
+        model, head = task.load(own.model, torch.float32)
+        built = build(model, head, method, own, 8, seed=5)
+        built.load(methods / method / "vectors.safetensors")
+        from vectorfit.tasks.trainer import make
+
+        trainer, _ = make(own, 0, task, built, task.examples(rows.train, True), training.RunFolder(tmp_path), 1)
+        scores = task.score(trainer, rows.tests["validation"])
+        tolerance = 0.5 if method == "full" else 1e-3  # whose change is kept in float16
+        assert scores["pearson"] == pytest.approx(result(methods / method)["score"], abs=tolerance), method
+
+
+def test_comparison_of_all_methods(methods, tmp_path, capsys):
+    assert main(["compare", str(methods), "--output_dir", str(tmp_path)]) == 0
+    text = (tmp_path / "comparison.md").read_text()
+    assert Counter(line.split("|")[1].split()[0] for line in text.splitlines() if line.startswith("| "))["full"] == 1
+    written = {path.name for path in (tmp_path / "stsb").iterdir()}
+    assert written == {"pareto.png", "ablation.png", "strength-vectorfit.png", "strength-no_avf.png", "spectra.png"}
+    assert str(tmp_path / "comparison.md") in capsys.readouterr().out
+
+
+def test_seeds_are_put_together(tmp_path):
+    for seed in ("0", "1"):
+        assert tiny("stsb", tmp_path / seed, "--method", "sigma", "--seed", seed) == 0
+    assert main(["compare", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 0
+    ((title, (group,)),) = json.loads((tmp_path / "out" / "comparison.json").read_text()).items()
+    scores = [run["score"] for run in group["runs"]]
+    assert scores[0] != scores[1]
+    assert group["mean"] == pytest.approx(sum(scores) / 2)
+    assert group["spread"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+    assert title.startswith("stsb")
+    shutil.copytree(tmp_path / "1", tmp_path / "twin")
+    assert main(["compare", str(tmp_path / "1"), str(tmp_path / "twin"), "--output_dir", str(tmp_path / "o")]) == 2
+
+
+class Killed(BaseException):
+    """As abrupt as a signal: nothing in between catches it."""
+
+
+@pytest.mark.parametrize("method", ["vectorfit", "adalora", "full"])
+def test_a_stopped_run_goes_on_to_the_identical_file(method, tmp_path, monkeypatch):
+    assert tiny("rte", tmp_path / "whole", "--method", method) == 0
+    shutil.copytree(tmp_path / "whole" / "tiny", tmp_path / "stopped" / "tiny")
+    recipe = recipes.read("rte").changed(**SETTINGS)
+    options = Options(method=method, tiny=True, output_dir=str(tmp_path / "stopped"))
+    with monkeypatch.context() as patch:
+        ends = Log.on_step_end
+
+        def dies(self, args, state, control, **kwargs):
+            ends(self, args, state, control, **kwargs)
+            if state.global_step == 6:
+                raise Killed
+
+        patch.setattr(Log, "on_step_end", dies)
+        with pytest.raises(Killed):
+            run(recipe, options)
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    found = run(recipe, options)
+    whole = result(tmp_path / "whole")
+    assert found["score"] == whole["score"]
+    one, other = (vectors(tmp_path / name / "vectors.safetensors") for name in ("whole", "stopped"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    lines = (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
+
+
+def vectors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_a_finished_run_is_told_and_not_trained_again(tmp_path, capsys):
+    assert tiny("rte", tmp_path) == 0
+    before = (tmp_path / "vectors.safetensors").stat().st_mtime_ns
+    first = capsys.readouterr().out
+    assert tiny("rte", tmp_path) == 0
+    assert capsys.readouterr().out == first
+    assert (tmp_path / "vectors.safetensors").stat().st_mtime_ns == before
+    assert tiny("rte", tmp_path, "--epochs", "1") == 2
+    assert "epochs = 2" in capsys.readouterr().err
+
+
+def refused(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    told = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert len([line for line in told if line.startswith("vectorfit.tasks:")]) == 1
+    assert "Traceback" not in "".join(told)
+    return told[-1]
+
+
+def test_bad_input_is_one_clear_line_and_status_2(tmp_path, capsys):
+    assert "no recipe is called 'colla'" in refused(capsys, "colla")
+    assert "method: got 'lorra'" in refused(
+        capsys, "cola", "--tiny", "--method", "lorra", "--output_dir", tmp_path / "a"
+    )
+    assert "no such file" in refused(capsys, "cola", "--data", tmp_path / "none")
+    (tmp_path / "train.tsv").write_text("phrase\tlabel\nGood.\t1\n")
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\nGood.\t1\n")
+    flags = ("--tiny", "--data", tmp_path, "--output_dir")
+    told = refused(capsys, "sst2", *flags, tmp_path / "b")
+    assert "no column 'sentence', it has phrase, label" in told
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\nGood.\t7\n")
+    assert "row 1 has the label '7', expected one of negative, positive" in refused(
+        capsys, "sst2", *flags, tmp_path / "c"
+    )
+    (tmp_path / "train.tsv").write_text("sentence1\tsentence2\tscore\nA.\tB.\tmuch\n")
+    assert "something else than numbers" in refused(capsys, "stsb", *flags, tmp_path / "d")
+    (tmp_path / "d").mkdir(exist_ok=True)
+    (tmp_path / "d" / "diary.txt").write_text("mine")
+    assert "holds something else than a run" in refused(capsys, "rte", "--tiny", "--output_dir", tmp_path / "d")
+    assert (tmp_path / "d" / "diary.txt").read_text() == "mine"
+    assert "no finished run" in refused(capsys, "compare", tmp_path / "nothing")
+    rate = ("--learning_rate", "0", "--output_dir", tmp_path / "e")
+    assert "learning_rate: got 0.0" in refused(capsys, "cola", "--tiny", *rate)
+    told = refused(capsys, "sst2", "--model", tmp_path, "--data", tmp_path / "b" / "tiny" / "data", *rate[2:])
+    assert "the model" in told
+
+
+def test_an_answer_that_is_not_where_it_should_be(tmp_path, capsys):
+    rows = [{"question": "Who?", "context": "It was Ada.", "answers": {"text": ["Ada"], "answer_start": [0]}}]
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    told = refused(capsys, "squad", "--tiny", "--data", tmp_path, "--output_dir", tmp_path / "run")
+    assert "'Ada' does not begin at letter 0" in told
+
+
+def test_training_learns(tmp_path):
+    """Two easy classes, told apart after a few epochs by what VectorFit trains."""
+    rows = "sentence\tlabel\n" + "".join(f"{'good' if n % 2 else 'vile'} {n}\t{n % 2}\n" for n in range(48))
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").write_text(rows)
+    flags = ("--data", str(tmp_path), "--learning_rate", "3e-2", "--epochs", "10")
+    assert tiny("sst2", tmp_path / "run", *flags) == 0
+    assert result(tmp_path / "run")["scores"]["accuracy"] > 95
+
+
+def prepared(name, tmp_path, **changes):
+    recipe = recipes.read(name)
+    folder = training.RunFolder(tmp_path)
+    own, options = training._made_tiny(recipe.changed(**{**SETTINGS, **changes}), Options(tiny=True), folder)
+    task, rows = KINDS[own.kind](own), read_data(own, options.data)
+    task.prepare(rows)
+    return own, task, rows, *task.load(own.model, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["cola", "xsum", "mnist", "gsm8k"])
+@pytest.mark.parametrize("method", ["lora", "adalora", "houlsby", "pfeiffer", "svft", "vectorfit"])
+def test_every_method_begins_at_the_pretrained_model(name, method, tmp_path):
+    own, task, rows, model, head = prepared(name, tmp_path)
+    examples = task.examples(rows.train, training=True)
+    batch = dict(task.collator([examples[i] for i in range(3)]).items())
+    model.eval()
+    before = model(**batch).logits.detach()
+    built = build(model, head, method, own, 8, seed=0)
+    torch.testing.assert_close(built.trained.eval()(**batch).logits, before, atol=1e-4, rtol=1e-4)
+    assert built.counts["parameters"] > 0
+
+
+def test_adalora_ends_at_its_budget(tmp_path):
+    own, task, rows, model, head = prepared("cola", tmp_path)
+    built = build(model, head, "adalora", own, 40, seed=0)
+    optimizer = torch.optim.AdamW([p for p in built.trained.parameters() if p.requires_grad], lr=1e-2)
+    examples = task.examples(rows.train, training=True)
+    for step in range(1, 41):
+        built.trained(**task.collator([examples[i] for i in range(4)])).loss.backward()
+        optimizer.step()
+        built.callbacks[0].on_optimizer_step(None, type("State", (), {"global_step": step - 1}), None)
+        optimizer.zero_grad()
+    kept = sum(int((value != 0).sum()) for name, value in model.named_parameters() if "lora_E" in name)
+    assert kept == round(144 / 72 * 12)  # b(T) of 144 on the paper's 72 weights, here 12
+
+
+def test_the_best_span_of_all_windows():
+    class Windows(dict):
+        def sequence_ids(self, window):
+            return [None, 0, None, 1, 1, 1, None]
+
+    offsets = [(0, 0), (0, 3), (0, 0), (0, 2), (3, 5), (6, 9), (0, 0)]
+    windows = Windows(overflow_to_sample_mapping=[0, 0, 1], offset_mapping=[offsets] * 3)
+    starts, ends = torch.zeros(3, 7).numpy(), torch.zeros(3, 7).numpy()
+    starts[0, 4], ends[0, 5] = 3, 4  # words 2 to 3 of the first row
+    starts[1, 3], ends[1, 3] = 2, 2
+    starts[2, 5], ends[2, 3] = 9, 8  # backwards: no span of those two
+    starts[2, 0], ends[2, 0] = 5, 5
+    texts, margins = best_spans(windows, starts, ends, ["ab cd efg", "ab cd efg"])
+    assert texts[0] == "cd efg"
+    assert margins[0] == -7
+    assert texts[1] in ("ab", "efg")
+    assert margins[1] == pytest.approx(10 - 9)
+
+
+def test_windows_hold_their_answers(tmp_path):
+    """Over every window of a long passage: where the span's tokens lie, there the answer's letters are."""
+    _own, task, rows, _, _ = prepared("squad", tmp_path, max_length=32)
+    assert isinstance(task, QuestionAnswering)
+    question, context, answers = task._columns(rows.train)
+    windows = task._windows(question, context)
+    assert len(windows["input_ids"]) > len(question)  # some have several
+    found = set()
+    for window, example in enumerate(task.examples(rows.train, training=True)):
+        first, last = example["start_positions"], example["end_positions"]
+        row = windows["overflow_to_sample_mapping"][window]
+        if last:
+            offsets = windows["offset_mapping"][window]
+            assert answers[row]["text"][0] in context[row][offsets[first][0] : offsets[last][1]]
+            found.add(row)
+    assert found == set(range(len(question)))
+
+
+def test_a_question_too_long_to_be_answered_is_told(tmp_path, capsys):
+    told = refused(capsys, "gsm8k", "--tiny", "--max_length", "8", "--output_dir", tmp_path)
+    assert "expected fewer than max_length (8)" in told
+
+
+def test_the_question_of_a_problem_is_not_learned(tmp_path):
+    _own, task, rows, _, _ = prepared("gsm8k", tmp_path)
+    example = task.examples(rows.train, training=True)[0]
+    learned = [token for token, label in zip(example["input_ids"], example["labels"], strict=True) if label != -100]
+    text = task.processor.decode(learned)
+    assert "Question" not in text
+
+
+def test_the_file_serves_a_plain_model_too(tmp_path):
+    """What a run of VectorFit leaves is a delta file like any other."""
+    assert tiny("sst2", tmp_path) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tiny" / "model", num_labels=2)
+    vf.load_vectors(model, tmp_path / "vectors.safetensors")
+    assert set(vf.head_parameters(model)) == {
+        f"{layer}.{kind}" for layer in ("pooler.dense", "classifier") for kind in ("weight", "bias")
+    }
+
+
+def test_a_model_that_lacks_more_than_a_head_is_refused(tmp_path, capsys):
+    assert tiny("rte", tmp_path / "run") == 0
+    from safetensors.torch import load_file, save_file
+
+    weights = tmp_path / "run" / "tiny" / "model" / "model.safetensors"
+    kept = {name: value for name, value in load_file(weights).items() if "layer.1.attention" not in name}
+    save_file(kept, weights, {"format": "pt"})
+    flags = ("--model", weights.parent, "--data", tmp_path / "run" / "tiny" / "data")
+    assert "has no weights for" in refused(capsys, "rte", *flags, "--output_dir", tmp_path / "other")
