@@ -41,8 +41,8 @@ PRESETS = {
     # LoRA's rate is that of diffusers' script, full fine-tuning's DreamBooth's.
     SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5, {"lora": 1e-4, "full": 5e-6}),
     # benchmarks/starter_preset.md: likeness has all but stopped growing there, grounds and class are still right.
-    # The other methods' rates are from one trial each; benchmarks/dreambooth_table.py tunes them.
-    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, {"lora": 3e-3, "full": 1e-4}),
+    # The other methods' rates are those that benchmarks/dreambooth_table.py chose at these steps.
+    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, {"lora": 3e-3, "full": 3e-4, "svft": 2e-2}),
 }
 
 

@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: Sequence[str]) -> None:
+    from accelerate import PartialState
     from transformers.utils import logging
 
     from .tiny import SETTINGS
@@ -77,6 +78,8 @@ def _train(arguments: Sequence[str]) -> None:
     if model:
         changes["models"] = (model,)
     result = run(recipe.changed(**changes), Options(**options))
+    if not PartialState().is_main_process:
+        return
     for name, value in result["scores"].items():
         print(f"{name:20} {value:.2f}")
     print(f"{'parameters':20} {result['parameters']:,} ({result['percent_parameters']:.4f} %)")

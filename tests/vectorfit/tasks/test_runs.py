@@ -210,6 +210,15 @@ def test_an_answer_that_is_not_where_it_should_be(tmp_path, capsys):
     assert "'Ada' does not begin at letter 0" in told
 
 
+def test_memory_can_be_saved_without_another_result(tmp_path):
+    runs = {"plain": (), "twice": ("--gradient_checkpointing", "true"), "parts": ("--gradient_accumulation_steps", "2")}
+    for name, flags in runs.items():
+        assert tiny("gsm8k", tmp_path / name, *flags) == 0
+    plain, twice, parts = (vectors(tmp_path / name / "vectors.safetensors") for name in runs)
+    assert all(torch.equal(plain[name], twice[name]) for name in plain)
+    assert all(torch.allclose(plain[name], parts[name], atol=1e-5) for name in plain)
+
+
 def test_training_learns(tmp_path):
     """Two easy classes, told apart after a few epochs by what VectorFit trains."""
     rows = "sentence\tlabel\n" + "".join(f"{'good' if n % 2 else 'vile'} {n}\t{n % 2}\n" for n in range(48))
