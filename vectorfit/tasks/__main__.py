@@ -11,7 +11,14 @@ from vectorfit import VectorFitError
 from . import recipe as recipes
 from .recipe import Recipe
 
-FIXED = ("name", "kind", "source", "models", "train_rows", "budgets")  # of a recipe: no flags
+FIXED = ("name", "kind", "source", "models", "train_rows", "metric", "budgets")  # what makes the recipe: no flags
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> Any:
+        raise VectorFitError(f"{message}; --help lists the flags")
 
 
 def _yes_or_no(text: str) -> bool:
@@ -41,9 +48,7 @@ def parser() -> argparse.ArgumentParser:
     """The command of one run."""
     from .methods import METHODS
 
-    found = argparse.ArgumentParser(
-        prog="vectorfit.tasks", description=__doc__, epilog=f"recipes: {', '.join(recipes.names())}"
-    )
+    found = _Parser(prog="vectorfit.tasks", description=__doc__, epilog=f"recipes: {', '.join(recipes.names())}")
     found.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
     found.add_argument("--model", help="a hub id or a folder, in place of the recipe's")
     found.add_argument("--data", help="TSV, CSV, JSONL, IDX or pictures: a folder, file or zip; or a hub name")
@@ -63,6 +68,7 @@ def _train(arguments: Sequence[str]) -> None:
     from accelerate import PartialState
     from transformers.utils import logging
 
+    from .methods import RATES
     from .tiny import SETTINGS
     from .training import Options, run
 
@@ -73,6 +79,8 @@ def _train(arguments: Sequence[str]) -> None:
     options = {item.name: flags.pop(item.name) for item in fields(Options)}
     model = flags.pop("model")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    # The recipe's rate is VectorFit's, its variants' and SVFT's.
+    changes = {"learning_rate": RATES.get(options["method"], recipe.learning_rate), **changes}
     if options["tiny"]:
         changes = {**SETTINGS, **changes}
     if model:
@@ -88,7 +96,7 @@ def _train(arguments: Sequence[str]) -> None:
 def _compare(arguments: Sequence[str]) -> None:
     from .compare import compare
 
-    found = argparse.ArgumentParser(prog="vectorfit.tasks compare", description="Means, spreads and figures of runs.")
+    found = _Parser(prog="vectorfit.tasks compare", description="Means, spreads and figures of runs.")
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of them")
     found.add_argument("--output_dir", default="comparison", help="where table and figures go")
     flags = found.parse_args(arguments)
@@ -106,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _train(given)
     except VectorFitError as error:
         print(f"vectorfit.tasks: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"vectorfit.tasks: {error.filename}: cannot be read or written ({error.strerror})", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         print(f"vectorfit.tasks: {error.name} is not installed: pip install 'vectorfit[tasks]'", file=sys.stderr)

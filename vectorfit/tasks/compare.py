@@ -5,7 +5,7 @@ Figures of the paper: 1 (score against parameters), 3 (training strength), 4 and
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from vectorfit.runs import RunFolder
 from vectorfit.vectors_file import pattern_of, read_vectors
 
 from .methods import METHODS, VARIANTS
-from .results import find, read_result
+from .results import find, flat, read_result
 
-ALIKE = ("recipe", "model", "epochs", "train_rows", "metric")  # what runs of one table have in common
+SEEDS_DIFFER = ("seed", "data", "models")  # in settings, for a model or data set may lie elsewhere
 DRAWN = ("no_avf", "vectorfit")  # whose training strength is shown
 
 
@@ -55,24 +55,35 @@ def groups(runs: Sequence[RunFolder]) -> dict[str, list[Group]]:
     """The runs by table, a table by recipe, model, epochs and rows, and there by method and size.
 
     Raises:
-        VectorFitError: two runs of a seed that differ in their settings alone, which no mean should hide.
+        VectorFitError: runs of one method that differ in more than their seeds, which no mean should hide.
     """
     tables: dict[str, dict[tuple[int, int], Group]] = {}
     for run in runs:
         result = read_result(run)
         title = f"{result['recipe']} · {Path(result['model']).name} · {result['epochs']:g} epochs · "
         title += f"{result['train_rows']:,} rows" + (" · tiny" if result["tiny"] else "")
+        title += f" · {result['settings']['holdout']:,} held out" if result["settings"]["holdout"] else ""
         place = (METHODS.index(result["method"]), result["size"])
         group = tables.setdefault(title, {}).setdefault(place, Group(result["method"], result["size"], [], []))
-        twin = next((other for other in group.results if other["seed"] == result["seed"]), None)
-        if twin is not None:
-            raise VectorFitError(
-                f"{run.path}: a second run of {group.label} with seed {result['seed']} (rates "
-                f"{twin['learning_rate']:g} and {result['learning_rate']:g}); compare one of them"
-            )
+        _require_alike(run, result, group)
         group.results.append(result)
         group.runs.append(run)
     return {title: [found[place] for place in sorted(found)] for title, found in sorted(tables.items())}
+
+
+def _require_alike(run: RunFolder, result: Mapping[str, Any], group: Group) -> None:
+    if any(other["seed"] == result["seed"] for other in group.results):
+        raise VectorFitError(
+            f"{run.path}: a second run of {group.label} with seed {result['seed']}; compare one of them"
+        )
+    for other in group.results[:1]:
+        mine, theirs = (flat(one["settings"]) for one in (result, other))
+        unlike = [n for n in mine if n not in SEEDS_DIFFER and mine[n] != theirs.get(n)]
+        if unlike:
+            raise VectorFitError(
+                f"{run.path}: {group.label} with {unlike[0]} = {mine[unlike[0]]!r}, but in {group.runs[0].path} it is "
+                f"{theirs.get(unlike[0])!r}; compare them apart"
+            )
 
 
 HEADER = (

@@ -22,6 +22,7 @@ from .recipe import Recipe
 
 TABLES = (".tsv", ".csv", ".jsonl", ".json", ".txt")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+CUT_SHORT = 1e-3  # of a table's rows may be
 HELD_OUT = 0.1  # of the rows, where there is only one split
 IDX_SPLITS = {"train": "train", "t10k": "test"}
 
@@ -63,7 +64,10 @@ class Split:
     def column(self, wanted: str) -> list[Any]:
         """A column's values. Raises VectorFitError where it is not there, or empty in a row."""
         name = self.name(wanted)
-        values = [row.get(name) for row in self]
+        if hasattr(self.rows, "column_names") and self.order is None:  # of the hub: no need to open pictures beside it
+            values: list[Any] = list(cast(Any, self.rows)[name])
+        else:
+            values = [row.get(name) for row in self]
         empty = next((index for index, value in enumerate(values, 1) if value is None), None)
         if empty is not None:
             raise VectorFitError(f"{self.where}: row {empty} has no {name}")
@@ -85,7 +89,10 @@ class Data:
         """
         held = holdout or 0
         count = len(self.train) - held if max_train_rows is None else max_train_rows
-        if count < 1 or held < 0 or held + count > len(self.train):
+        for name, number in (("max_train_rows", max_train_rows), ("holdout", holdout)):
+            if number is not None and number < 1:
+                raise VectorFitError(f"{name}: got {number}, expected at least 1")
+        if count < 1 or held + count > len(self.train):
             raise VectorFitError(
                 f"{self.train.where}: has {len(self.train)} rows, expected at least {max(1, count)} to train on and "
                 f"{held} to hold out"
@@ -131,12 +138,17 @@ def _hub(recipe: Recipe, name: str, config: str) -> Data:
 def _local(recipe: Recipe, data: str) -> Data:
     path = Path(data)
     if not path.exists():
-        if "/" in data and not path.suffix and data.count("/") == 1 and not data.startswith("."):
-            return _hub(recipe, data, "")
-        raise VectorFitError(f"{data}: no such file or folder, nor a hub name; name the data set with --data")
+        if data.count("/") != 1 or data.startswith((".", "/", "~")):
+            raise VectorFitError(f"{data}: no such file or folder, nor a hub name; name the data set with --data")
+        try:
+            return _hub(recipe, data, recipe.hub_config)
+        except VectorFitError as error:
+            raise VectorFitError(f"{data}: no such folder here; as a name on the hub: {error}") from error
     root = _opened(path)
     splits = _idx(root) if isinstance(root, Path) and root.is_dir() else {}
-    splits = splits or _tables(root, recipe) or _pictures(root)
+    if recipe.kind == "image_classification":
+        splits = splits or _pictures(root)
+    splits = splits or _tables(root, recipe)
     if not splits:
         raise VectorFitError(
             f"{data}: holds nothing known, expected {', '.join(TABLES[:4])}, SPLIT/CLASS/picture, or IDX files"
@@ -179,11 +191,20 @@ def _other_names(split: str) -> tuple[str, ...]:
 
 
 def _named(splits: Mapping[str, Split], wanted: str, others: Sequence[str]) -> Split | None:
-    """The split of a name, or of one that it begins or ends with: train-v1.1, msr_paraphrase_train."""
+    """The split of a name, or of one that it begins or ends with: train-v1.1, msr_paraphrase_train.
+
+    Raises:
+        VectorFitError: several could be meant.
+    """
+    exact = next((splits[name] for name in (wanted, *others) if name in splits), None)
+    if exact is not None:
+        return exact
     for name in (wanted, *others):
-        for there, split in splits.items():
-            if there == name or there.startswith((f"{name}-", f"{name}.")) or there.endswith(f"_{name}"):
-                return split
+        near = [n for n in splits if n.startswith((f"{name}-", f"{name}.")) or n.endswith(f"_{name}")]
+        if len(near) > 1:
+            raise VectorFitError(f"{splits[near[0]].where}: {' and '.join(near)} could all be {wanted!r}; leave one")
+        if near:
+            return splits[near[0]]
     return None
 
 
@@ -210,12 +231,19 @@ def _rows(file: Any, recipe: Recipe) -> list[dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.name.endswith(".jsonl"):
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return _of_objects([json.loads(line) for line in text.split("\n") if line.strip()])
         if file.name.endswith(".json"):
-            return _json(json.loads(text))
+            return _of_objects(_json(json.loads(text)))
         return _table(text, recipe, comma=file.name.endswith(".csv"))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise VectorFitError(f"{file}: cannot be read ({type(error).__name__}: {error}); fetch it again") from error
+
+
+def _of_objects(rows: list[Any]) -> list[dict[str, Any]]:
+    stranger = next((row for row in rows if not isinstance(row, dict)), None)
+    if stranger is not None:
+        raise ValueError(f"a row is {stranger!r}, expected an object with columns")
+    return rows
 
 
 def _json(content: Any) -> list[dict[str, Any]]:
@@ -249,7 +277,10 @@ def _table(text: str, recipe: Recipe, comma: bool) -> list[dict[str, Any]]:
     wanted = [name for column in (*recipe.input_columns, recipe.target_column) for name in column.split("|")]
     if recipe.header and len(header) == len(recipe.header) and not set(wanted) & set(header):
         lines, header = [list(header), *lines], recipe.header
-    return [dict(zip(header, line, strict=False)) for line in lines if line]
+    rows = [dict(zip(header, line, strict=False)) for line in lines if line]
+    whole = [row for row in rows if len(row) == len(header)]
+    # GLUE's own QQP has a few rows cut short, which everyone leaves out; of many something is wrong, and is told.
+    return whole if len(rows) - len(whole) <= CUT_SHORT * len(rows) else rows
 
 
 def _pictures(root: Any) -> dict[str, Split]:
@@ -307,6 +338,8 @@ def picture(value: Any) -> Image.Image:
         return value.convert("RGB")
     if isinstance(value, np.ndarray):
         return Image.fromarray(value).convert("RGB")
+    if not hasattr(value, "read_bytes"):
+        raise VectorFitError(f"a picture is {value!r}, expected a picture file, not its name; use SPLIT/CLASS/picture")
     try:
         return Image.open(io.BytesIO(value.read_bytes())).convert("RGB")
     except OSError as error:

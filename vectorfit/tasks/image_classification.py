@@ -23,6 +23,7 @@ class ImageClassification(Task):
 
     auto_model = AutoModelForImageClassification
     auto_processor = AutoImageProcessor
+    heads = ("classifier",)
     labels: tuple[str, ...] = ()
 
     def prepare(self, data: Data) -> None:
@@ -31,7 +32,7 @@ class ImageClassification(Task):
         if len(self.labels) < 2:
             raise VectorFitError(f"{data.train.where}: one class alone ({', '.join(self.labels)}), expected several")
         for split in (data.train, *data.tests.values()):
-            split.name(self.recipe.input_columns[0])
+            picture(split[0][split.name(self.recipe.input_columns[0])])  # the first, so that all else waits for it
             class_ids(split, column, self.labels)
 
     def _classes(self, split: Split) -> tuple[str, ...]:

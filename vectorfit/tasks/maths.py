@@ -1,6 +1,6 @@
 """GSM8K and MATH: a problem worked, whose last word is the answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, PreTrainedModel, Trainer
@@ -9,7 +9,7 @@ from vectorfit import VectorFitError
 
 from .data import Data, Split
 from .metrics import METRICS, Scores
-from .task import Examples, Task, written
+from .task import Examples, Rows, Task, written
 
 PROMPT = "Question: {}\nAnswer: "
 IGNORED = -100  # in labels
@@ -19,6 +19,7 @@ class Maths(Task):
     """The model learns the solution, not the question; it writes greedily."""
 
     auto_model = AutoModelForCausalLM
+    averages_over_tokens = True
 
     def prepare(self, data: Data) -> None:
         for split in (data.train, *data.tests.values()):
@@ -32,31 +33,25 @@ class Maths(Task):
         if model.generation_config is not None:
             model.generation_config.pad_token_id = self.processor.pad_token_id
 
-    def _prompts(self, split: Split) -> list[list[int]]:
-        texts = [PROMPT.format(text) for text in split.column(self.recipe.input_columns[0])]
-        ids: list[list[int]] = self.processor(texts)["input_ids"]
-        end = self.processor.eos_token_id
-        return [row[:-1] if row and row[-1] == end else row for row in ids]  # some tokenizers end every text
-
     def examples(self, split: Split, training: bool) -> Examples:
-        prompts = self._prompts(split)
-        if not training:
-            return prompts
-        solutions = self.processor(split.column(self.recipe.target_column), add_special_tokens=False)["input_ids"]
+        return Rows(self, split, training)
+
+    def example(self, row: Mapping[str, Any], training: bool) -> Any:
+        question, solution = str(row[self.recipe.input_columns[0]]), str(row[self.recipe.target_column])
+        prompt: list[int] = self.processor(PROMPT.format(question))["input_ids"]
         end, most = self.processor.eos_token_id, self.recipe.max_length
-        longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
-        if len(prompts[longest]) >= most:
+        if prompt and prompt[-1] == end:  # some tokenizers end every text
+            prompt = prompt[:-1]
+        if not training:
+            return prompt
+        if len(prompt) >= most:
             raise VectorFitError(
-                f"{split.where}: row {longest + 1}: the question alone has {len(prompts[longest])} tokens, expected "
-                f"fewer than max_length ({most}); raise it"
+                f"a question alone has {len(prompt)} tokens, expected fewer than max_length ({most}), raise it: "
+                f"{question[:60]!r}"
             )
-        return [
-            {
-                "input_ids": [*prompt, *solution, end][:most],
-                "labels": [*([IGNORED] * len(prompt)), *solution, end][:most],
-            }
-            for prompt, solution in zip(prompts, solutions, strict=True)
-        ]
+        answer = [*self.processor(solution, add_special_tokens=False)["input_ids"], end]
+        ids = {"input_ids": [*prompt, *answer], "labels": [*([IGNORED] * len(prompt)), *answer]}
+        return {name: values[:most] for name, values in ids.items()}
 
     @property
     def collator(self) -> Callable[[list[Any]], dict[str, Any]]:

@@ -103,6 +103,9 @@ class Method:
             vf.save_vectors(self.model, path, base_model=base_model, metadata={"vectorfit.method": self.name})
             return
         tensors = self.state()
+        broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
+        if broken is not None:
+            raise vf.VectorFitError(f"{path}: not written, {broken} holds NaN or infinity")
         if self.name == "full":
             # The head began at random: of it the values themselves count, of all else the change.
             tensors = {
@@ -169,6 +172,8 @@ def build(model: nn.Module, head: tuple[str, ...], name: str, recipe: Recipe, to
                 adapters.insert(model, name, size)
     for path in head:
         model.get_submodule(path).requires_grad_(True)
+    if not method.parameters:
+        raise vf.VectorFitError(f"method: {name} trains nothing, for the task brings no head along; take another")
     if name == "full":
         method.base = {key: value.detach().cpu().clone() for key, value in model.named_parameters()}
     return method

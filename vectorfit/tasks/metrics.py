@@ -89,15 +89,30 @@ def squad(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Sc
     }
 
 
-def best_threshold(
-    scores: Sequence[float], predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[float, Scores]:
-    """Where "no answer" is best said: the threshold on `scores` (empty minus best span) of the highest F1.
+def squad_v2(margins: Sequence[float], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """F1 and exact match, each at its own best threshold on `margins`, and F1's threshold, as SQuAD 2.0 has it.
 
-    As SQuAD 2.0's own script has it, chosen on the very split that is scored; the answer is empty above the threshold.
+    A margin is by how much "no answer" beats the best span; above the threshold the answer is empty.
     """
-    given = [max(token_f1(prediction, answer) for answer in (answers or [""]))
-             for prediction, answers in zip(predictions, references, strict=True)]  # fmt: skip
+    threshold, f1 = best_threshold(margins, predictions, references, token_f1)
+    _, exact = best_threshold(margins, predictions, references, exact_match)
+    return {"f1": 100 * f1, "exact_match": 100 * exact, "no_answer_threshold": threshold}
+
+
+def best_threshold(
+    scores: Sequence[float],
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    metric: Callable[[str, str], float],
+) -> tuple[float, float]:
+    """The threshold on `scores` above which "no answer" is best said, and the metric's mean there.
+
+    It is chosen on the very split that is scored.
+    """
+    given = [
+        max(metric(prediction, answer) for answer in (answers or [""]))
+        for prediction, answers in zip(predictions, references, strict=True)
+    ]
     empty = [float(not answers) for answers in references]
     order = np.argsort(scores, kind="stable")
     ordered = np.asarray(scores, float)[order]
@@ -106,14 +121,13 @@ def best_threshold(
     cuts = np.concatenate([[True], np.diff(ordered) > 0, [True]])  # equal scores stay together
     place = int(np.argmax(np.where(cuts, totals, -np.inf)))
     threshold = float(ordered[place - 1]) if place else float(ordered[0]) - 1.0
-    kept = [p if score <= threshold else "" for p, score in zip(predictions, scores, strict=True)]
-    return threshold, squad(kept, references)
+    return threshold, float(totals[place]) / len(given)
 
 
 def gsm8k_answer(text: str) -> str | None:
-    """The number behind the last "####", otherwise the last number there is; None without one."""
-    marked = re.findall(r"####\s*\$?(-?[\d.,]*\d)", text)
-    numbers = marked or re.findall(r"-?\d[\d,]*\.?\d*", text)
+    """The number behind the first "####", otherwise the last number there is; None without one."""
+    marked = re.findall(r"####\s*\$?(-?[\d.,]*\d)", text)[:1]
+    numbers = marked or re.findall(r"(?<!\d)-?\d[\d,]*\.?\d*", text)
     if not numbers:
         return None
     number = numbers[-1].replace(",", "").rstrip(".")
@@ -141,14 +155,15 @@ def boxed(text: str) -> str | None:
     return None
 
 
-# Writings of the same answer, in this order: what MATH's own comparison takes as equal.
+# Writings of the same answer, in this order; in the manner of the comparison that came with MATH.
 _REWRITINGS = (
-    (r"\\!|\\,|\\;|\\ |\\left|\\right|\\\$|\$|\\%|%|\^\{?\\circ\}?", ""),
+    (r",\\!\s*", ""),  # between thousands
+    (r"\\!|\\,|\\;|(?<!\\)\\ |\\left|\\right|\\\$|\$|\\%|%|\^\{?\\circ\}?", ""),
     (r"\\[dt]frac", r"\\frac"),
     (r"\\text\{\s*(?:and|or)\s*\}", ","),
-    (r"(?<=[\d}])\s*\\(?:text|mbox)\{[^}]*\}(?:\^\d)?$", ""),  # a unit behind the number
+    (r"(?<=[\d}])\s*\\(?:text|mbox)\{[^}]*\}(?:\^\{?\d\}?)?$", ""),  # a unit behind the number
     (r"\\(?:text|mbox|textbf|mathrm)\{([^}]*)\}", r"\1"),
-    (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"\\frac(\d)\{", r"\\frac{\1}{"),
     (r"\\frac\{([^{}]*)\}(\d)", r"\\frac{\1}{\2}"),
     (r"\\sqrt(\w)", r"\\sqrt{\1}"),
@@ -159,6 +174,7 @@ _REWRITINGS = (
     (r"(\.\d*?)0+$", r"\1"),
     (r"\s+", ""),
     (r"\.$", ""),
+    (r"^0\.5$", r"\\frac{1}{2}"),
 )
 
 

@@ -1,6 +1,6 @@
 """SQuAD: the answer to a question as a span of a passage, or that the passage has none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,18 +9,21 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 from vectorfit import VectorFitError
 
 from .data import Data, Split
-from .metrics import Scores, best_threshold, squad
+from .metrics import Scores, squad, squad_v2
 from .task import Examples, Task
 
 N_BEST = 20  # starts and ends looked at, as in SQuAD's reference implementations
 MAX_ANSWER = 30  # tokens
 NO_SPAN = -1e9
+ROWS = 500  # tokenised at a time: offsets take much memory
 
 
 class QuestionAnswering(Task):
     """Long passages are read in overlapping windows; the best span of all windows is the answer."""
 
     auto_model = AutoModelForQuestionAnswering
+    heads = ("qa_outputs",)
+    inputs = (2,)
 
     def prepare(self, data: Data) -> None:
         for split in (data.train, *data.tests.values()):
@@ -30,38 +33,42 @@ class QuestionAnswering(Task):
         question, context = (split.column(name) for name in self.recipe.input_columns)
         answers = split.column(self.recipe.target_column)
         for place, (text, answer) in enumerate(zip(context, answers, strict=True), 1):
-            if not isinstance(answer, Mapping) or not {"text", "answer_start"} <= answer.keys():
-                raise VectorFitError(
-                    f"{split.where}: row {place} has the answers {answer!r}, expected {{text: [...], "
-                    "answer_start: [...]}}"
-                )
-            for start, words in zip(answer["answer_start"], answer["text"], strict=True):
-                if text[start : start + len(words)].strip() != words.strip():
-                    raise VectorFitError(
-                        f"{split.where}: row {place}: the answer {words!r} does not begin at letter {start}"
-                    )
-        return [text.lstrip() for text in question], context, answers
+            problem = _problem(text, answer)
+            if problem:
+                raise VectorFitError(f"{split.where}: row {place}: {problem}")
+        return [str(text).lstrip() for text in question], context, answers
 
-    def _windows(self, question: list[str], context: list[str]) -> Any:
+    def _windows(self, question: list[str], context: list[str]) -> Iterator[tuple[int, Any]]:
+        """The tokenizer's windows of some rows at a time, with the number of the first of these rows."""
         length = self.recipe.max_length
-        return self.processor(
-            question,
-            context,
-            truncation="only_second",
-            max_length=length,
-            stride=min(self.recipe.stride, length // 3),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
+        for start in range(0, len(question), ROWS):
+            try:
+                yield (
+                    start,
+                    self.processor(
+                        question[start : start + ROWS],
+                        context[start : start + ROWS],
+                        truncation="only_second",
+                        max_length=length,
+                        stride=min(self.recipe.stride, length // 3),
+                        return_overflowing_tokens=True,
+                        return_offsets_mapping=True,
+                    ),
+                )
+            except Exception as error:  # the tokenizer's own, where a question leaves no room for the passage
+                raise VectorFitError(
+                    f"max_length: got {length}, which leaves no room for passages beside the questions ({error})"
+                ) from error
 
     def examples(self, split: Split, training: bool) -> Examples:
         question, context, answers = self._columns(split)
-        windows = self._windows(question, context)
         found = []
-        for window, row in enumerate(windows["overflow_to_sample_mapping"]):
-            start, end = _span(windows, window, answers[row]) if training else (0, 0)
-            example = {name: windows[name][window] for name in self.processor.model_input_names if name in windows}
-            found.append({**example, "start_positions": start, "end_positions": end})
+        for start, windows in self._windows(question, context):
+            names = [name for name in self.processor.model_input_names if name in windows]
+            for window, row in enumerate(windows["overflow_to_sample_mapping"]):
+                first, last = _span(windows, window, answers[start + row]) if training else (0, 0)
+                inputs = {name: np.asarray(windows[name][window], np.int32) for name in names}  # a tenth of lists
+                found.append({**inputs, "start_positions": first, "end_positions": last})
         return found
 
     @property
@@ -75,13 +82,32 @@ class QuestionAnswering(Task):
         question, context, answers = self._columns(split)
         out = trainer.predict(self.examples(split, training=False))
         starts, ends = (np.asarray(part) for part in out.predictions[:2])
-        windows = self._windows(question, context)
-        texts, margins = best_spans(windows, starts, ends, context)
+        texts: list[str] = []
+        margins: list[float] = []
+        done = 0
+        for _, windows in self._windows(question, context):
+            here = slice(done, done := done + len(windows["input_ids"]))
+            rows = slice(len(texts), len(texts) + ROWS)
+            mine, margin = best_spans(windows, starts[here], ends[here], context[rows])
+            texts, margins = texts + mine, margins + margin
         references = [list(answer["text"]) for answer in answers]
         if self.recipe.metric == "squad":
             return squad(texts, references)
-        threshold, scores = best_threshold(margins, texts, references)
-        return {**scores, "no_answer_threshold": threshold}
+        return squad_v2(margins, texts, references)
+
+
+def _problem(text: Any, answer: Any) -> str:
+    """What is wrong with a passage and its answers, or nothing."""
+    form = "{text: [...], answer_start: [...]}"
+    if not isinstance(text, str) or not isinstance(answer, Mapping) or not {"text", "answer_start"} <= answer.keys():
+        return f"the answers are {answer!r}, expected {form}"
+    words, starts = list(answer["text"]), list(answer["answer_start"])
+    if len(words) != len(starts) or not all(isinstance(start, int) for start in starts):
+        return f"the answers are {answer!r}, expected {form}, as many starts as texts"
+    for start, word in zip(starts, words, strict=True):
+        if text[start : start + len(word)].strip() != word.strip():
+            return f"the answer {word!r} does not begin at letter {start}"
+    return ""
 
 
 def _span(windows: Any, window: int, answer: Mapping[str, Any]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from vectorfit import AvfSchedule, VectorFitError
 FOLDER = Path(__file__).with_name("recipes")
 BUDGETED = ("houlsby", "pfeiffer", "lora", "adalora", "svft")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
+BIASES = ("layers", "all")
 MIRRORS = ("random", "none", "never")
 TABLE_ROUNDING = 0.02  # the paper's epochs are whole and its steps rounded: a run this near is the table's own
 
@@ -92,12 +93,19 @@ class Recipe:
         return round(own.epochs * math.ceil(own.train_rows / own.batch_size))
 
     def schedule(self, total_steps: int) -> AvfSchedule:
-        """When vectors are frozen in a run of so many updates: the table's steps, scaled by the run's length."""
+        """When vectors are frozen in a run of so many updates: the table's steps, scaled by the run's length.
+
+        Steps that differ from the recipe's own were chosen for this run, and stay.
+        """
         ratio = total_steps / self.table_steps
         if abs(ratio - 1) <= TABLE_ROUNDING:
             ratio = 1.0
-        first, every = (max(1, round(ratio * step)) for step in (self.avf_first_step, self.avf_every))
-        return AvfSchedule(first, every, self.avf_num_freezes)
+        own = read(self.name)
+        scaled = {
+            name: max(1, round(ratio * getattr(self, name))) if getattr(self, name) == getattr(own, name) else given
+            for name, given in (("avf_first_step", self.avf_first_step), ("avf_every", self.avf_every))
+        }
+        return AvfSchedule(scaled["avf_first_step"], scaled["avf_every"], self.avf_num_freezes)
 
     def __post_init__(self) -> None:
         problems = [
@@ -114,7 +122,12 @@ class Recipe:
                 f"batch_size: got {self.batch_size}, expected a multiple of gradient_accumulation_steps "
                 f"({self.gradient_accumulation_steps})"
             )
-        for name, choices in (("precision", PRECISIONS), ("mirror", MIRRORS), ("budget", tuple(self.budgets))):
+        if len(set(self.labels)) < len(self.labels) or len(self.labels) == 1:
+            problems.append(f"labels: got {', '.join(self.labels)}, expected two or more that differ")
+        if self.metric == "accuracy_f1" and len(self.labels) != 2:
+            problems.append(f"labels: got {len(self.labels)}, expected two: F1 is of the second")
+        choices_of = {"precision": PRECISIONS, "mirror": MIRRORS, "budget": tuple(self.budgets), "bias": BIASES}
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 problems.append(f"{name}: got {getattr(self, name)!r}, expected {_either(choices)}")
         if problems:

@@ -64,7 +64,7 @@ def write_result(
         "budget": recipe["budget"],
         "seed": settings["seed"],
         "tiny": settings["tiny"],
-        "learning_rate": settings["learning_rate"],
+        "learning_rate": recipe["learning_rate"],
         "epochs": recipe["epochs"],
         "steps": steps,
         "train_rows": train_rows,
@@ -79,8 +79,16 @@ def write_result(
         "seconds_per_epoch": cost.seconds / cost.epochs,
         "peak_memory": cost.memory,
         "file_bytes": cost.file_bytes,
+        "settings": dict(settings),
     }
     write_atomically(run.path / RESULT, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by key, as JSON has them."""
+    recipe = settings.get("recipe", {})
+    both = {**recipe, **{name: value for name, value in settings.items() if name != "recipe"}}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in both.items()}
 
 
 def read_result(run: RunFolder) -> dict[str, Any]:
@@ -92,8 +100,9 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         raise VectorFitError(f"{run.path}: no finished run of a task, it has no {RESULT} ({error.strerror})") from error
     except ValueError as error:
         raise VectorFitError(f"{file}: not valid JSON ({error})") from error
-    if content.get("schema_version") != SCHEMA_VERSION:
-        raise VectorFitError(f"{file}: of form {content.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+    form = content.get("schema_version") if isinstance(content, dict) else None
+    if form != SCHEMA_VERSION or not content.keys() >= {"recipe", "method", "seed", "score", "scores", "settings"}:
+        raise VectorFitError(f"{file}: of form {form!r}, expected {SCHEMA_VERSION}, as a run of a task writes it")
     return content
 
 

@@ -1,13 +1,13 @@
 """XSum and CNN/DailyMail: a story in a few words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, Trainer
 
 from .data import Data, Split
 from .metrics import METRICS, Scores
-from .task import Examples, Task, written
+from .task import Examples, Rows, Task, written
 
 
 class Summarization(Task):
@@ -23,15 +23,15 @@ class Summarization(Task):
         self.model = model
 
     def examples(self, split: Split, training: bool) -> Examples:
-        stories, summaries = split.column(self.recipe.input_columns[0]), split.column(self.recipe.target_column)
-        inputs = self.processor(stories, truncation=True, max_length=self.recipe.max_length)
+        return Rows(self, split, training)
+
+    def example(self, row: Mapping[str, Any], training: bool) -> Any:
+        story, summary = str(row[self.recipe.input_columns[0]]), str(row[self.recipe.target_column])
+        inputs = self.processor(story, truncation=True, max_length=self.recipe.max_length)["input_ids"]
         if not training:
-            return list(inputs["input_ids"])
-        targets = self.processor(text_target=summaries, truncation=True, max_length=self.recipe.max_target_length)
-        return [
-            {"input_ids": story, "labels": summary}
-            for story, summary in zip(inputs["input_ids"], targets["input_ids"], strict=True)
-        ]
+            return inputs
+        target = self.processor(text_target=summary, truncation=True, max_length=self.recipe.max_target_length)
+        return {"input_ids": inputs, "labels": target["input_ids"]}
 
     @property
     def collator(self) -> Callable[[list[Any]], dict[str, Any]]:

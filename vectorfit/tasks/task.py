@@ -1,7 +1,7 @@
 """What the kinds of task have in common: a pretrained model and its processor, examples, and how answers are scored."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -31,9 +31,17 @@ class Task(ABC):
 
     auto_model: ClassVar[Any]
     auto_processor: ClassVar[Any] = AutoTokenizer
+    heads: ClassVar[tuple[str, ...]] = ()  # trained whole even where the pretrained model has one that fits
+    inputs: ClassVar[tuple[int, ...]] = (1,)  # how many columns are read
+    averages_over_tokens: ClassVar[bool] = False  # the loss, over all forward passes of an update together
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        if len(recipe.input_columns) not in self.inputs:
+            raise VectorFitError(
+                f"input_columns: got {', '.join(recipe.input_columns) or 'none'}, expected "
+                f"{' or '.join(map(str, self.inputs))} of them"
+            )
         self.processor: Any = None
 
     def load(self, source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, tuple[str, ...]]:
@@ -48,18 +56,30 @@ class Task(ABC):
             model, told = self.auto_model.from_pretrained(
                 source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except Exception as error:  # whatever it is that a damaged or foreign folder makes the libraries raise
+            told_first = next(iter(str(error).strip().splitlines()), "")
             raise VectorFitError(
-                f"the model {source!r} cannot be had ({type(error).__name__}: {str(error).strip().splitlines()[0]}); "
-                "name a local folder with --model, or try --tiny"
+                f"the model {source!r} cannot be had ({type(error).__name__}: {told_first}); name a local folder with "
+                "--model, or try --tiny"
             ) from error
+        self._require_words(source)
         lacking = [*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])]
         fresh = dict.fromkeys(_head_of(name, model) for name in sorted(lacking))
         strangers = sorted(name for name in lacking if _head_of(name, model) is None)
         if strangers:
             raise VectorFitError(f"the model {source!r} has no weights for {strangers[0]}; it is of another kind")
         self.complete(model)
-        return model, tuple(path for path in fresh if path is not None)
+        own = {path: None for path, _ in model.named_modules() if path.split(".")[-1] in self.heads}
+        return model, tuple(path for path in {**fresh, **own} if path is not None)
+
+    def _require_words(self, source: str) -> None:
+        """Refuses a tokenizer that transformers made up where the model's own is missing: it knows no words."""
+        unknown = getattr(self.processor, "unk_token_id", None)
+        if unknown is None or not callable(self.processor):
+            return
+        words = self.processor("The answer is in the middle of it.", add_special_tokens=False)["input_ids"]
+        if all(word == unknown for word in words):
+            raise VectorFitError(f"the model {source!r} comes without a tokenizer; put its tokenizer.json there too")
 
     def model_options(self) -> dict[str, Any]:
         """What `from_pretrained` is told besides."""
@@ -74,7 +94,11 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, split: Split, training: bool) -> Examples:
-        """A split's rows as the model takes them."""
+        """A split's rows as the model takes them: `Rows` of `example`, unless a row makes several."""
+
+    def example(self, row: Mapping[str, Any], training: bool) -> Any:
+        """What the model takes of one row; its columns go by the recipe's names."""
+        raise NotImplementedError
 
     @property
     @abstractmethod
@@ -84,6 +108,22 @@ class Task(ABC):
     @abstractmethod
     def score(self, trainer: Trainer, split: Split) -> Scores:
         """How well the trained model does on a split, the number that stands for the run first."""
+
+
+class Rows(torch.utils.data.Dataset[Any]):
+    """A split's rows, made into examples when they are asked for: large data sets do not fit memory otherwise."""
+
+    def __init__(self, task: Task, split: Split, training: bool) -> None:
+        self.task, self.split, self.training = task, split, training
+        wanted = (*task.recipe.input_columns, task.recipe.target_column)
+        self.names = {name: split.name(name) for name in wanted}
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.split[index]
+        return self.task.example({name: row[own] for name, own in self.names.items()}, self.training)
 
 
 def _head_of(name: str, model: nn.Module) -> str | None:
@@ -130,19 +170,32 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
         yield list(items[start : start + size])
 
 
+def class_id(value: Any, labels: Sequence[str]) -> int:
+    """The number of a class, given by its name or, where no class is called by a number, by its number.
+
+    Raises:
+        ValueError: it is outside the set.
+    """
+    if str(value) in labels:
+        return list(labels).index(str(value))
+    if any(label.isdecimal() for label in labels) or not 0 <= int(value) < len(labels):
+        raise ValueError(value)
+    return int(value)
+
+
 def class_ids(split: Split, column: str, labels: Sequence[str]) -> list[int]:
-    """A column's classes as numbers; they may be numbers already, or names.
+    """A column's classes as numbers.
 
     Raises:
         VectorFitError: one is outside the set.
     """
-    known = {label: index for index, label in enumerate(labels)} | {str(i): i for i in range(len(labels))}
-    found = []
-    for place, value in enumerate(split.column(column), 1):
-        if str(value) not in known:
-            raise VectorFitError(
-                f"{split.where}: row {place} has the label {value!r}, expected one of {', '.join(labels)} "
-                f"(or 0 to {len(labels) - 1})"
-            )
-        found.append(known[str(value)])
-    return found
+    known: dict[Any, int] = {}
+    for place, value in enumerate(values := split.column(column), 1):
+        if value not in known:
+            try:
+                known[value] = class_id(value, labels)
+            except (ValueError, TypeError) as error:
+                raise VectorFitError(
+                    f"{split.where}: row {place} has the label {value!r}, expected one of {', '.join(labels)}"
+                ) from error
+    return [known[value] for value in values]

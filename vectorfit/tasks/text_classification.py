@@ -1,6 +1,6 @@
 """GLUE: a class or a number for a sentence or a pair of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,15 @@ from vectorfit import VectorFitError
 
 from .data import Data, Split
 from .metrics import METRICS, Scores
-from .task import Examples, Task, class_ids
+from .task import Examples, Rows, Task, class_id, class_ids
 
 
 class TextClassification(Task):
     """A class, or a number where the recipe has no labels."""
 
     auto_model = AutoModelForSequenceClassification
+    heads = ("classifier",)
+    inputs = (1, 2)
 
     def prepare(self, data: Data) -> None:
         for split in (data.train, *data.tests.values()):
@@ -46,12 +48,15 @@ class TextClassification(Task):
         }
 
     def examples(self, split: Split, training: bool) -> Examples:
-        texts = [[str(text) for text in split.column(column)] for column in self.recipe.input_columns]
+        return Rows(self, split, training)
+
+    def example(self, row: Mapping[str, Any], training: bool) -> dict[str, Any]:
+        texts = [str(row[column]) for column in self.recipe.input_columns]
         encoded = self.processor(*texts, truncation=True, max_length=self.recipe.max_length)
-        targets = self._targets(split)
-        return [
-            {**{name: encoded[name][row] for name in encoded}, "labels": target} for row, target in enumerate(targets)
-        ]
+        return {**encoded, "labels": self._target(row[self.recipe.target_column])}
+
+    def _target(self, value: Any) -> Any:
+        return class_id(value, self.recipe.labels) if self.recipe.labels else float(value)
 
     @property
     def collator(self) -> Callable[[list[Any]], dict[str, Any]]:

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 from transformers import ViTImageProcessorPil as ImageProcessor
 
+from vectorfit import VectorFitError
+
 from .recipe import Recipe
 
 ROWS = 16
@@ -50,7 +52,9 @@ FRAME |= {"summarization": AutoModelForSeq2SeqLM, "maths": AutoModelForCausalLM}
 
 def write_model(recipe: Recipe, folder: Path) -> None:
     """A tiny model of the recipe's own architecture with random weights, and its tokenizer or image processor."""
-    known = next(values for name, values in ARCHITECTURES.items() if name in recipe.model.lower())
+    known = next((values for name, values in ARCHITECTURES.items() if name in recipe.model.lower()), None)
+    if known is None:
+        raise VectorFitError(f"tiny: no tiny model like {recipe.model!r}, expected one of {', '.join(ARCHITECTURES)}")
     values = dict(known)
     if recipe.kind == "image_classification":
         ImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)

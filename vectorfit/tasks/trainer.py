@@ -1,5 +1,6 @@
 """transformers' Trainer as the tasks use it: its settings, its checkpoints, its log."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -14,12 +15,13 @@ from transformers.trainer_callback import PrinterCallback
 from vectorfit import VectorFitError
 from vectorfit.runs import RunFolder
 
-from .methods import RATES, Method
-from .recipe import Recipe, read
+from .methods import Method
+from .recipe import Recipe
 from .task import Examples, Task
 
 LOGGED = 2000  # lines of a log, about, however long the run
 CHECKPOINTS = 20  # in a run: what is lost when it is killed is at most a twentieth
+WORKERS = 4  # that read and cut pictures and texts beside an accelerator
 TRAINED = "trained.pt"  # in a checkpoint
 
 
@@ -62,7 +64,11 @@ class Log(TrainerCallback):
         self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not (state.is_world_process_zero and logs and "loss" in logs):
+        if not (logs and "loss" in logs):
+            return
+        if not math.isfinite(logs["loss"]):
+            raise VectorFitError(f"the loss is {logs['loss']} at update {state.global_step}; lower --learning_rate")
+        if not state.is_world_process_zero:
             return
         kept = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         frozen = next((c.avf.frozen for c in self.method.callbacks if getattr(c, "avf", None)), ())
@@ -91,13 +97,6 @@ def total_steps(recipe: Recipe, examples: int) -> int:
     return max(1, math.ceil(recipe.epochs * math.ceil(examples / recipe.batch_size)))
 
 
-def learning_rate(recipe: Recipe, method: str) -> float:
-    """The recipe's own for VectorFit, its variants and SVFT; of another method where its own papers train, unless the
-    recipe was changed."""
-    unchanged = recipe.learning_rate == read(recipe.name).learning_rate
-    return RATES.get(method, recipe.learning_rate) if unchanged else recipe.learning_rate
-
-
 def make(
     recipe: Recipe, seed: int, task: Task, method: Method, examples: Examples, folder: RunFolder, steps: int
 ) -> tuple[TaskTrainer, Log]:
@@ -105,16 +104,18 @@ def make(
     arguments = TrainingArguments(
         str(folder.path / "checkpoints"),
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=max(micro, 32),
+        per_device_eval_batch_size=max(1, max(micro, 32) // recipe.num_beams),
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         max_steps=steps,
-        learning_rate=learning_rate(recipe, method.name),
+        learning_rate=recipe.learning_rate,
         weight_decay=0.0,
         optim="adamw_torch",
         lr_scheduler_type="linear",
         bf16=recipe.precision != "fp32",
         **({"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}),
         seed=seed,
+        logging_nan_inf_filter=False,
+        dataloader_num_workers=WORKERS if torch.accelerator.is_available() else 0,
         logging_steps=max(1, steps // LOGGED),
         save_strategy="steps",
         save_steps=math.ceil(steps / CHECKPOINTS),
@@ -136,13 +137,21 @@ def make(
         callbacks=[*method.callbacks, log],
     )
     trainer.method = method
+    # Trainer takes any forward(**kwargs) for one that averages over all the tokens of an update; most do not.
+    trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)
     return trainer, log
 
 
 def last_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest whole checkpoint: what Trainer writes last is there."""
-    found = [
-        path for path in (folder.path / "checkpoints").glob("checkpoint-*") if (path / "trainer_state.json").exists()
-    ]
+    """The newest whole checkpoint: what Trainer writes last is there, and whole."""
+    found = [path for path in (folder.path / "checkpoints").glob("checkpoint-*") if _is_whole(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

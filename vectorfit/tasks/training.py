@@ -22,12 +22,12 @@ from .maths import Maths
 from .methods import Method, build
 from .metrics import Scores
 from .question_answering import QuestionAnswering
-from .recipe import Recipe
-from .results import RESULT, Cost, peak_memory, read_result, write_result
+from .recipe import Recipe, read
+from .results import RESULT, Cost, flat, peak_memory, read_result, write_result
 from .summarization import Summarization
 from .task import Task
 from .text_classification import TextClassification
-from .trainer import last_checkpoint, learning_rate, make, total_steps
+from .trainer import last_checkpoint, make, total_steps
 
 KINDS: dict[str, type[Task]] = {
     "text_classification": TextClassification,
@@ -50,6 +50,10 @@ class Options:
     holdout: int | None = None
     tiny: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise VectorFitError(f"seed: got {self.seed}, expected 0 to {2**32 - 1}")
+
 
 def default_folder(recipe: Recipe, options: Options) -> Path:
     size = recipe.size(options.method)
@@ -63,13 +67,17 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     Raises:
         VectorFitError: bad input, or the folder holds another run.
     """
+    PartialState(cpu=not torch.accelerator.is_available())  # which otherwise takes processes on CPUs for single ones
     folder = RunFolder(options.output_dir or default_folder(recipe, options))
+    whole = recipe
     if options.tiny:
-        recipe, options = _made_tiny(recipe, options, folder)
-    settings = {"recipe": asdict(recipe), **asdict(options), "learning_rate": learning_rate(recipe, options.method)}
+        recipe, options = _tiny(recipe, options, folder)
+    settings = {"recipe": asdict(recipe), **asdict(options)}
     del settings["output_dir"]
     if not _begins(folder, settings):
         return read_result(folder)
+    if options.tiny:
+        _write_tiny(whole, folder)
     task = KINDS[recipe.kind](recipe)
     rows = data.read(recipe, options.data).limited(options.max_train_rows, options.holdout)
     task.prepare(rows)
@@ -93,15 +101,21 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         _check(scores, folder)
         method.save(folder.vectors, recipe.model)
-        cost = Cost(seconds, steps * recipe.batch_size / len(examples), memory, folder.vectors.stat().st_size)
+        epochs = steps / math.ceil(len(examples) / recipe.batch_size)
+        cost = Cost(seconds, epochs, memory, folder.vectors.stat().st_size)
         write_result(folder, settings, method, scores, cost, steps, len(rows.train))
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return read_result(folder)
 
 
-def _made_tiny(recipe: Recipe, options: Options, folder: RunFolder) -> tuple[Recipe, Options]:
+def _tiny(recipe: Recipe, options: Options, folder: RunFolder) -> tuple[Recipe, Options]:
     """The recipe on a tiny model, and on a few rows unless others are named."""
+    place = folder.path / "tiny"
+    return recipe.changed(models=(str(place / "model"),)), replace(options, data=options.data or str(place / "data"))
+
+
+def _write_tiny(recipe: Recipe, folder: RunFolder) -> None:
     place = folder.path / "tiny"
     if PartialState().is_main_process:
         for part in ("model", "data"):
@@ -109,7 +123,6 @@ def _made_tiny(recipe: Recipe, options: Options, folder: RunFolder) -> tuple[Rec
         tiny.write_model(recipe, place / "model")
         tiny.write_data(recipe, place / "data")
     PartialState().wait_for_everyone()
-    return recipe.changed(models=(str(place / "model"),)), replace(options, data=options.data or str(place / "data"))
 
 
 def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:
@@ -118,23 +131,19 @@ def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:
         if folder.path.exists() and any(entry.name != "tiny" for entry in folder.path.iterdir()):
             raise VectorFitError(f"{folder.path}: holds something else than a run; name another --output_dir")
         return True
-    earlier = folder.read_config().get("settings", {})
-    mine = _flat(settings)
-    unlike = [name for name, value in _flat(earlier).items() if mine.get(name) != value]
+    config: Any = folder.read_config()
+    earlier = config.get("settings") if isinstance(config, dict) else None
+    if not isinstance(earlier, dict) or "recipe" not in earlier:
+        raise VectorFitError(f"{folder.path}: holds something else than a run of a task; name another --output_dir")
+    mine = flat(settings)
+    unlike = [name for name, value in flat(earlier).items() if mine.get(name) != value]
     if unlike:
         name = unlike[0]
         raise VectorFitError(
-            f"{folder.path}: holds a run with {name} = {_flat(earlier)[name]!r}, not {mine.get(name)!r}; name another "
+            f"{folder.path}: holds a run with {name} = {flat(earlier)[name]!r}, not {mine.get(name)!r}; name another "
             "--output_dir, or remove it"
         )
     return not (folder.path / RESULT).exists()
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by key, as JSON has them."""
-    recipe = settings.get("recipe", {})
-    both = {**recipe, **{name: value for name, value in settings.items() if name != "recipe"}}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in both.items()}
 
 
 def _scores(task: Task, trainer: Trainer, rows: data.Data) -> Scores:
@@ -166,14 +175,14 @@ def tell(recipe: Recipe, options: Options, method: Method, rows: data.Data, step
         + ", ".join(f"{len(split):,} of {split.where}" for split in rows.tests.values()),
         "method": f"{method.name}{size}: {counts['parameters']:,} of {counts['base_parameters']:,} parameters "
         f"({share:.4f} %), {counts['head_parameters']:,} in the head",
-        "training": f"{steps} updates of {recipe.batch_size}, rate {learning_rate(recipe, method.name):g}, "
+        "training": f"{steps} updates of {recipe.batch_size}, rate {recipe.learning_rate:g}, "
         f"seed {options.seed}, {recipe.precision}",
     }
     if method.name == "vectorfit":
-        now = recipe.schedule(steps)
+        now, own = recipe.schedule(steps), read(recipe.name)
         lines["freezing"] = (
             f"{recipe.avf_top_k} vectors at update {now.first_step}, then every {now.every}, {now.num_freezes} times; "
-            f"in the table, of {recipe.table_steps} updates: {recipe.avf_first_step}, {recipe.avf_every}"
+            f"in the recipe, of {recipe.table_steps} updates: {own.avf_first_step}, {own.avf_every}"
         )
     for name, text in lines.items():
         print(f"{name:10} {text}", file=sys.stderr)

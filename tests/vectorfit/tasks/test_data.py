@@ -58,6 +58,29 @@ def test_other_names_of_columns_and_splits(tmp_path):
     assert "dev_mismatched" in data.tests["validation_mismatched"].where
 
 
+def test_an_exact_name_goes_before_one_that_is_near(tmp_path):
+    table = "label\tsentence1\tsentence2\n{}\tA cat.\tOne cat.\n"
+    names = {"msr_paraphrase_train_txt": 0, "train_tsv": 1, "dev_tsv": 1}
+    data = read(recipe("mrpc"), write(tmp_path, **{name: table.format(label) for name, label in names.items()}))
+    assert data.train.column("label") == ["1"]
+    shards = {"train-0_jsonl": '{"a": 1}', "train-1_jsonl": '{"a": 1}', "dev_jsonl": '{"a": 1}'}
+    (tmp_path / "two").mkdir()
+    with pytest.raises(VectorFitError, match="train-0 and train-1 could all be 'train'"):
+        read(recipe("sst2"), write(tmp_path / "two", **shards))
+
+
+def test_lines_end_where_json_lines_end(tmp_path):
+    row = json.dumps({"sentence": "one\u2028line\x85still", "label": 1}, ensure_ascii=False) + "\n"
+    data = read(recipe("sst2"), write(tmp_path, train_jsonl=row * 2, dev_jsonl=row))
+    assert len(data.train) == 2
+
+
+def test_a_few_rows_cut_short_are_left_out(tmp_path):
+    rows = "question1\tquestion2\tis_duplicate\n" + "Who?\tWhich one?\t1\n" * 2000
+    data = read(recipe("qqp"), write(tmp_path, train_tsv=rows + "Who\n", dev_tsv=rows))
+    assert len(data.train) == 2000
+
+
 def test_squads_own_json_and_plain_rows_are_the_same(tmp_path):
     answers = [{"text": "Rome", "answer_start": 3}]
     article = {"paragraphs": [{"context": "In Rome.", "qas": [{"id": "1", "question": "Where?", "answers": answers}]}]}
@@ -128,6 +151,8 @@ def test_fewer_rows_and_rows_held_out_to_choose_settings_by(tmp_path):
     assert len(held) == 5
     assert not set(held) & set(tuning.train.column("sentence"))
     assert len(data.limited(None, 5).train) == 35
+    with pytest.raises(VectorFitError, match="max_train_rows: got 0, expected at least 1"):
+        data.limited(0, None)
     with pytest.raises(VectorFitError, match=r"has 40 rows, expected at least 38 .* 5 to hold out"):
         data.limited(38, 5)
 
@@ -138,6 +163,7 @@ def test_fewer_rows_and_rows_held_out_to_choose_settings_by(tmp_path):
         ({}, "holds nothing known"),
         ({"train_tsv": "sentence\tlabel\n", "dev_tsv": "sentence\tlabel\nA.\t1\n"}, "has no rows"),
         ({"train_tsv": "sentence\tlabel\nA.\t1\n", "other_tsv": "sentence\tlabel\nA.\t1\n"}, "no split 'validation'"),
+        ({"train_json": '["a"]', "dev_json": '["a"]'}, "a row is 'a'"),
         ({"train_jsonl": '{"sentence": \n', "dev_jsonl": "{}"}, "cannot be read"),
     ],
 )

@@ -74,13 +74,14 @@ def test_the_threshold_for_no_answer_is_the_best_there_is(rows):
     texts = ["right" if good else "wrong" for _, good, _ in rows]
     references = [[] if empty else ["right"] for _, _, empty in rows]
 
-    def scored(threshold):
+    def scored(threshold, name):
         kept = [text if margin <= threshold else "" for text, margin in zip(texts, margins, strict=True)]
-        return metrics.squad(kept, references)["f1"]
+        return metrics.squad(kept, references)[name]
 
-    threshold, found = metrics.best_threshold(margins, texts, references)
-    assert found["f1"] == pytest.approx(max(scored(cut) for cut in np.arange(-4, 4)))
-    assert found["f1"] == pytest.approx(scored(threshold))
+    found = metrics.squad_v2(margins, texts, references)
+    for name in ("f1", "exact_match"):
+        assert found[name] == pytest.approx(max(scored(cut, name) for cut in np.arange(-4, 4)))
+    assert found["f1"] == pytest.approx(scored(found["no_answer_threshold"], "f1"))
 
 
 def test_rouge_counts_stems_and_keeps_the_order():
@@ -105,7 +106,8 @@ def test_rouge_counts_stems_and_keeps_the_order():
         ("#### 12.00", "12"),
         ("She pays 18 dollars.", "18"),
         ("The total is 1,000.", "1000"),
-        ("#### 5 and later #### 6", "6"),
+        ("#### 5 and later #### 6", "5"),
+        ("10-5 is what is left", "5"),
         ("no number", None),
     ],
 )
@@ -159,6 +161,11 @@ EQUAL = [
     (r"\text{Monday}", "Monday"),
     (r"\$12", "12"),
     (r"3\!\cdot\!4", r"3\cdot4"),
+    (r"11,\! 111,\! 111", "11111111"),
+    (r"\frac 59", r"\frac{5}{9}"),
+    (r"5\text{ cm}^{2}", "5"),
+    ("0.5", r"\frac{1}{2}"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
 ]
 UNLIKE = [("1", "2"), (r"\frac{1}{2}", r"\frac{2}{1}"), ("(1,2)", "(2,1)"), ("x", "y"), ("10", "100"), ("5", "-5")]
 

@@ -95,6 +95,11 @@ def test_steps_of_the_freezing_scale_with_the_run(name, ratio):
     assert scaled.every == pytest.approx(ratio * recipe.avf_every, abs=1)
 
 
+def test_steps_that_were_chosen_for_a_run_stay():
+    chosen = read("cola").changed(avf_first_step=300)
+    assert chosen.schedule(938) == AvfSchedule(300, 20, 5)  # a tenth of the table's run
+
+
 def test_the_length_of_the_tables_run_stays_when_the_recipe_is_changed():
     recipe = read("cola")
     assert recipe.table_steps == 35 * math.ceil(8551 / 32)
@@ -127,6 +132,8 @@ def test_an_unknown_recipe_is_told_with_the_nearest():
         ({"batch_size": 6, "gradient_accumulation_steps": 4}, "multiple of gradient_accumulation_steps"),
         ({"avf_first_step": 0}, "avf_first_step: got 0"),
         ({"budget": "2M"}, "budget: got '2M', expected 1.2M, 0.6M or 0.3M"),
+        ({"labels": ("one",)}, "labels: got one, expected two or more"),
+        ({"bias": "some"}, "bias: got 'some', expected layers or all"),
         ({"precision": "fp8"}, "precision: got 'fp8', expected fp32, bf16 or bf16_weights"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -13,8 +15,9 @@ from vectorfit.tasks import recipe as recipes
 from vectorfit.tasks import training
 from vectorfit.tasks.__main__ import main
 from vectorfit.tasks.data import read as read_data
-from vectorfit.tasks.methods import METHODS, build
+from vectorfit.tasks.methods import METHODS, RATES, build
 from vectorfit.tasks.question_answering import QuestionAnswering, best_spans
+from vectorfit.tasks.task import class_id
 from vectorfit.tasks.tiny import SETTINGS
 from vectorfit.tasks.trainer import Log
 from vectorfit.tasks.training import KINDS, Options, run
@@ -124,7 +127,8 @@ class Killed(BaseException):
 def test_a_stopped_run_goes_on_to_the_identical_file(method, tmp_path, monkeypatch):
     assert tiny("rte", tmp_path / "whole", "--method", method) == 0
     shutil.copytree(tmp_path / "whole" / "tiny", tmp_path / "stopped" / "tiny")
-    recipe = recipes.read("rte").changed(**SETTINGS)
+    recipe = recipes.read("rte")
+    recipe = recipe.changed(**SETTINGS, learning_rate=RATES.get(method, recipe.learning_rate))
     options = Options(method=method, tiny=True, output_dir=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         ends = Log.on_step_end
@@ -202,6 +206,69 @@ def test_bad_input_is_one_clear_line_and_status_2(tmp_path, capsys):
     assert "the model" in told
 
 
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("seed: got -1", "cola --seed -1"),
+        ("head trains nothing", "gsm8k --method head"),
+        ("labels: got 3, expected two", "mrpc --labels a b c"),
+        ("no tiny model like 'other'", "cola --model other"),
+        ("input_columns: got question, expected 2 of them", "squad --input_columns question"),
+        ("leaves no room for passages", "squad --max_length 8"),
+        ("invalid int value: 'x'", "cola --batch_size x"),
+        ("unrecognized arguments: --metric", "cola --metric rouge"),
+    ],
+)
+def test_odd_flags_are_told_in_a_line(told, arguments, tmp_path, capsys):
+    name, *flags = arguments.split()
+    assert told in refused(capsys, name, "--tiny", "--output_dir", tmp_path / "run", *flags)
+
+
+def test_folders_that_are_no_runs_and_no_models(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert "cannot be" in refused(capsys, "rte", "--tiny", "--output_dir", tmp_path / "file")
+    (tmp_path / "model").mkdir()
+    for config in ('{"model_type": "bert"}', "[]"):
+        (tmp_path / "model" / "config.json").write_text(config)
+        assert "something else than a run" in refused(capsys, "rte", "--tiny", "--output_dir", tmp_path / "model")
+        assert (tmp_path / "model" / "config.json").read_text() == config
+    assert tiny("rte", tmp_path / "run") == 0
+    model, data = tmp_path / "run" / "tiny" / "model", tmp_path / "run" / "tiny" / "data"
+    flags = ("--model", model, "--data", data, "--output_dir", tmp_path / "other")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (model / file).unlink()
+    assert "tokenizer" in refused(capsys, "rte", *flags)
+    (model / "model.safetensors").write_bytes(b"garbage")
+    assert "cannot be had" in refused(capsys, "rte", *flags)
+    (tmp_path / "run" / "result.json").write_text("[]")
+    assert "expected 1" in refused(capsys, "compare", tmp_path / "run")
+
+
+def test_runs_that_differ_in_more_than_seeds_are_not_averaged(tmp_path, capsys):
+    for seed, rate in (("0", "1e-3"), ("1", "1e-2")):
+        flags = ("--seed", seed, "--learning_rate", rate, "--max_train_rows", "4")
+        assert tiny("rte", tmp_path / seed, *flags) == 0
+    assert "learning_rate = 0.01" in refused(capsys, "compare", tmp_path, "--output_dir", tmp_path / "out")
+
+
+def test_a_head_that_fits_is_trained_too(tmp_path):
+    """A checkpoint that was trained on another task of as many classes."""
+    assert tiny("rte", tmp_path / "run") == 0
+    place = tmp_path / "run" / "tiny" / "model"
+    AutoModelForSequenceClassification.from_pretrained(place, num_labels=2).save_pretrained(place)
+    own = recipes.read("rte").changed(**SETTINGS, models=(str(place),))
+    _, head = KINDS[own.kind](own).load(own.model, torch.float32)
+    assert head == ("classifier",)
+
+
+def test_numbers_that_are_names_of_classes_stay_apart():
+    assert [class_id(value, ("1", "2", "3")) for value in ("1", 2, "3")] == [0, 1, 2]
+    assert [class_id(value, ("no", "yes")) for value in ("yes", 1, "0")] == [1, 1, 0]
+    for value, labels in (("0", ("1", "2")), (2, ("no", "yes")), ("-1", ("no", "yes")), ("maybe", ("no", "yes"))):
+        with pytest.raises(ValueError, match=str(value)):
+            class_id(value, labels)
+
+
 def test_an_answer_that_is_not_where_it_should_be(tmp_path, capsys):
     rows = [{"question": "Who?", "context": "It was Ada.", "answers": {"text": ["Ada"], "answer_start": [0]}}]
     for split in ("train", "dev"):
@@ -210,13 +277,45 @@ def test_an_answer_that_is_not_where_it_should_be(tmp_path, capsys):
     assert "'Ada' does not begin at letter 0" in told
 
 
-def test_memory_can_be_saved_without_another_result(tmp_path):
+@pytest.mark.parametrize("name", ["gsm8k", "xsum"])
+def test_memory_can_be_saved_without_another_result(name, tmp_path):
     runs = {"plain": (), "twice": ("--gradient_checkpointing", "true"), "parts": ("--gradient_accumulation_steps", "2")}
-    for name, flags in runs.items():
-        assert tiny("gsm8k", tmp_path / name, *flags) == 0
-    plain, twice, parts = (vectors(tmp_path / name / "vectors.safetensors") for name in runs)
-    assert all(torch.equal(plain[name], twice[name]) for name in plain)
-    assert all(torch.allclose(plain[name], parts[name], atol=1e-5) for name in plain)
+    for run_name, flags in runs.items():
+        assert tiny(name, tmp_path / run_name, *flags) == 0
+    plain, twice, parts = (vectors(tmp_path / run_name / "vectors.safetensors") for run_name in runs)
+    losses = [json.loads((tmp_path / run_name / "log.jsonl").read_text().splitlines()[0])["loss"] for run_name in runs]
+    assert losses[0] == pytest.approx(losses[1])
+    assert losses[2] == pytest.approx(losses[0], rel=0.05)  # not twice as much
+    if name == "gsm8k":  # without dropout, whose draws differ by the part
+        assert all(torch.equal(plain[key], twice[key]) for key in plain)
+        assert all(torch.allclose(plain[key], parts[key], atol=1e-5) for key in plain)
+
+
+def test_a_rate_that_is_given_counts(tmp_path):
+    """Even where it is VectorFit's own; without one each method has its own."""
+    flags = ("--method", "lora", "--max_train_rows", "4")
+    assert tiny("rte", tmp_path / "given", *flags, "--learning_rate", "1e-3") == 0
+    assert tiny("rte", tmp_path / "own", *flags) == 0
+    assert [result(tmp_path / name)["learning_rate"] for name in ("given", "own")] == [1e-3, RATES["lora"]]
+
+
+def test_a_training_that_diverges_says_so(tmp_path, capsys):
+    folder = tmp_path / "run"
+    flags = ("--method", "full", "--learning_rate", "1e30", "--output_dir", folder)
+    assert "lower --learning_rate" in refused(capsys, "cola", "--tiny", *flags)
+    assert not (folder / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
+    for name, command in (("two", launch), ("one", [sys.executable])):
+        flags = ["-m", "vectorfit.tasks", "gsm8k", "--tiny", "--output_dir", str(tmp_path / name)]
+        subprocess.run([*command, *flags], check=True, capture_output=True)
+    one, two = (vectors(tmp_path / name / "vectors.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+    assert result(tmp_path / "one")["scores"] == result(tmp_path / "two")["scores"]
+    assert [len((tmp_path / name / "log.jsonl").read_text().splitlines()) for name in ("one", "two")] == [8, 8]
 
 
 def test_training_learns(tmp_path):
@@ -232,7 +331,9 @@ def test_training_learns(tmp_path):
 def prepared(name, tmp_path, **changes):
     recipe = recipes.read(name)
     folder = training.RunFolder(tmp_path)
-    own, options = training._made_tiny(recipe.changed(**{**SETTINGS, **changes}), Options(tiny=True), folder)
+    recipe = recipe.changed(**{**SETTINGS, **changes})
+    own, options = training._tiny(recipe, Options(tiny=True), folder)
+    training._write_tiny(recipe, folder)
     task, rows = KINDS[own.kind](own), read_data(own, options.data)
     task.prepare(rows)
     return own, task, rows, *task.load(own.model, torch.float32)
@@ -289,7 +390,7 @@ def test_windows_hold_their_answers(tmp_path):
     _own, task, rows, _, _ = prepared("squad", tmp_path, max_length=32)
     assert isinstance(task, QuestionAnswering)
     question, context, answers = task._columns(rows.train)
-    windows = task._windows(question, context)
+    ((_, windows),) = task._windows(question, context)
     assert len(windows["input_ids"]) > len(question)  # some have several
     found = set()
     for window, example in enumerate(task.examples(rows.train, training=True)):
