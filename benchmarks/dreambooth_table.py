@@ -111,6 +111,8 @@ published one. In brackets 95 % intervals over subjects, seeds together. The pho
 steps are those with the highest sum of DINO and CLIP-T on two other subjects (`dreambooth_scores/tuning/`, seed 0, with
 the command's `--tune`). Seconds and peak memory are of one training each of one subject (the dog), one after the other
 with nothing beside them (`--cost`); they include loading, factorising and encoding, not the drawing of class images.
+Two subjects are few to tune by: where the best settings lie at the end of what was tried (three rates, three lengths),
+better ones may lie beyond. The weight of L1 (1e-5) and the rate of dropout on sigma (0.05) were not tuned at all.
 
 {open_ends}
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, Trainer
 
 from vectorfit import VectorFitError
@@ -64,8 +63,8 @@ class Task(ABC):
             ) from error
         self._require_words(source)
         lacking = [*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])]
-        fresh = dict.fromkeys(_head_of(name, model) for name in sorted(lacking))
-        strangers = sorted(name for name in lacking if _head_of(name, model) is None)
+        fresh = dict.fromkeys(_head_of(name) for name in sorted(lacking))
+        strangers = sorted(name for name in lacking if _head_of(name) is None)
         if strangers:
             raise VectorFitError(f"the model {source!r} has no weights for {strangers[0]}; it is of another kind")
         self.complete(model)
@@ -126,14 +125,11 @@ class Rows(torch.utils.data.Dataset[Any]):
         return self.task.example({name: row[own] for name, own in self.names.items()}, self.training)
 
 
-def _head_of(name: str, model: nn.Module) -> str | None:
+def _head_of(name: str) -> str | None:
     """The path of the head that a parameter belongs to, if any."""
     parts = name.split(".")
     found = next((place for place, part in enumerate(parts) if part in FRESH), None)
-    if found is None:
-        return None
-    path = ".".join(parts[: found + 1])
-    return path if isinstance(model.get_submodule(path), nn.Module) else None
+    return None if found is None else ".".join(parts[: found + 1])
 
 
 def written(trainer: Trainer, task: Task, examples: Examples, **options: Any) -> list[str]:
