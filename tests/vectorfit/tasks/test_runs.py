@@ -339,8 +339,15 @@ def prepared(name, tmp_path, **changes):
     return own, task, rows, *task.load(own.model, torch.float32)
 
 
-@pytest.mark.parametrize("name", ["cola", "xsum", "mnist", "gsm8k"])
-@pytest.mark.parametrize("method", ["lora", "adalora", "houlsby", "pfeiffer", "svft", "vectorfit"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(("cola", method) for method in ("lora", "adalora", "houlsby", "pfeiffer", "svft", "vectorfit")),
+        *(("xsum", method) for method in ("lora", "houlsby")),
+        *(("mnist", method) for method in ("pfeiffer", "svft")),
+        *(("gsm8k", method) for method in ("adalora", "houlsby")),
+    ],
+)
 def test_every_method_begins_at_the_pretrained_model(name, method, tmp_path):
     own, task, rows, model, head = prepared(name, tmp_path)
     examples = task.examples(rows.train, training=True)
