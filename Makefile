@@ -33,12 +33,8 @@ demo: .venv/installed
 	@echo "comparison   runs/demo/generated/comparison.png"
 	@echo "subject file runs/demo/vectors.safetensors"
 
-# Two halves at the same time, for one alone leaves a core idle; what the other half said comes after.
-OTHER_HALF := tests/vectorfit tests/eval tests/app
 test: .venv/installed-dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(OTHER_HALF) > .venv/other-half.log 2>&1 & other=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(addprefix --ignore=,$(OTHER_HALF)); status=$$?; \
-	wait $$other || status=$$?; cat .venv/other-half.log; exit $$status
+	$(BIN)/python -m pytest
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -190,6 +190,7 @@ def test_the_samples_of_a_root_anywhere_are_shown(root, tmp_path):
     assert [gr.skip() == part for part in again[:4]] == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
     monkeypatch.chdir(ROOT)
     photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]

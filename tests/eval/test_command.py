@@ -132,6 +132,7 @@ def test_plain_folders_are_scored_alone(tmp_path, capsys):
         score(tmp_path / "out", tmp_path / "r.json")
 
 
+@pytest.mark.slow
 def test_two_processes_generate_and_score_what_one_does(generated, run, prompts, tmp_path):
     launch = [
         sys.executable,

@@ -159,6 +159,7 @@ def test_clip_files_are_held_to_their_published_hash(tmp_path):
         load_clip(CLIP_B32, tmp_path / "absent.pt", "cpu")
 
 
+@pytest.mark.slow
 def test_openais_archive_and_dinov2s_file_load(tmp_path):
     """OpenAI publishes a TorchScript archive; timm's DINOv2 has position embeddings for 518 pixels and a mask token."""
     torch.manual_seed(0)

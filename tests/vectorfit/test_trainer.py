@@ -207,6 +207,7 @@ def rank(number, count, port, folder):
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_two_processes_freeze_the_same_and_train_as_one(tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["transformers", "peft"])

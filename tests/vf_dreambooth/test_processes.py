@@ -73,6 +73,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 DRIFT = ("--prior", "drift", "--drift_weight", 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), pytest.param(DRIFT, marks=pytest.mark.slow)], ids=["class images", "drift"])
 def test_two_processes_equal_one(arguments, tmp_path, flags):
     run_on(1, arguments(tmp_path / "one" / "run", *COMPARABLE, *flags, "--train_batch_size", 4))
