@@ -95,10 +95,6 @@ class Task(ABC):
     def examples(self, split: Split, training: bool) -> Examples:
         """A split's rows as the model takes them: `Rows` of `example`, unless a row makes several."""
 
-    def example(self, row: Mapping[str, Any], training: bool) -> Any:
-        """What the model takes of one row; its columns go by the recipe's names."""
-        raise NotImplementedError
-
     @property
     @abstractmethod
     def collator(self) -> Callable[[list[Any]], dict[str, Any]]:
@@ -109,10 +105,19 @@ class Task(ABC):
         """How well the trained model does on a split, the number that stands for the run first."""
 
 
+class OfRows(Protocol):
+    """A task in which every row makes one example."""
+
+    recipe: Recipe
+
+    def example(self, row: Mapping[str, Any], training: bool) -> Any:
+        """What the model takes of one row, whose columns go by the recipe's names."""
+
+
 class Rows(torch.utils.data.Dataset[Any]):
     """A split's rows, made into examples when they are asked for: large data sets do not fit memory otherwise."""
 
-    def __init__(self, task: Task, split: Split, training: bool) -> None:
+    def __init__(self, task: OfRows, split: Split, training: bool) -> None:
         self.task, self.split, self.training = task, split, training
         wanted = (*task.recipe.input_columns, task.recipe.target_column)
         self.names = {name: split.name(name) for name in wanted}
