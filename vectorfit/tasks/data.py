@@ -24,7 +24,7 @@ TABLES = (".tsv", ".csv", ".jsonl", ".json", ".txt")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 CUT_SHORT = 1e-3  # of a table's rows may be
 HELD_OUT = 0.1  # of the rows, where there is only one split
-IDX_SPLITS = {"train": "train", "t10k": "test"}
+IDX_SPLITS = {"t10k": "test"}
 
 
 @dataclass(frozen=True)

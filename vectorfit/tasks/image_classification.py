@@ -1,5 +1,6 @@
 """CIFAR-10, GTSRB, MNIST, RESISC45: what a picture shows."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,9 +39,10 @@ class ImageClassification(Task):
     def _classes(self, split: Split) -> tuple[str, ...]:
         feature = getattr(split.rows, "features", {}).get(split.name(self.recipe.target_column))
         names = getattr(feature, "names", None)  # of a data set on the hub
-        found = {str(value) for value in split.column(self.recipe.target_column)} if names is None else ()
-        return tuple(names or sorted(found, key=lambda name: (not name.isdecimal(), int(name or 0), name)
-                                     if name.isdecimal() else (True, 0, name)))  # fmt: skip
+        if names:
+            return tuple(names)
+        found = {str(value) for value in split.column(self.recipe.target_column)}
+        return tuple(sorted(found, key=lambda name: (int(name) if name.isdecimal() else math.inf, name)))
 
     def model_options(self) -> dict[str, Any]:
         return {

@@ -64,9 +64,8 @@ class Method:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """The trained parameters, and what else a training must have to go on."""
-        found = {name: value.detach() for name, value in self.parameters.items()}
-        return {name: value.cpu().contiguous() for name, value in found.items()}
+        """The trained parameters, the head's too, by name."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.parameters.items()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -208,7 +208,6 @@ METRICS: Mapping[str, Callable[[Any, Any], Scores]] = {
     "accuracy_f1": accuracy_f1,
     "pearson": pearson,
     "rouge": rouge,
-    "squad": squad,
     "gsm8k": gsm8k,
     "math": math,
 }

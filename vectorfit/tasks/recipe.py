@@ -1,4 +1,4 @@
-"""What a task trains on and with: the paper's settings, one TOML file per data set, every key a flag."""
+"""What a task trains on and with: the paper's settings, one TOML file per data set, its keys flags of the command."""
 
 import difflib
 import math

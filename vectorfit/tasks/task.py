@@ -44,7 +44,7 @@ class Task(ABC):
         self.processor: Any = None
 
     def load(self, source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, tuple[str, ...]]:
-        """The pretrained model, and the paths of its modules that no pretrained weights were there for.
+        """The pretrained model, and the paths of its head: what the task brings along, trained whole.
 
         Raises:
             VectorFitError: the model cannot be had, or it lacks more than a head.

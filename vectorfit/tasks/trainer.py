@@ -100,6 +100,7 @@ def total_steps(recipe: Recipe, examples: int) -> int:
 def make(
     recipe: Recipe, seed: int, task: Task, method: Method, examples: Examples, folder: RunFolder, steps: int
 ) -> tuple[TaskTrainer, Log]:
+    """The Trainer of a run of so many updates, and its log."""
     micro = micro_batch(recipe)
     arguments = TrainingArguments(
         str(folder.path / "checkpoints"),
