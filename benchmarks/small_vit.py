@@ -55,9 +55,9 @@ def _pretrain(pictures: Path, target: Path) -> None:
     rows = read(task.recipe, str(pictures))
     task.prepare(rows)
     task.processor = ViTImageProcessor(size={"height": 32, "width": 32})
-    model = ViTForImageClassification(
-        ViTConfig(**SIZES, image_size=32, patch_size=4, hidden_dropout_prob=0.1, **task.model_options())
-    )
+    config = ViTConfig(**SIZES, image_size=32, patch_size=4, hidden_dropout_prob=0.1, **task.model_options())
+    config._attn_implementation = "eager"  # twice as fast as torch's own under autocast on CPUs
+    model = ViTForImageClassification(config)
     loader = DataLoader(task.examples(rows.train, training=True), BATCH, shuffle=True, collate_fn=task.collator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     steps = EPOCHS * len(loader)

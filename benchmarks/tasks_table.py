@@ -29,7 +29,8 @@ FACTOR = 10**0.5  # between the rates tried; on from an end while the best is th
 VECTORS = (3e-3, 1e-2, 3e-2)
 FIRST = {"full": (1e-5, 3e-5, 1e-4)}
 FIRST |= dict.fromkeys(("lora", "adalora", "houlsby", "pfeiffer", "head"), (3e-4, 1e-3, 3e-3))
-FURTHER = 3  # rates at most beside the first
+FURTHER = 2  # rates at most beside the first
+TUNED_SHARE = 0.5  # of the updates of the table's run, that a tried rate gets
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Setup:
     rows: int  # trained on, about
     entries: tuple[Entry, ...]
     limits: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 def minilm(data: Path) -> str:
@@ -68,10 +70,11 @@ def minilm(data: Path) -> str:
 FEW = (Entry("vectorfit"), Entry("no_avf"), Entry("lora"), Entry("lora", "1.2M"), Entry("full"))
 ALL = (*(Entry(method, seeds=3) for method in METHODS), Entry("lora", "1.2M", seeds=3))
 SEEN = tuple(Entry(method) for method in (*VARIANTS, "lora", "full", "head"))
+TEXT = ("--group_by_length", "true")
 SETUPS = {
-    "cola": Setup(lambda data: data / "glue" / "CoLA", minilm, 3, 8551, ALL),
-    "sst2": Setup(lambda data: data / "glue" / "SST-2", minilm, 3, 8000, FEW, ("--max_train_rows", "8000")),
-    "stsb": Setup(lambda data: data / "glue" / "STS-B", minilm, 3, 5749, FEW),
+    "cola": Setup(lambda data: data / "glue" / "CoLA", minilm, 3, 8551, ALL, flags=TEXT),
+    "sst2": Setup(lambda data: data / "glue" / "SST-2", minilm, 3, 8000, FEW, ("--max_train_rows", "8000"), TEXT),
+    "stsb": Setup(lambda data: data / "glue" / "STS-B", minilm, 3, 5749, FEW, flags=TEXT),
     "cifar10": Setup(unseen, pretrained, 10, 4000, SEEN),
     "mnist": Setup(lambda data: data / "mnist", pretrained, 5, 9000, SEEN),
 }
@@ -85,7 +88,7 @@ def train(task: str, entry: Entry, rate: float, seed: int, folder: Path, data: P
     flags |= {"budget": entry.budget} if entry.budget else {}
     given = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
     if not (folder / "result.json").exists():
-        subprocess.run([sys.executable, "-m", "vectorfit.tasks", task, *given, *more], check=True)
+        subprocess.run([sys.executable, "-m", "vectorfit.tasks", task, *given, *setup.flags, *more], check=True)
     return json.loads((folder / "result.json").read_text())
 
 
@@ -96,12 +99,17 @@ def rates_of(task: str, method: str) -> dict[float, float]:
     return {float(rate): score for rate, score in tried.items()}
 
 
+def _best(tried: dict[float, float]) -> float:
+    """The rate with the best score; of equal ones the highest, as rates too low teach nothing."""
+    return max(tried, key=lambda rate: (tried[rate], rate))
+
+
 def _next(tried: dict[float, float], first: Sequence[float]) -> float | None:
     """The rate to try next: those given, then on from an end while the best is there."""
     rest = [rate for rate in first if not any(abs(rate / other - 1) < 0.2 for other in tried)]
     if rest:
         return rest[0]
-    best = max(tried, key=lambda rate: tried[rate])
+    best = _best(tried)
     if len(tried) >= len(first) + FURTHER or min(tried) < best < max(tried):
         return None
     return best * FACTOR if best == max(tried) else best / FACTOR
@@ -112,8 +120,7 @@ def tune(task: str, method: str, data: Path) -> float:
     first = FIRST.get(method, VECTORS)
     while (rate := _next(rates_of(task, method), first)) is not None:
         folder = WORK / "rates" / task / f"{method}-{rate:.3g}"
-        # As many updates as the table's run has: fewer tell rates apart badly.
-        epochs = str(round(SETUPS[task].epochs * SETUPS[task].rows / TUNED_ROWS))
+        epochs = str(round(TUNED_SHARE * SETUPS[task].epochs * SETUPS[task].rows / TUNED_ROWS))
         rows = ("--max_train_rows", str(TUNED_ROWS), "--holdout", str(HELD_OUT), "--epochs", epochs)
         result = train(task, Entry(method), rate, 0, folder, data, *rows)
         tried = {f"{known:.3g}": score for known, score in rates_of(task, method).items()}
@@ -121,8 +128,7 @@ def tune(task: str, method: str, data: Path) -> float:
         kept = tried | {f"{rate:.3g}": round(result["score"], 3)}
         write_atomically(RATES / f"{task}-{method}.json", (json.dumps(kept, indent=1) + "\n").encode())
         print(task, method, f"{rate:.3g}", result["score"], flush=True)
-    tried = rates_of(task, method)
-    return max(tried, key=lambda rate: tried[rate])
+    return _best(rates_of(task, method))
 
 
 def wanted(tasks: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, Entry, int]]:

@@ -60,6 +60,7 @@ class Recipe:
     gradient_accumulation_steps: int = _key("forward passes in an update; each has its part of batch_size", 1)
     precision: str = _key("fp32, bf16 (autocast), or bf16_weights (the frozen weights too)", "fp32")
     gradient_checkpointing: bool = _key("compute activations twice to keep fewer", False)
+    group_by_length: bool = _key("batches of texts of like length: less padding to compute", False)
     bias: str = _key("'all' trains the LayerNorms' biases too", "layers")
     max_length: int = _key("tokens of an input", 128)
     max_target_length: int = _key("tokens of an answer that is written", 128)
@@ -122,6 +123,8 @@ class Recipe:
                 f"batch_size: got {self.batch_size}, expected a multiple of gradient_accumulation_steps "
                 f"({self.gradient_accumulation_steps})"
             )
+        if self.group_by_length and self.kind == "image_classification":
+            problems.append("group_by_length: got true, expected false: pictures are of one length")
         if len(set(self.labels)) < len(self.labels) or len(self.labels) == 1:
             problems.append(f"labels: got {', '.join(self.labels)}, expected two or more that differ")
         if self.metric == "accuracy_f1" and len(self.labels) != 2:

