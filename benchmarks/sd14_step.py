@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.methods import EXPLAINED, adapt
 from benchmarks.starter_scores import write_table
-from vf_dreambooth.estimate import peak_memory
+from vectorfit.memory import peak_memory
 from vf_dreambooth.objective import Denoiser
 
 METHODS = ("frozen", "lora 2", "vectorfit")

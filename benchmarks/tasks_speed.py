@@ -21,9 +21,9 @@ from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 from benchmarks.starter_scores import write_table
 from vectorfit import AdaptiveVectorFreezing
 from vectorfit.analysis import save_figure
+from vectorfit.memory import peak_memory
 from vectorfit.tasks import recipe
 from vectorfit.tasks.methods import build
-from vectorfit.tasks.results import peak_memory
 
 RESULT = Path(__file__).with_suffix(".md")
 MAPPED = {"type_vocab_size": 0, "position_biased_input": False, "relative_attention": True, "position_buckets": 256}

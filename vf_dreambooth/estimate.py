@@ -1,14 +1,14 @@
 """What a training will take: a few updates on random latents, timed, and nothing kept."""
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
+
+from vectorfit.memory import peak_memory
 
 from .data import Latents, Sampler
 from .method import Method
@@ -35,17 +35,6 @@ def _timed(call: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
-
-
-def peak_memory() -> int:
-    """Bytes: of the accelerator where there is one, otherwise of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(setup: Setup, pipe: StableDiffusionPipeline, vectors: dict, accelerator: Accelerator) -> Estimate:

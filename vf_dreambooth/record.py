@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 
 from vectorfit.analysis import write_training
+from vectorfit.memory import peak_memory
 
 from . import card, checkpoint
-from .estimate import peak_memory
 from .images import grid, write_png
 from .method import Method
 from .pipeline import previewing, sample

@@ -1,6 +1,7 @@
 """What of a pretrained model is trained: VectorFit, its variants, SVFT, and what they are compared with."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,7 +195,8 @@ def _inject_lora(method: Method, recipe: Recipe, total_steps: int) -> None:
     """LoRA or AdaLoRA on the layers that VectorFit adapts."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
-    targets = [layer.path for layer in method.plan.layers]
+    paths = [layer.path for layer in method.plan.layers]
+    targets = "|".join(map(re.escape, paths))  # of a list, PEFT takes every layer whose path ends so
     config: Any
     if method.name == "lora":
         config = LoraConfig(r=method.size, lora_alpha=method.size, target_modules=targets)
@@ -216,5 +218,5 @@ def _inject_lora(method: Method, recipe: Recipe, total_steps: int) -> None:
     if method.name == "adalora":
         tuner: Any = method.trained.base_model
         # PEFT knows whole average ranks only; b(T) may be less than one a matrix.
-        tuner.rankallocator.target_bgt = max(1, round(average * len(targets)))
+        tuner.rankallocator.target_bgt = max(1, round(average * len(paths)))
         method.callbacks.append(AdaLoraCallback(tuner))

@@ -1,13 +1,10 @@
 """What came out of a run: RUN/result.json, one form for every task and method."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
@@ -28,17 +25,6 @@ class Cost:
     epochs: float
     memory: int
     file_bytes: int
-
-
-def peak_memory() -> int:
-    """Bytes: of the accelerator where there is one, otherwise of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return 0  # not known without another package
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def write_result(

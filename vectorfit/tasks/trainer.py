@@ -90,8 +90,12 @@ class Log(TrainerCallback):
             return
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.run.cut_log(state.global_step)
-        self.earlier = max((entry["seconds"] for entry in self.run.read_log()), default=0.0)
+        self.take_up()
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", file=sys.stderr, mininterval=1)
+
+    def take_up(self) -> None:
+        """Counts the seconds of the stretches that the log tells of."""
+        self.earlier = max((entry["seconds"] for entry in self.run.read_log()), default=0.0)
 
     @property
     def seconds(self) -> float:
@@ -182,10 +186,28 @@ def make(
     return trainer, log
 
 
+def train(trainer: TaskTrainer, log: Log, steps: int) -> None:
+    """Trains up to so many updates, on from the newest checkpoint."""
+    checkpoint = last_checkpoint(log.run)
+    if checkpoint is not None and _updates(checkpoint) >= steps:
+        # Stopped while it scored. Trainer would begin another epoch where the last one was not whole.
+        trainer._load_from_checkpoint(str(checkpoint))
+        log.take_up()
+        return
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        log.bar.close()
+
+
+def _updates(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def last_checkpoint(folder: RunFolder) -> Path | None:
     """The newest whole checkpoint: what Trainer writes last is there, and whole."""
     found = [path for path in (folder.path / "checkpoints").glob("checkpoint-*") if _is_whole(path)]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(found, key=_updates, default=None)
 
 
 def _is_whole(checkpoint: Path) -> bool:

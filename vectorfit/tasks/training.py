@@ -14,6 +14,7 @@ from accelerate import PartialState
 from transformers import Trainer, set_seed
 
 from vectorfit import VectorFitError
+from vectorfit.memory import peak_memory
 from vectorfit.runs import RunFolder
 
 from . import data, tiny
@@ -23,11 +24,11 @@ from .methods import Method, build
 from .metrics import Scores
 from .question_answering import QuestionAnswering
 from .recipe import Recipe, read
-from .results import RESULT, Cost, flat, peak_memory, read_result, write_result
+from .results import RESULT, Cost, flat, read_result, write_result
 from .summarization import Summarization
 from .task import Task
 from .text_classification import TextClassification
-from .trainer import last_checkpoint, make, total_steps
+from .trainer import make, total_steps, train
 
 KINDS: dict[str, type[Task]] = {
     "text_classification": TextClassification,
@@ -91,11 +92,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     if PartialState().is_main_process:
         folder.write_config({"settings": settings, "steps": steps, "versions": _versions()})
     trainer, log = make(recipe, options.seed, task, method, examples, folder, steps)
-    resumed = last_checkpoint(folder)
-    try:
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    finally:
-        log.bar.close()
+    train(trainer, log, steps)
     seconds, memory = log.seconds, peak_memory()  # before scoring, which takes its own
     scores = _scores(task, trainer, rows)
     if trainer.is_world_process_zero():

@@ -1,13 +1,17 @@
 """Whole runs on tiny models: every recipe, every method, stopped and gone on, refused, compared."""
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
 import vectorfit as vf
@@ -19,7 +23,7 @@ from vectorfit.tasks.methods import METHODS, RATES, build
 from vectorfit.tasks.question_answering import QuestionAnswering, best_spans
 from vectorfit.tasks.task import class_id
 from vectorfit.tasks.tiny import SETTINGS
-from vectorfit.tasks.trainer import Log
+from vectorfit.tasks.trainer import ByLength, Log
 from vectorfit.tasks.training import KINDS, Options, run
 
 
@@ -123,12 +127,14 @@ class Killed(BaseException):
     """As abrupt as a signal: nothing in between catches it."""
 
 
-@pytest.mark.parametrize("method", ["vectorfit", "adalora"])
-def test_a_stopped_run_goes_on_to_the_identical_file(method, tmp_path, monkeypatch):
-    assert tiny("rte", tmp_path / "whole", "--method", method) == 0
+@pytest.mark.parametrize(("method", "grouped"), [("vectorfit", True), ("adalora", False)])
+def test_a_stopped_run_goes_on_to_the_identical_file(method, grouped, tmp_path, monkeypatch):
+    flags = ("--group_by_length", "true") if grouped else ()
+    assert tiny("rte", tmp_path / "whole", "--method", method, *flags) == 0
     shutil.copytree(tmp_path / "whole" / "tiny", tmp_path / "stopped" / "tiny")
     recipe = recipes.read("rte")
-    recipe = recipe.changed(**SETTINGS, learning_rate=RATES.get(method, recipe.learning_rate))
+    rate = RATES.get(method, recipe.learning_rate)
+    recipe = recipe.changed(**SETTINGS, learning_rate=rate, group_by_length=grouped)
     options = Options(method=method, tiny=True, output_dir=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         ends = Log.on_step_end
@@ -150,6 +156,39 @@ def test_a_stopped_run_goes_on_to_the_identical_file(method, tmp_path, monkeypat
     assert all(torch.equal(one[name], other[name]) for name in one)
     lines = (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
+
+
+def test_a_run_stopped_while_it_scored_only_scores(tmp_path, monkeypatch):
+    assert tiny("rte", tmp_path / "whole", "--epochs", "1.5") == 0
+    shutil.copytree(tmp_path / "whole" / "tiny", tmp_path / "stopped" / "tiny")
+    recipe = recipes.read("rte").changed(**SETTINGS | {"epochs": 1.5})
+    options = Options(tiny=True, output_dir=str(tmp_path / "stopped"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_scores", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(recipe, options)
+    log = (tmp_path / "stopped" / "log.jsonl").read_text()
+    found, whole = run(recipe, options), result(tmp_path / "whole")
+    assert (tmp_path / "stopped" / "log.jsonl").read_text() == log
+    assert found["seconds"] > 0
+    assert found["score"] == whole["score"]
+    one, other = (vectors(tmp_path / name / "vectors.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@given(st.integers(1, 700), st.integers(1, 8), st.integers(0, 3))
+def test_batches_of_like_length_hold_every_example_once(count, size, seed):
+    lengths = np.random.default_rng(seed).integers(1, 60, count)
+    sampler = ByLength(lengths, size, seed)
+    order = list(sampler)
+    assert sorted(order) == list(range(count))
+    assert list(sampler) == order
+    sampler.set_epoch(1)
+    assert count < 20 or list(sampler) != order
+    whole = order[: count // size * size]
+    if count <= 50 * size and whole:  # one pool: no batch reaches into the lengths of another
+        spans = sorted((min(batch), max(batch)) for batch in lengths[whole].reshape(-1, size))
+        assert all(high <= low for (_, high), (low, _) in itertools.pairwise(spans))
 
 
 def vectors(path):
@@ -176,6 +215,10 @@ def refused(capsys, *arguments):
     assert len([line for line in told if line.startswith("vectorfit.tasks:")]) == 1
     assert "Traceback" not in "".join(told)
     return told[-1]
+
+
+def test_pictures_have_no_lengths(capsys):
+    assert "pictures are of one length" in refused(capsys, "cifar10", "--tiny", "--group_by_length", "true")
 
 
 def test_bad_input_is_one_clear_line_and_status_2(tmp_path, capsys):
