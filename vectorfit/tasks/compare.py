@@ -4,6 +4,7 @@ Figures of the paper: 1 (score against parameters), 3 (training strength), 4 and
 """
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def groups(runs: Sequence[RunFolder]) -> dict[str, list[Group]]:
     tables: dict[str, dict[tuple[int, int], Group]] = {}
     for run in runs:
         result = read_result(run)
-        title = f"{result['recipe']} · {Path(result['model']).name} · {result['epochs']:g} epochs · "
+        title = f"{result['recipe']} · {'/'.join(Path(result['model']).parts[-2:])} · {result['epochs']:g} epochs · "
         title += f"{result['train_rows']:,} rows" + (" · tiny" if result["tiny"] else "")
         title += f" · {result['settings']['holdout']:,} held out" if result["settings"]["holdout"] else ""
         place = (METHODS.index(result["method"]), result["size"])
@@ -210,7 +211,7 @@ def compare(places: Sequence[str], folder: str) -> list[Path]:
     for title, found in tables.items():
         recipe = found[0].results[0]["recipe"]
         several = sum(other.startswith(f"{recipe} ·") for other in tables) > 1
-        place = out / (recipe if not several else title.replace(" · ", "-").replace(" ", "_").replace(",", ""))
+        place = out / (recipe if not several else re.sub(r"\W+", "-", title))
         shown = []
         for name, figure in _figures(title, found):
             if figure is not None:
