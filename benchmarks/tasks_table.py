@@ -12,8 +12,8 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.small_vit import pretrained, unseen
@@ -30,6 +30,7 @@ FACTOR = 10**0.5  # between the rates tried; on from an end while the best is th
 VECTORS = (3e-3, 1e-2, 3e-2)
 FIRST = {"full": (1e-5, 3e-5, 1e-4)}
 FIRST |= dict.fromkeys(("lora", "adalora", "houlsby", "pfeiffer", "head"), (3e-4, 1e-3, 3e-3))
+OF_PICTURES = {"full": (1e-4, 3e-4, 1e-3), "lora": (1e-3, 3e-3, 1e-2), "head": (1e-3, 3e-3, 1e-2)}
 FURTHER = 2  # rates at most beside the first
 TUNED_SHARE = 0.5  # of the updates of the table's run, that a tried rate gets
 
@@ -58,6 +59,7 @@ class Setup:
     entries: tuple[Entry, ...]
     limits: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    first: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: FIRST)
 
 
 def minilm(data: Path) -> str:
@@ -76,8 +78,8 @@ SETUPS = {
     "cola": Setup(lambda data: data / "glue" / "CoLA", minilm, 3, 8551, ALL, flags=TEXT),
     "sst2": Setup(lambda data: data / "glue" / "SST-2", minilm, 3, 8000, FEW, ("--max_train_rows", "8000"), TEXT),
     "stsb": Setup(lambda data: data / "glue" / "STS-B", minilm, 3, 5749, FEW, flags=TEXT),
-    "cifar10": Setup(unseen, pretrained, 10, 4000, SEEN),
-    "mnist": Setup(lambda data: data / "mnist", pretrained, 5, 9000, SEEN),
+    "cifar10": Setup(unseen, pretrained, 8, 4000, SEEN, first=OF_PICTURES),
+    "mnist": Setup(lambda data: data / "mnist", pretrained, 3, 9000, SEEN, first=OF_PICTURES),
 }
 
 
@@ -140,7 +142,7 @@ def _next(tried: dict[float, float], first: Sequence[float]) -> float | None:
 
 def tune(task: str, method: str, data: Path) -> float:
     """The rate of a method, chosen on training rows."""
-    first = FIRST.get(method, VECTORS)
+    first = SETUPS[task].first.get(method, VECTORS)
     while (rate := _next(rates_of(task, method), first)) is not None:
         folder = WORK / "rates" / task / f"{method}-{rate:.3g}"
         epochs = str(round(TUNED_SHARE * SETUPS[task].epochs * SETUPS[task].rows / TUNED_ROWS))
