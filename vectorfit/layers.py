@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .factor_cache import factors
-from .patterns import entries, entries_of, num_entries, summed, times
+from .patterns import entries, entries_of, num_entries, product_work, summed, times
 
 Place = tuple[Tensor | None, Tensor | None]  # the rows and columns of M's entries
 DIAGONAL: Place = (None, None)
@@ -25,15 +25,14 @@ def compose(weight: Tensor, d_sigma: Tensor, U: Tensor, Vh: Tensor, place: Place
     return weight.to(torch.promote_types(weight.dtype, U.dtype)) + change
 
 
-def factored_is_cheaper(tokens: int, out: int, columns: int, entries_per_row: float = 1) -> bool:
+def factored_is_cheaper(tokens: int, out: int, columns: int, more: int = 0) -> bool:
     """Whether `U (sigma * (Vh x))` takes fewer multiply-adds, forward and backward, than composing W.
 
     Factored: 2 N r (out + in). Dense: 3 N out in for the products with W, and 2 r out in to compose W and to take
-    diag(U^T G Vh^T). Where M has more entries than its diagonal, each takes N for every product with it, in the dense
-    way out to compose and in for its gradient.
+    diag(U^T G Vh^T). `more` is what a row's product with an M of more than the diagonal takes (`product_work`): N times
+    for every product, in the dense way out times to compose and in times for the gradient.
     """
     r = min(out, columns)
-    more = r * (entries_per_row - 1)
     factored = 2 * tokens * r * (out + columns) + 3 * tokens * more
     dense = 3 * tokens * out * columns + 2 * r * out * columns + more * (out + columns)
     return factored < dense
@@ -256,7 +255,7 @@ class VectorFitLayer(nn.Module):
     def factored_is_cheaper(self, tokens: int) -> bool:
         """Which way to train a layer with a sigma at this number of tokens; see the function of that name."""
         out, r, columns = len(self.U), len(self.Vh), self.Vh.shape[1]
-        return factored_is_cheaper(tokens, out, columns, 1 if self.rows is None else len(self.rows) / r)
+        return factored_is_cheaper(tokens, out, columns, 0 if self.rows is None else product_work(r, len(self.rows)))
 
     @property
     def place(self) -> Place:

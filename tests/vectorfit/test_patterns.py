@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vectorfit as vf
+from vectorfit import patterns
 from vectorfit.export import bake, difference, lora
 from vectorfit.layers import VectorFitConv2d, VectorFitLinear, _Dense, _Factored
-from vectorfit.patterns import PATTERNS, entries_of, num_entries
+from vectorfit.patterns import PATTERNS, entries, entries_of, num_entries, times
 from vectorfit.regularizers import set_sigma_dropout
 from vectorfit.svd import decompose
 
@@ -81,7 +82,9 @@ def test_top_k_goes_by_magnitude():
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("shape", [(5, 5), (4, 7), (7, 4)])
-def test_gradcheck_and_the_dense_reference_in_float64(pattern, shape):
+@pytest.mark.parametrize("gathered", [0, patterns.GATHERED], ids=["entries", "whole"])
+def test_gradcheck_and_the_dense_reference_in_float64(pattern, shape, gathered, monkeypatch):
+    monkeypatch.setattr(patterns, "GATHERED", gathered)
     torch.manual_seed(0)
     out, columns = shape
     layer = VectorFitLinear(nn.Linear(columns, out), pattern=pattern)
@@ -104,6 +107,23 @@ def test_gradcheck_and_the_dense_reference_in_float64(pattern, shape):
     assert torch.autograd.gradcheck(factored, (x, values))
     torch.testing.assert_close(dense(x, values), x @ (weight + U @ M @ Vh).T + bias)
     torch.testing.assert_close(factored(x, values), x @ (U @ (sigma.diag() + M) @ Vh).T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_are_the_same_with_the_whole_of_M_and_with_its_entries(dtype, monkeypatch):
+    torch.manual_seed(0)
+    rows, columns = entries_of("random", 1, torch.eye(30), torch.eye(30))
+    X, B, values = torch.randn(40, 30, dtype=dtype), torch.randn(40, 30, dtype=dtype), torch.randn(len(rows))
+    found = []
+    for gathered in (0, patterns.GATHERED):
+        monkeypatch.setattr(patterns, "GATHERED", gathered)
+        assert patterns.product_work(30, len(rows)) == (len(rows) if gathered == 0 else 900)
+        found.append((times(X, values.to(dtype), rows, columns), entries(X, B, rows, columns)))
+    (one, one_entries), (whole, whole_entries) = found
+    near = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 5e-2}
+    torch.testing.assert_close(one, whole, **near)
+    torch.testing.assert_close(one_entries, whole_entries, **near)
+    assert one_entries.dtype == whole_entries.dtype == torch.float32
 
 
 @pytest.mark.parametrize("pattern", WIDER)
