@@ -23,6 +23,7 @@ from .methods import METHODS, VARIANTS
 from .results import find, flat, read_result
 
 SEEDS_DIFFER = ("seed", "data", "models")  # in settings, for a model or data set may lie elsewhere
+COLOURS = tuple(f"C{number}" for number in range(10) if number != 1)  # the orange is VectorFit's
 DRAWN = ("no_avf", "vectorfit")  # whose training strength is shown
 
 
@@ -134,9 +135,9 @@ def pareto(title: str, found: Sequence[Group]) -> Figure:
             group.mean("percent_parameters"),
             group.mean(),
             group.spread or None,
-            fmt="*" if star else "os^Dv"[number % 5],
+            fmt="*" if star else "os^DvPX"[number % 7],
             ms=14 if star else 7,
-            color="tab:orange" if star else f"C{number % 10}" if number % 10 != 1 else "0.4",
+            color="tab:orange" if star else COLOURS[number % len(COLOURS)],
             label=group.label,
             elinewidth=1,
             capsize=2,
@@ -160,9 +161,14 @@ def ablation(title: str, found: Sequence[Group]) -> Figure | None:
     axis = figure.subplots()
     colours = ["tab:orange" if group.method == "vectorfit" else "0.65" for group in shown]
     means, spreads = [group.mean() for group in shown], [group.spread for group in shown]
-    axis.bar([group.label for group in shown], means, yerr=spreads if any(spreads) else None, color=colours, capsize=3)
+    axis.bar([group.label for group in shown], means, color=colours)
+    several = [place for place, group in enumerate(shown) if len(group.scores) > 1]
+    if several:
+        of = [means[place] for place in several], [spreads[place] for place in several]
+        axis.errorbar(several, of[0], of[1], fmt="none", color="black", capsize=3)
     low, high = min(m - s for m, s in zip(means, spreads, strict=True)), max(means)
-    axis.set_ylim(low - max(0.5, 0.3 * (high - low)))
+    below = low - max(0.5, 0.3 * (high - low))
+    axis.set_ylim(max(0.0, below) if low >= 0 else below)
     axis.set_ylabel(found[0].results[0]["metric"])
     axis.set_title(title, fontsize=10)
     return figure
