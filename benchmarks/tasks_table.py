@@ -102,7 +102,7 @@ numbers behind lora, houlsby and pfeiffer are their ranks and widths, behind ada
 Rates: each method's own, for each task, the best of those tried on {TUNED_ROWS:,} training rows, scored on
 {HELD_OUT:,} other training rows, with {100 * TUNED_SHARE:.0f} % of the updates of the table's run, one seed; a factor
 of √10 apart, on from an end while the best was there, {FURTHER} further ones at most. Both sizes of LoRA share a rate,
-but on STS-B, where r = 8 fell apart at it (Pearson 5.5). MNIST takes the rates of CIFAR-10.
+but on STS-B, where r = 8 fell apart at it. MNIST takes the rates of CIFAR-10.
 
 | task | method | rate: score |
 |--|--|--|

@@ -166,9 +166,11 @@ def ablation(title: str, found: Sequence[Group]) -> Figure | None:
     if several:
         of = [means[place] for place in several], [spreads[place] for place in several]
         axis.errorbar(several, of[0], of[1], fmt="none", color="black", capsize=3)
-    low, high = min(m - s for m, s in zip(means, spreads, strict=True)), max(means)
+    low = min(m - s for m, s in zip(means, spreads, strict=True))
+    high = max(m + s for m, s in zip(means, spreads, strict=True))
     below = low - max(0.5, 0.3 * (high - low))
-    axis.set_ylim(max(0.0, below) if low >= 0 else below)
+    bottom = max(0.0, below) if low >= 0 else below
+    axis.set_ylim(bottom, high + 0.1 * (high - bottom))
     axis.set_ylabel(found[0].results[0]["metric"])
     axis.set_title(title, fontsize=10)
     return figure
