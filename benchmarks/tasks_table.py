@@ -207,7 +207,8 @@ def summarize() -> Path:
         first = groups[0]["runs"][0]
         name = f"{first['recipe']} ({first['metric']})"
         rows.append([name, f"{first['train_rows']:,} x {first['epochs']:g}", *_scores(groups, labels)])
-        beside.append(f"- {name}: {_beside(groups)}")
+        if any(group["method"] == "vectorfit" for group in groups):
+            beside.append(f"- {name}: {_beside(groups)}")
         trained += sum(run["seconds"] for group in groups for run in group["runs"])
     tried = []
     for file in sorted(RATES.glob("*.json")):
