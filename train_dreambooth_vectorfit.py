@@ -18,10 +18,8 @@ from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
-from vf_dreambooth import checkpoint, estimate, faults, hub
-from vf_dreambooth import method as vectorfit_method
+from vf_dreambooth import checkpoint, estimate, faults, hub, optimization
 from vf_dreambooth.base_models import load
-from vf_dreambooth.cli import exit_clearly, part_processes
 from vf_dreambooth.data import Latents, Sampler, encode_images
 from vf_dreambooth.images import square, views
 from vf_dreambooth.interruption import Interruption
@@ -29,10 +27,12 @@ from vf_dreambooth.objective import Denoiser, Objective
 from vf_dreambooth.photos import open_photo
 from vf_dreambooth.pipeline import adapted_models
 from vf_dreambooth.prior import class_images, recipe_for
-from vf_dreambooth.problems import Problems
 from vf_dreambooth.randomness import generator
 from vf_dreambooth.record import Record
-from vf_dreambooth.setup import Setup, announce, prepare, use_all_cores
+from vf_dreambooth.setup import Setup, announce, prepare
+from vf_training.commands import exit_clearly, part_processes
+from vf_training.device import use_all_cores
+from vf_training.problems import Problems
 
 
 def class_latents(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator) -> Latents | None:
@@ -83,30 +83,30 @@ class Loop:
     ) -> None:
         self.setup, self.config, self.accelerator, self.sampler = setup, setup.config, accelerator, sampler
         models = adapted(pipe, self.config.train_text_encoder)
-        self.method = vectorfit_method.build(self.config, models)
-        accelerator.print(f"method       {self.config.method}: {self.method.summary}")
-        self.record = Record(setup, pipe, models, self.method, accelerator, began)
-        vectors = self.method.vectors.values()
-        self.objective = Objective(self.config, pipe, sampler, setup.photos.captions, vectors, self.method.penalty)
-        parts = Denoiser(pipe.unet, pipe.text_encoder), self.method.optimizer
+        self.optimization = optimization.build(self.config, models)
+        accelerator.print(f"method       {self.config.method}: {self.optimization.trained.summary}")
+        self.record = Record(setup, pipe, models, self.optimization, accelerator, began)
+        vectors, penalty = self.optimization.vectors.values(), self.optimization.penalty
+        self.objective = Objective(self.config, pipe, sampler, setup.photos.captions, vectors, penalty)
+        parts = Denoiser(pipe.unet, pipe.text_encoder), self.optimization.optimizer
         self.denoiser, self.optimizer = accelerator.prepare(*parts)
 
     def update(self, step: int, interruption: Interruption) -> tuple[dict, bool]:
         """One optimizer update; returns its log entry, and whether any process was asked to stop."""
-        config, accelerator, method = self.config, self.accelerator, self.method
+        config, accelerator, training = self.config, self.accelerator, self.optimization
         parts = self.objective.backward(self.denoiser, step, accelerator)
         wish = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
         loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, wish]), "mean").tolist()
         self.require_finite("loss", loss, step)
-        frozen = method.freeze(step)
-        norm = float(accelerator.clip_grad_norm_(method.vectors.values(), config.max_grad_norm))
+        frozen = training.freeze(step)
+        norm = float(accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm))
         if accelerator.scaler is None:  # a scaler meets infinities as it looks for its scale, and skips those updates
             self.require_finite("gradient", norm, step)
         self.optimizer.step()
-        method.after_update()
+        training.after_update()
         self.optimizer.zero_grad(set_to_none=True)
         entry = {"step": step, "loss": loss, "instance_loss": instance, "prior_loss": prior}
-        entry |= {"lr": method.schedule.get_last_lr()[0], "grad_norm": norm}
+        entry |= {**training.rates(), "grad_norm": norm}
         return {**entry, "frozen": list(frozen)}, stopping > 0
 
     def require_finite(self, what: str, value: float, step: int) -> None:
@@ -201,8 +201,8 @@ def dry_run(setup: Setup) -> None:
     """Says what would be trained and how long it would take, and leaves nothing behind."""
     accelerator = start(setup)
     pipe = load(setup.base).to(accelerator.device)
-    method = vectorfit_method.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
-    for line in estimate.report(setup, pipe, method, accelerator):
+    built = optimization.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
+    for line in estimate.report(setup, pipe, built, accelerator):
         accelerator.print(line)
 
 

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 import vectorfit as vf
 from vectorfit import VectorFitError
-from vectorfit.analysis import heatmap, save_figure, strengths, timeline
-from vectorfit.runs import RunFolder
 from vectorfit.vectors_file import read_vectors
 from vf_dreambooth.export import Kind, export
+from vf_training import methods
+from vf_training.analysis import heatmap, save_figure, strengths, timeline
+from vf_training.runs import RunFolder
 
 from .subjects import Library, Subject
 
@@ -90,7 +91,7 @@ def loss_curve(subject: Subject) -> Figure | None:
 def write_figures(subject: Subject, folder: Path) -> dict[str, Path]:
     """Loss curve, training-strength heatmap and AVF timeline as PNG files, as far as the subject tells of them."""
     figures = {"Loss": loss_curve(subject)}
-    if subject.method not in ("lora", "full"):
+    if methods.find(subject.method).trains_vectors:
         vectors, _ = read_vectors(subject.file)
         figures["Training strength"] = heatmap(strengths(vectors))
         entries = RunFolder(subject.path).read_log() if subject.path.is_dir() else []

@@ -22,8 +22,8 @@ from PIL import Image
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vectorfit.runs import RunFolder
 from vf_dreambooth.photos import open_photo
+from vf_training.runs import RunFolder
 
 from .subjects import NO_RUNS, PHOTOS, slug
 

@@ -15,8 +15,8 @@ import gradio as gr
 
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
-from vf_dreambooth.cli import exit_clearly
 from vf_dreambooth.engine import Engine
+from vf_training.commands import exit_clearly
 
 from . import page
 from .drawing import Studio

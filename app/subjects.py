@@ -17,10 +17,11 @@ from PIL import Image, UnidentifiedImageError
 import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vectorfit.runs import RunFolder
 from vectorfit.vectors_file import read_vectors
 from vf_dreambooth.base_models import BaseModel
 from vf_dreambooth.pipeline import base_of, subject_file
+from vf_training.methods import name_of_method
+from vf_training.runs import RunFolder
 
 UPLOADS, EXAMPLES, PHOTOS, CLASS_IMAGES = "uploads", "examples", "photos", "class_images"
 NO_RUNS = {UPLOADS, PHOTOS, CLASS_IMAGES}  # folders of the root that are no run folders
@@ -169,7 +170,7 @@ def _read(name: str, path: Path) -> Subject:
     metadata = vf.read_metadata(subject_file(path))
     training = _training(path, metadata)
     trigger = metadata.get("modelspec.trigger_phrase") or training.get("class_noun") or name
-    method, base = training.get("method", "vectorfit"), metadata.get("vectorfit.base_model")
+    method, base = name_of_method(metadata), metadata.get("vectorfit.base_model")
     if not all(isinstance(text, str) and text.isprintable() and len(text) <= 200 for text in (trigger, method, base)):
         raise VectorFitError(f"{path}: its trigger phrase, method or base is no text; train it again")
     return Subject(name, path, trigger, str(base), method)

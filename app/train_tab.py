@@ -10,7 +10,7 @@ import gradio as gr
 from vectorfit import VectorFitError
 from vf_dreambooth.cli import parse
 from vf_dreambooth.config import PRIORS
-from vf_dreambooth.problems import Problems
+from vf_training.problems import Problems
 
 from .drawing import Studio
 from .forms import number, own_files, telling, whole

@@ -21,9 +21,8 @@ from eval import scoring
 from eval.comparison import KINDS, compare
 from eval.statistics import estimate
 from starter.subjects import SUBJECTS
-from vectorfit.analysis import save_figure
-from vf_dreambooth.config import METHODS
 from vf_dreambooth.images import grid
+from vf_training.analysis import save_figure
 
 RESULT = Path(__file__).with_suffix(".md")
 SEEDS = {"full": 3, "lora": 3, "no_avf": 3, "vectorfit": 3}  # of the others, one

@@ -17,7 +17,7 @@ from eval.protocols import PROTOCOLS
 from starter.subjects import EXAMPLES, SUBJECTS, TUNING_SUBJECTS, write
 from train_dreambooth_vectorfit import main as train
 from vectorfit.atomic import write_atomically
-from vectorfit.runs import RunFolder
+from vf_training.runs import RunFolder
 
 WORK = Path("runs/table")
 SCORES = Path(__file__).with_name("dreambooth_scores")  # what came out, a file per method and seed

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import vectorfit as vf
 from vectorfit.svd import decompose
+from vf_training import methods as registry
 
 METHODS = ("frozen", "lora 1", "lora 2", "vectorfit", "svft", "rebuild", "full")
 EXPLAINED = """"frozen" is the floor: forward, and backward to the input, with nothing trained. "lora" is PEFT's of
-that rank on the same linear layers. "svft" is SVFT's band of three diagonals, in VectorFit's layers.
+that rank on the same linear layers. "svft" is SVFT's random pattern of d = 2, in VectorFit's layers.
 "rebuild" is SVDiff's way: the weight is composed anew by autograd at every forward. "full" trains the
 linear layers' own weights and biases."""
 
@@ -39,8 +39,7 @@ def adapt(method: str, models: dict[str, nn.Module]) -> list[nn.Parameter]:
     for model in models.values():
         model.requires_grad_(False).train()
     if method in ("vectorfit", "svft"):
-        vf.inject(models, vf.VectorFitConfig(pattern="banded" if method == "svft" else "plain"))
-        return list(vf.vector_parameters(models).values())
+        return list(registry.put_in(method, models).parameters.values())
     for name, model in models.items():
         if method.startswith("lora"):
             from peft import LoraConfig, inject_adapter_in_model

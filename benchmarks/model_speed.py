@@ -20,9 +20,9 @@ from transformers import BertConfig, BertModel
 
 from benchmarks.methods import EXPLAINED, METHODS, adapt
 from benchmarks.starter_scores import write_table
-from vectorfit.analysis import save_figure
-from vectorfit.memory import peak_memory
 from vf_dreambooth.base_models import starter_folder
+from vf_training.analysis import save_figure
+from vf_training.device import peak_memory
 
 RESULT = Path(__file__).with_suffix(".md")
 REPEATS = {"starter": 8, "sd14": 3, "encoder": 5}

@@ -8,10 +8,10 @@ from benchmarks.starter_scores import Scorer, write_table
 from starter import world
 from starter.subjects import EXAMPLES, SUBJECTS
 from train_dreambooth_vectorfit import main as train
-from vectorfit.runs import RunFolder
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.photos import read_folder
 from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
+from vf_training.runs import RunFolder
 
 WORK = Path("runs/prior")
 RESULT = Path(__file__).with_suffix(".md")

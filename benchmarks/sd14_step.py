@@ -19,8 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.methods import EXPLAINED, adapt
 from benchmarks.starter_scores import write_table
-from vectorfit.memory import peak_memory
 from vf_dreambooth.objective import Denoiser
+from vf_training.device import peak_memory
 
 METHODS = ("frozen", "lora 2", "vectorfit")
 RESULT = Path(__file__).with_suffix(".md")

@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from vectorfit.tasks import recipe
-from vectorfit.tasks.data import read
-from vectorfit.tasks.image_classification import ImageClassification
+from vf_tasks import recipe
+from vf_tasks.data import read
+from vf_tasks.image_classification import ImageClassification
 
 WORK = Path("runs/small_vit")
 KNOWN = ("airplane", "automobile", "cat", "deer", "horse", "ship")

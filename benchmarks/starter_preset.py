@@ -7,9 +7,9 @@ from benchmarks.starter_scores import Scorer, write_table
 from starter import world
 from starter.subjects import TUNING_SUBJECTS, photographs, write
 from train_dreambooth_vectorfit import main as train
-from vectorfit.runs import RunFolder
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
+from vf_training.runs import RunFolder
 
 WORK = Path("runs/sweep")
 RATES = (1e-2, 2e-2, 4e-2, 8e-2)

@@ -20,10 +20,10 @@ from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
 from benchmarks.starter_scores import write_table
 from vectorfit import AdaptiveVectorFreezing
-from vectorfit.analysis import save_figure
-from vectorfit.memory import peak_memory
-from vectorfit.tasks import recipe
-from vectorfit.tasks.methods import build
+from vf_tasks import recipe
+from vf_tasks.run import put_in
+from vf_training.analysis import save_figure
+from vf_training.device import peak_memory
 
 RESULT = Path(__file__).with_suffix(".md")
 MAPPED = {"type_vocab_size": 0, "position_biased_input": False, "relative_attention": True, "position_buckets": 256}
@@ -73,8 +73,8 @@ def measure(method: str, batch: int) -> dict:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = DebertaV2ForSequenceClassification(DebertaV2Config(**SHAPE, num_labels=3))
     own = recipe.read("squad" if method in ("lora", "adalora") else "mnli")
-    built = build(model, ("classifier", "pooler"), method, own, WARM_UP + TIMED, 0)
-    trained = built.trained.to(device).train()
+    built = put_in(method, model, ("classifier", "pooler"), own, WARM_UP + TIMED, 0)
+    trained = built.wrapped[""].to(device).train()
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-4, weight_decay=0)
     rows = {"input_ids": torch.randint(0, 1000, (batch, TOKENS)), "labels": torch.randint(0, 3, (batch,))}
     rows = {name: value.to(device) for name, value in rows.items()}
@@ -87,8 +87,7 @@ def measure(method: str, batch: int) -> dict:
         if avf:
             avf.step(step + 1)
         optimizer.step()
-        if method == "adalora":
-            trained.base_model.update_and_allocate(step + 1)
+        built.method.technique.after_update(built, step + 1)
         optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()

@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.small_vit import pretrained, unseen
 from benchmarks.starter_scores import write_table
 from vectorfit.atomic import write_atomically
-from vectorfit.tasks.compare import compare
-from vectorfit.tasks.methods import METHODS, VARIANTS
+from vf_tasks.compare import compare
+from vf_training import methods
 
 WORK = Path("runs/tasks_table")
 RESULTS = Path(__file__).with_suffix("")  # table and figures, a folder of its own
@@ -72,9 +72,10 @@ def minilm(data: Path) -> str:
     return str(Path(found.origin).parent / "model")
 
 
+VARIANTS = tuple(name for name in methods.names(methods.TASKS) if methods.find(name).is_variant)
 FEW = (Entry("vectorfit"), Entry("no_avf"), Entry("lora"), Entry("lora", "1.2M"), Entry("full"))
 FEW_OF_PAIRS = (*FEW[:3], Entry("lora", "1.2M", own_rate=True), FEW[4])  # at the shared rate it falls apart
-ALL = (*(Entry(method, seeds=3) for method in METHODS), Entry("lora", "1.2M", seeds=3))
+ALL = (*(Entry(method, seeds=3) for method in methods.names(methods.TASKS)), Entry("lora", "1.2M", seeds=3))
 SEEN = tuple(Entry(method) for method in (*VARIANTS, "lora", "full", "head"))
 TEXT = ("--group_by_length", "true")
 SETUPS = {
@@ -117,7 +118,7 @@ def train(task: str, entry: Entry, rate: float, seed: int, folder: Path, data: P
     flags |= {"budget": entry.budget} if entry.budget else {}
     given = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
     if not (folder / "result.json").exists():
-        subprocess.run([sys.executable, "-m", "vectorfit.tasks", task, *given, *setup.flags, *more], check=True)
+        subprocess.run([sys.executable, "-m", "vf_tasks", task, *given, *setup.flags, *more], check=True)
     return json.loads((folder / "result.json").read_text())
 
 

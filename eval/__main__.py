@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from vectorfit import VectorFitError
-from vf_dreambooth.cli import exit_clearly, part_processes
+from vf_training.commands import exit_clearly, part_processes
 
 from . import comparison, generation, protocols, report, scoring, selfcheck
 from .collection import FACTS, Subject, gather

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vectorfit import VectorFitError
 from vf_dreambooth.photos import open_photo, photo_paths
-from vf_dreambooth.problems import Problems
+from vf_training.problems import Problems
 
 from . import manifest
 from .manifest import Entry

@@ -15,9 +15,9 @@ from tqdm import tqdm
 import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vectorfit.runs import RunFolder
 from vf_dreambooth.images import write_png
 from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample, set_subjects, subject_file
+from vf_training.runs import RunFolder
 
 from . import manifest
 from .collection import FACTS

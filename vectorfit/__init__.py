@@ -1,13 +1,14 @@
 """VectorFit: fine-tuning by training the singular values and biases that a model's weights already have."""
 
 from .config import VectorFitConfig
+from .container import read_metadata
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
 from .heads import head_parameters
 from .inject import disabled, inject, merge, remove, set_strength, unmerge, vector_parameters
 from .layers import VectorFitLayer
 from .plan import LayerPlan, Plan, plan
-from .vectors_file import load_vectors, read_metadata, save_vectors, set_subjects
+from .vectors_file import load_vectors, save_vectors, set_subjects
 
 __version__ = "0.1.0"
 

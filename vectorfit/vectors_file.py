@@ -1,20 +1,18 @@
 """The delta file: a few vectors in safetensors, with what it takes to know the base they belong to."""
 
 import json
-import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
 from torch import Tensor
 
-from .atomic import PathLike, write_atomically
+from . import container
+from .atomic import PathLike
 from .config import VectorFitConfig
+from .container import PREFIX, read_metadata
 from .errors import VectorFitError
 from .fingerprint import (
     base_layers,
@@ -22,7 +20,6 @@ from .fingerprint import (
     probe,
     probe_error,
     sketch,
-    tensors_sha256,
     unlike_layers,
     weights_sha256,
 )
@@ -31,22 +28,9 @@ from .inject import inject, injected_config, remove, set_strength, vector_parame
 from .layers import VectorFitLayer, layer_for
 from .plan import Models, named_modules, vectorfit_layers, whole
 
-FORMAT_VERSION = "1"
 FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"
 HARMLESS = 1e-3  # relative error of dW at which deltas on other weights still count as the same
 CONFIG_FIELDS = ("variant", "bias", "pattern", "pattern_width")  # of the configuration, what a file tells
-PREFIX = "vectorfit."  # of our keys in the file's metadata
-
-
-def sorted_header(data: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order: the writer shuffles them from run to run."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = {"__metadata__": header.pop("__metadata__"), **dict(sorted(header.items()))}
-    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def save_vectors(
@@ -77,12 +61,8 @@ def save_vectors(
             f"{path}: {foreign[0]} is an adapter's of a PEFT model; save that with its save_pretrained, and convert "
             "the folder with vectorfit.peft.to_delta_file"
         )
-    broken = [name for name, vector in vectors.items() if not torch.isfinite(vector).all()]
-    if broken:
-        raise VectorFitError(f"{path}: not written, {broken[0]} and {len(broken) - 1} more hold NaN or infinity")
     layers, config = base_layers(models), injected_config(models)
     own = {
-        "format_version": FORMAT_VERSION,
         "base_model": base_model,
         "base_revision": base_revision or "",
         "base_sha256": weights_sha256(layers),
@@ -90,54 +70,10 @@ def save_vectors(
         "probe": json.dumps(probe(layers, vectors), separators=(",", ":")),
         "factorisation": FACTORISATION,
         "versions": f"torch {torch.__version__}",
-        "vectors_sha256": tensors_sha256(vectors),
-        "num_vectors": str(len(vectors)),
         "modules_to_save": json.dumps(sorted(canonical_name(path) for path in heads(models))),
         "config": json.dumps({field: getattr(config, field) for field in CONFIG_FIELDS}, sort_keys=True),
     }
-    header = {"format": "pt", **(metadata or {}), **{PREFIX + key: value for key, value in own.items()}}
-    write_atomically(path, sorted_header(save(dict(sorted(vectors.items())), header)))
-
-
-def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        data = Path(path).read_bytes()
-        vectors = load(data)
-        (length,) = struct.unpack("<Q", data[:8])
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except OSError as error:
-        raise VectorFitError(
-            f"{path}: cannot be read ({error.strerror}); expected a VectorFit .safetensors file"
-        ) from error
-    except (SafetensorError, ValueError, struct.error) as error:
-        raise VectorFitError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from error
-    _require_ours(path, metadata)
-    return vectors, metadata
-
-
-def _require_ours(path: PathLike, metadata: Mapping[str, str]) -> None:
-    version = metadata.get(PREFIX + "format_version")
-    if version is None:
-        raise VectorFitError(
-            f"{path}: a safetensors file, but not one of VectorFit's: it has no {PREFIX}format_version"
-        )
-    if version != FORMAT_VERSION:
-        raise VectorFitError(f"{path}: format version {version}, expected {FORMAT_VERSION}; a newer vectorfit reads it")
-
-
-def read_metadata(path: PathLike) -> dict[str, str]:
-    """The metadata of a delta file, of which its header alone is read. Raises VectorFitError when it is not one."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except OSError as error:
-        raise VectorFitError(
-            f"{path}: cannot be read ({error.strerror or error}); expected a VectorFit .safetensors file"
-        ) from error
-    except SafetensorError as error:
-        raise VectorFitError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from error
-    _require_ours(path, metadata)
-    return metadata
+    container.write(path, vectors, own, metadata)
 
 
 def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -146,8 +82,8 @@ def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         VectorFitError: it is not a delta file, or damaged.
     """
-    subject = _Subject(path, 1.0, *_read(path))
-    _require_untouched(subject)
+    subject = _Subject(path, 1.0, *container.read(path))
+    container.require_untouched(subject.path, subject.tensors, subject.metadata)
     return dict(sorted(subject.vectors.items())), subject.metadata
 
 
@@ -183,10 +119,7 @@ class _Subject:
     @property
     def heads(self) -> list[str]:
         """The canonical paths of the modules that were trained whole."""
-        try:
-            return [str(path) for path in json.loads(self.metadata.get(PREFIX + "modules_to_save", "[]"))]
-        except (ValueError, TypeError) as error:
-            raise VectorFitError(f"{self.path}: its list of modules trained whole is damaged ({error})") from error
+        return container.heads_of(self.path, self.metadata)
 
     @property
     def vectors(self) -> dict[str, Tensor]:
@@ -261,7 +194,7 @@ def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
     if problems:
         more = f" and {len(problems) - 3} more problems" if len(problems) > 3 else ""
         raise VectorFitError(f"{subject.path}: {'; '.join(problems[:3])}{more}; {subject.remedy}")
-    _require_untouched(subject)
+    container.require_untouched(subject.path, subject.tensors, subject.metadata)
     expected, layers = metadata.get(PREFIX + "base_sha256"), base_layers(models, subject.layers)
     got = weights_sha256(layers)
     if expected != got:
@@ -269,11 +202,6 @@ def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
         _judge_other_weights(subject, layers, what, tolerated_error)
     elif subject.pattern[0] == "top_k" and not _probed_error(subject, layers) <= tolerated_error:
         raise VectorFitError(f"{subject.path}: its top-k entries come out at other places here; {subject.remedy}")
-
-
-def _require_untouched(subject: _Subject) -> None:
-    if subject.metadata.get(PREFIX + "vectors_sha256") != tensors_sha256(subject.tensors):
-        raise VectorFitError(f"{subject.path}: its vectors are not those it was written with; fetch or train it again")
 
 
 def _probed_error(subject: _Subject, layers: Mapping[str, VectorFitLayer]) -> float:
@@ -310,10 +238,11 @@ def set_subjects(
     Raises:
         VectorFitError: a file is damaged, or its deltas belong to other weights: with path, got, expected and remedy.
     """
-    loaded = [_Subject(path, strength, *_read(path)) for path, strength in subjects]
+    loaded = [_Subject(path, strength, *container.read(path)) for path, strength in subjects]
     for subject in loaded:
         if PREFIX + "baseline" in subject.metadata:
-            raise VectorFitError(f"{subject.path}: a baseline's file, not VectorFit's; vectorfit.baselines applies it")
+            method = subject.metadata[PREFIX + "baseline"]
+            raise VectorFitError(f"{subject.path}: a file of {method}, not of VectorFit; vf_training.methods loads it")
     _refuse_two_heads(loaded)
     was_injected = next(vectorfit_layers(models), None) is not None
     injected = _inject_missing(models, loaded)

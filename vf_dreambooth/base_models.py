@@ -3,8 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +11,8 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 
 from vectorfit import VectorFitError
+from vf_training.device import has_accelerator
+from vf_training.methods import STABLE_DIFFUSION, STARTER
 
 SD14 = "CompVis/stable-diffusion-v1-4"
 PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
@@ -29,20 +30,15 @@ class Preset:
     num_class_images: int
     num_inference_steps: int
     guidance_scale: float
-    other_rates: Mapping[str, float] = field(default_factory=dict)  # by method, where it is not VectorFit's
+    rates_for: str = STABLE_DIFFUSION  # where the registry of methods says the rates of the others
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, on the starter alone
-
-    def rate_of(self, method: str) -> float:
-        return self.other_rates.get(method, self.learning_rate)
 
 
 PRESETS = {
     # Rate and class images: Appendix C.5 of the paper, which gives no steps; 1000 are DreamBooth's.
-    # LoRA's rate is that of diffusers' script, full fine-tuning's DreamBooth's.
-    SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5, {"lora": 1e-4, "full": 5e-6}),
+    SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5),
     # benchmarks/starter_preset.md: likeness has all but stopped growing there, grounds and class are still right.
-    # The other methods' rates are those that benchmarks/dreambooth_table.py chose at these steps.
-    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, {"lora": 3e-3, "full": 3e-4, "svft": 2e-2}),
+    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, STARTER),
 }
 
 
@@ -76,10 +72,6 @@ def starter_folder() -> Path:
         f"the starter's weights are missing: looked in {', '.join(map(str, candidates))}; "
         "install the wheel or run from a full checkout"
     )
-
-
-def has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def resolve(name: str, revision: str | None = None, variant: str | None = None) -> BaseModel:

@@ -5,7 +5,7 @@ import json
 from huggingface_hub import ModelCardData
 
 from vectorfit.atomic import write_atomically
-from vectorfit.baselines import KINDS
+from vf_training import methods
 
 from .setup import Setup
 
@@ -32,7 +32,7 @@ def _settings(setup: Setup) -> str:
 
 
 def _origin(method: str) -> str:
-    if method in KINDS:
+    if not methods.find(method).trains_vectors:
         return f"trained by {method} fine-tuning, to compare VectorFit with"
     variant = f" (method {method})" if method != "vectorfit" else ""
     paper = "[arXiv 2503.19530](https://arxiv.org/abs/2503.19530)"

@@ -11,23 +11,23 @@ import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vectorfit.plan import Models
-from vectorfit.runs import RunFolder
+from vf_training.runs import RunFolder
 
-from .method import Method
+from .optimization import Optimization
 
 STATE = "state.pt"  # beside the checkpoint's subject file
 
 
-def state_of(method: Method, accelerator: Accelerator, step: int, seconds: float) -> dict[str, Any]:
+def state_of(optimization: Optimization, accelerator: Accelerator, step: int, seconds: float) -> dict[str, Any]:
     """The state after `step` updates and so many seconds. Randomness needs none: it is a function of seed and step."""
     return {
         "step": step,
         "seconds": seconds,
-        "vectors": {name: vector.detach().cpu() for name, vector in method.vectors.items()},
-        "optimizer": method.optimizer.state_dict(),
-        "schedule": method.schedule.state_dict(),
-        "avf": method.avf.state_dict() if method.avf else None,
-        "ema": method.ema.state_dict() if method.ema else None,
+        "vectors": {name: vector.detach().cpu() for name, vector in optimization.vectors.items()},
+        "optimizer": optimization.optimizer.state_dict(),
+        "schedule": optimization.schedule.state_dict(),
+        "avf": optimization.avf.state_dict() if optimization.avf else None,
+        "ema": optimization.ema.state_dict() if optimization.ema else None,
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
     }
 
@@ -38,28 +38,28 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     write_atomically(folder / STATE, data.getvalue())
 
 
-def restore(folder: Path, method: Method, accelerator: Accelerator, models: Models) -> tuple[int, float]:
+def restore(folder: Path, optimization: Optimization, accelerator: Accelerator, models: Models) -> tuple[int, float]:
     """Takes up the state of a checkpoint; returns its step and the seconds it took to come there.
 
     Raises:
         VectorFitError: the checkpoint is damaged, of another base, or of another kind of run.
     """
-    if method.baseline is None:
+    if optimization.trains_vectors:
         vf.load_vectors(models, folder / "vectors.safetensors")  # verifies the base; the exact values are below
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         with torch.no_grad():
-            for name, vector in method.vectors.items():
+            for name, vector in optimization.vectors.items():
                 vector.copy_(state["vectors"][name])
-        method.optimizer.load_state_dict(state["optimizer"])
-        method.schedule.load_state_dict(state["schedule"])
-        for part, name in ((method.avf, "avf"), (method.ema, "ema"), (accelerator.scaler, "scaler")):
+        optimization.optimizer.load_state_dict(state["optimizer"])
+        optimization.schedule.load_state_dict(state["schedule"])
+        for part, name in ((optimization.avf, "avf"), (optimization.ema, "ema"), (accelerator.scaler, "scaler")):
             if (part is None) != (state[name] is None):
                 raise VectorFitError(f"{folder}: it was made {'with' if part is None else 'without'} {name}")
             if part is not None:
                 part.load_state_dict(state[name])
-        if method.ema:
-            method.ema.to(accelerator.device)
+        if optimization.ema:
+            optimization.ema.to(accelerator.device)
         return int(state["step"]), float(state["seconds"])
     except VectorFitError:
         raise

@@ -1,30 +1,23 @@
-"""From a command line to settings, and from an error to one clear line."""
+"""From a command line to settings."""
 
 import argparse
 import difflib
 import json
-import os
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
-
 from vectorfit import VectorFitError
-from vectorfit.runs import RunFolder
+from vf_training.problems import Problems
+from vf_training.runs import RunFolder
 
-from .base_models import has_accelerator
 from .checkpoint import run_of
 from .config import INFERRED, PRIOR, TrainConfig, check
-from .problems import Problems
 
 # Flags of other DreamBooth scripts that mean nothing here, and what stands in their place.
 ELSEWHERE = {
@@ -240,45 +233,3 @@ def newest_run(photos: Path) -> RunFolder | None:
     runs = [RunFolder(path) for path in Path("runs").glob("*") if re.fullmatch(rf"{name}(-\d+)?", path.name)]
     started = [run for run in runs if run.config.exists()]
     return max(started, key=lambda run: run.config.stat().st_mtime_ns, default=None)
-
-
-def join_processes() -> None:
-    """Makes processes that were started together on CPUs find each other.
-
-    accelerate joins them there only when told that CPUs are meant: otherwise each would train alone, over the files of
-    the others.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator():
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # for an Accelerator
-        PartialState(cpu=True)  # which heeds no variable
-
-
-def part_processes() -> None:
-    """Ends what `join_processes` began: torch warns of a group that nobody ended."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-RESUME = "the same command with --resume_from_checkpoint latest goes on"
-
-
-def exit_clearly(main: Callable[[], None], interrupted: str = RESUME) -> None:
-    """Runs a command; what the user can mend ends it with its message and exit status 2, without a traceback.
-
-    `interrupted` says what to do after Ctrl-C.
-    """
-    join_processes()
-    diffusers_logging.disable_progress_bar()  # loading shards from disk takes no bar; downloads keep theirs
-    transformers_logging.disable_progress_bar()
-    try:
-        main()
-    except VectorFitError as error:
-        lines = str(error).splitlines()
-        print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}", file=sys.stderr)
-        raise SystemExit(130) from None

@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vectorfit import VectorFitError, avf_schedule
-from vectorfit.baselines import KINDS as BASELINES
+from vf_training import methods
 
 from .base_models import BaseModel
 from .prompts import class_noun, default_prompts
 
-# VectorFit, its variants (Section 6.3 of the paper), baselines, and what AVF is held against.
-METHODS = (
-    *("vectorfit", "no_avf", "sigma", "sigma_a", "sigma_a+b"),
-    *("svft", "lora", "full", "random_freezing", "l1", "sigma_dropout"),
-)
 PRIORS = ("class_images", "drift", "none")
 WORDS = {"token": 40, "class_noun": 60, "instance_prompt": 1000, "class_prompt": 1000}  # their most characters
-FREEZING_METHODS = ("vectorfit", "random_freezing")
 SUBJECT, BASE, PRIOR, TRAINING = "subject", "base model", "prior preservation", "training"
 AVF, OUTPUT, HUB = "adaptive vector freezing", "output", "hub"
 
@@ -100,9 +94,10 @@ class TrainConfig:
 
     method: str = option(
         "vectorfit",
-        "what is trained: VectorFit, a variant of the paper's, or what it is compared with",
+        "what is trained: "
+        + "; ".join(f"{name}: {methods.find(name).about}" for name in methods.names(methods.DREAMBOOTH)),
         group=TRAINING,
-        choices=METHODS,
+        choices=methods.names(methods.DREAMBOOTH),
     )
     max_train_steps: int | None = option(None, "optimizer updates", group=TRAINING)
     train_batch_size: int = option(4, "photos per step and process; as many class images come on top", group=TRAINING)
@@ -220,7 +215,7 @@ class TrainConfig:
             "num_class_images": preset.num_class_images,
             "drift_weight": preset.drift_weight if self.prior == "drift" else None,
             "max_train_steps": steps,
-            "learning_rate": preset.rate_of(self.method),
+            "learning_rate": methods.find(self.method).rate(preset.rates_for, preset.learning_rate),
             "gradient_accumulation_steps": accumulation,
             "avf_first_step": schedule.first_step if self.freezes else None,
             "avf_every": schedule.every if self.freezes else None,
@@ -239,7 +234,7 @@ class TrainConfig:
 
     @property
     def freezes(self) -> bool:
-        return self.avf and self.method in FREEZING_METHODS
+        return self.avf and methods.find(self.method).freezing is not None
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -307,11 +302,12 @@ def check(values: Mapping[str, Any]) -> dict[str, str]:
         )
     if values["ema_decay"] is not None and not values["use_ema"]:
         found["ema_decay"] = "--ema_decay: no moving average is kept; give --use_ema"
+    method = methods.METHODS.get(values["method"])  # None where it is a mistake, which is noted above
     why = "--no-avf" if not values["avf"] else f"--method {values['method']}"
     for name in ("avf_first_step", "avf_every", "avf_num_freezes", "avf_top_k"):
-        if values[name] is not None and not (values["avf"] and values["method"] in FREEZING_METHODS):
+        if values[name] is not None and not (values["avf"] and method is not None and method.freezing):
             found[name] = f"--{name}: {why} freezes nothing; leave one of them out"
-    if values["prior"] == "drift" and values["method"] in BASELINES:
+    if values["prior"] == "drift" and method is not None and not method.trains_vectors:
         found["prior"] = f"--prior drift: it measures what vectors changed, and --method {values['method']} has none"
     if values["hub_model_id"] and not values["push_to_hub"]:
         found["hub_model_id"] = "--hub_model_id: nothing is uploaded without --push_to_hub"

@@ -8,11 +8,11 @@ import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 
-from vectorfit.memory import peak_memory
+from vf_training.device import peak_memory
 
 from .data import Latents, Sampler
-from .method import Method
 from .objective import Denoiser, Objective
+from .optimization import Optimization
 from .setup import Setup
 
 WARM_UP, TIMED = 1, 3  # updates
@@ -64,7 +64,7 @@ def measure(setup: Setup, pipe: StableDiffusionPipeline, vectors: dict, accelera
     return Estimate(min(times[WARM_UP:]), _timed(denoise) / config.sample_batch_size, peak_memory())
 
 
-def describe(setup: Setup, method: Method, estimate: Estimate) -> list[str]:
+def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> list[str]:
     """The dry run's report, a line each."""
     config = setup.config
     train = estimate.update * config.max_train_steps
@@ -73,8 +73,8 @@ def describe(setup: Setup, method: Method, estimate: Estimate) -> list[str]:
     pictures += config.num_class_images if config.with_class_images and not config.class_data_dir else 0
     draw = pictures * setup.sampling.num_inference_steps * estimate.denoising
     return [
-        method.table,
-        f"trainable    {method.summary}",
+        optimization.trained.table,
+        f"trainable    {optimization.trained.summary}",
         f"steps        {config.max_train_steps} of {estimate.update:.2f} s: {train / 60:.1f} min",
         f"pictures     {pictures} to draw (class images and sample grids): {draw / 60:.1f} min",
         f"memory       {estimate.memory / 2**30:.1f} GiB at the peak",
@@ -82,6 +82,8 @@ def describe(setup: Setup, method: Method, estimate: Estimate) -> list[str]:
     ]
 
 
-def report(setup: Setup, pipe: StableDiffusionPipeline, method: Method, accelerator: Accelerator) -> list[str]:
+def report(
+    setup: Setup, pipe: StableDiffusionPipeline, optimization: Optimization, accelerator: Accelerator
+) -> list[str]:
     """Measures and describes it."""
-    return describe(setup, method, measure(setup, pipe, method.vectors, accelerator))
+    return describe(setup, optimization, measure(setup, pipe, optimization.vectors, accelerator))

@@ -11,9 +11,9 @@ import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vectorfit.export import bake, difference, lora
+from vf_training.commands import exit_clearly
 
 from .base_models import BaseModel, load
-from .cli import exit_clearly
 from .pipeline import adapted_models, base_of, subject_file
 
 KINDS = ("lora", "diff", "pipeline")

@@ -11,9 +11,9 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from vectorfit import VectorFitError
-from vectorfit.runs import RunFolder
+from vf_training.commands import exit_clearly
+from vf_training.runs import RunFolder
 
-from .cli import exit_clearly
 from .images import comparison, grid, write_png
 from .photos import read_folder
 from .pipeline import Sampling, base_of, load_pipeline, sample, set_subjects

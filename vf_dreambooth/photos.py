@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vectorfit import VectorFitError
-
-from .problems import Problems
+from vf_training.problems import Problems
 
 HEIC = importlib.util.find_spec("pillow_heif") is not None
 if HEIC:

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 import vectorfit as vf
-from vectorfit import VectorFitError, baselines
-from vectorfit.runs import RunFolder
+from vectorfit import VectorFitError
+from vf_training import methods
+from vf_training.device import best_device
+from vf_training.runs import RunFolder
 
 from .base_models import BaseModel, Preset, load, resolve
 
@@ -71,20 +73,19 @@ def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | P
     """
     models = adapted_models(pipe)
     files = [(subject_file(path), strength) for path, strength in subjects]
-    other = next((file for file, _ in files if baselines.kind_of(file)), None)
-    if other is not None and len(files) > 1:
-        raise VectorFitError(
-            f"{other}: a {baselines.kind_of(other)} baseline does not mix with other subjects; load it alone"
-        )
-    baselines.restore(models)
+    others = [file for file, _ in files if not methods.method_of(file).trains_vectors]
+    if others and len(files) > 1:
+        name = methods.method_of(others[0]).name
+        raise VectorFitError(f"{others[0]}: a file of {name} does not mix with other subjects; load it alone")
+    methods.restore(models)
     vf.unmerge(models)  # so that the weights are composed once, when all is known
     try:
-        vf.set_subjects(models, files if other is None else [])
+        vf.set_subjects(models, [] if others else files)
     finally:
         vf.merge(models)
-    if other is not None:
+    if others:
         vf.remove(models)
-        baselines.apply(models, *files[0])
+        methods.load(models, *files[0])
 
 
 def load_pipeline(
@@ -93,8 +94,7 @@ def load_pipeline(
     """A pipeline of `base` with the given subjects, on `device`: by default the accelerator, where there is one."""
     pipe = load(base)
     set_subjects(pipe, subjects)
-    device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    return pipe.to(device)
+    return pipe.to(device or best_device())
 
 
 @dataclass(frozen=True)

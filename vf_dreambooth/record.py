@@ -11,12 +11,13 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import nn
 
-from vectorfit.analysis import write_training
-from vectorfit.memory import peak_memory
+from vf_training import methods
+from vf_training.analysis import write_training
+from vf_training.device import peak_memory
 
 from . import card, checkpoint
 from .images import grid, write_png
-from .method import Method
+from .optimization import Optimization
 from .pipeline import previewing, sample
 from .prompts import preview_prompts
 from .setup import Setup
@@ -30,12 +31,12 @@ class Record:
         setup: Setup,
         pipe: StableDiffusionPipeline,
         models: dict[str, nn.Module],
-        method: Method,
+        optimization: Optimization,
         accelerator: Accelerator,
         began: float,
     ) -> None:
         self.setup, self.config, self.run = setup, setup.config, setup.run
-        self.pipe, self.models, self.method, self.accelerator = pipe, models, method, accelerator
+        self.pipe, self.models, self.optimization, self.accelerator = pipe, models, optimization, accelerator
         self.writes = accelerator.is_main_process
         self.began = began  # by time.perf_counter; moved back by what a resumed run took before
         self.shown: Image.Image | None = None  # the subject in the newest sample grid
@@ -49,9 +50,10 @@ class Record:
         """How other tools list the file: ModelSpec 1.0.1, with a picture of the subject where one was drawn."""
         side = self.config.resolution
         generation = "v2" if self.pipe.text_encoder.config.hidden_size == 1024 else "v1"
+        kind = "vectorfit" if self.optimization.trains_vectors else self.config.method
         spec = {
             "sai_model_spec": "1.0.1",
-            "architecture": f"stable-diffusion-{generation}/{self.method.baseline or 'vectorfit'}",
+            "architecture": f"stable-diffusion-{generation}/{kind}",
             "implementation": "vectorfit",
             "title": self.config.trigger,
             "trigger_phrase": self.config.trigger,
@@ -66,8 +68,9 @@ class Record:
 
     def _save(self, path: Path) -> None:
         """The subject file; the same training gives the same bytes, so no path and no time goes into it."""
-        with self.method.averaged():
-            self.method.save(
+        with self.optimization.averaged():
+            methods.save(
+                self.optimization.trained,
                 path,
                 base_model=self.setup.base.name,
                 base_revision=self.setup.base.revision,
@@ -86,7 +89,7 @@ class Record:
         prompts = preview_prompts(config.instance_prompt, config.class_prompt)
         prompts += [config.validation_prompt] if config.validation_prompt else []
         seeds = [*range(count)] * len(prompts)
-        with self.method.averaged(), previewing(self.pipe), self.accelerator.autocast():
+        with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
             images = sample(self.pipe, [p for p in prompts for _ in range(count)], seeds, self.setup.sampling)
         self.shown = images[0]
         rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
@@ -103,14 +106,14 @@ class Record:
             return
         with self.run.new_checkpoint(step) as folder:
             self._save(folder / "vectors.safetensors")
-            checkpoint.write_state(folder, checkpoint.state_of(self.method, self.accelerator, step, self.seconds))
+            checkpoint.write_state(folder, checkpoint.state_of(self.optimization, self.accelerator, step, self.seconds))
         self.run.keep_checkpoints(list(self.run.checkpoints())[-self.config.checkpoints_total_limit :])
 
     def resume(self, folder: Path | None) -> int:
         """Takes up a checkpoint, or the beginning where there is none; returns the steps already made."""
         step, seconds = 0, 0.0
         if folder is not None:
-            step, seconds = checkpoint.restore(folder, self.method, self.accelerator, self.models)
+            step, seconds = checkpoint.restore(folder, self.optimization, self.accelerator, self.models)
         self.began -= seconds
         if self.writes:
             # What lies beyond would be made again; a log that tells it twice misleads.
@@ -124,8 +127,8 @@ class Record:
             if self.shown is None:  # resumed after the last step, whose grid shows in the file
                 self.samples(self.config.max_train_steps)
             card.write(self.setup)
-            if self.method.baseline is None:  # a baseline has no vectors to show
-                write_training(self.method.vectors, self.run.read_log(), self.run.path / "analysis")
+            if self.optimization.trains_vectors:
+                write_training(self.optimization.vectors, self.run.read_log(), self.run.path / "analysis")
             self._save(self.run.vectors)
             self.run.write_config(
                 {**self.setup.record(), "seconds": round(self.seconds, 1), "peak_memory": peak_memory()}

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from vectorfit import VectorFitError
-from vectorfit.runs import RunFolder
+from vf_training.problems import Problems
+from vf_training.runs import RunFolder
 
 from . import hub
 from .base_models import BaseModel, resolve
@@ -19,7 +20,6 @@ from .config import TrainConfig
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import Sampling
 from .prior import user_class_paths
-from .problems import Problems
 
 
 @dataclass(frozen=True)
@@ -238,13 +238,6 @@ def _prior(setup: Setup) -> str:
         there = len(photo_paths(Path(config.class_data_dir)))
         images = f"{len(setup.class_paths)} of the {there} class images in {config.class_data_dir}"
     return f"{images}, weight {config.prior_loss_weight}"
-
-
-def use_all_cores(num_processes: int) -> None:
-    """Gives each process its share of the CPU's cores: `accelerate launch` leaves one thread unless told otherwise."""
-    if os.environ.get("OMP_NUM_THREADS") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // num_processes))
 
 
 def _num_processes() -> int:

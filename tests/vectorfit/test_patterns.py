@@ -11,8 +11,8 @@ from vectorfit import patterns
 from vectorfit.export import bake, difference, lora
 from vectorfit.layers import VectorFitConv2d, VectorFitLinear, _Dense, _Factored
 from vectorfit.patterns import PATTERNS, entries, entries_of, num_entries, times
-from vectorfit.regularizers import set_sigma_dropout
 from vectorfit.svd import decompose
+from vf_training.methods.regularizers import set_sigma_dropout
 
 WIDER = tuple(pattern for pattern in PATTERNS if pattern != "plain")
 

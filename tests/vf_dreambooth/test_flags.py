@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vectorfit.fingerprint import canonical_name
-from vectorfit.runs import RunFolder
 from vf_dreambooth import objective
 from vf_dreambooth.cli import build_parser
 from vf_dreambooth.config import TrainConfig
@@ -22,6 +21,7 @@ from vf_dreambooth.data import Latents, Sampler
 from vf_dreambooth.images import CROPS, views
 from vf_dreambooth.objective import combine, drift, min_snr_weights
 from vf_dreambooth.setup import prepare
+from vf_training.runs import RunFolder
 
 TESTS = Path(__file__).parent
 

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vectorfit import VectorFitError, baselines
-from vectorfit.runs import RunFolder
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.config import METHODS
 from vf_dreambooth.pipeline import Sampling, adapted_models, load_pipeline, sample, set_subjects
+from vf_training.runs import RunFolder
 
 SAMPLING = Sampling(2, 2.0, 16)
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from train_dreambooth_vectorfit import main
-from vectorfit.runs import RunFolder
 from vf_dreambooth.record import Record
+from vf_training.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
 # With a large epsilon AdamW does not divide rounding errors by gradients near zero.

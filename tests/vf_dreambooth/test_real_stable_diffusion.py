@@ -14,9 +14,9 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
-from vectorfit.runs import RunFolder
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample
+from vf_training.runs import RunFolder
 
 SAMPLING = Sampling(num_inference_steps=2, guidance_scale=3.0, resolution=16)
 

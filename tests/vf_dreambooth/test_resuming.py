@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
-from vectorfit.runs import RunFolder
 from vf_dreambooth import faults, interruption, objective, setup
+from vf_training.runs import RunFolder
 
 # Everything whose state has to survive: momentum, freezing, a schedule, a moving average, two rates, crops and flips.
 EVERYTHING = (

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
-from vectorfit.runs import RunFolder
+from vf_training.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vectorfit import AvfSchedule, VectorFitError
+from vf_training import methods
 
 FOLDER = Path(__file__).with_name("recipes")
-BUDGETED = ("houlsby", "pfeiffer", "lora", "adalora", "svft")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
 BIASES = ("layers", "all")
 MIRRORS = ("random", "none", "never")
@@ -79,7 +79,7 @@ class Recipe:
 
     def size(self, method: str) -> int:
         """The size a baseline has under the budget: r, d or b(T). Raises VectorFitError for a budget without it."""
-        if method not in BUDGETED:
+        if not methods.find(method).size_of:
             return 0
         sizes = self.budgets[self.budget]
         if method not in sizes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorfit.tasks import metrics
+from vf_tasks import metrics
 
 DATA = Path(os.environ.get("VECTORFIT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 CLASSES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=4, max_size=40)

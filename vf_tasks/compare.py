@@ -14,14 +14,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vectorfit import VectorFitError
-from vectorfit.analysis import Weights, heatmap, of_full_fine_tuning, save_figure, spectra, strengths
 from vectorfit.atomic import write_atomically
-from vectorfit.runs import RunFolder
 from vectorfit.vectors_file import pattern_of, read_vectors
+from vf_training import methods
+from vf_training.analysis import Weights, heatmap, of_full_fine_tuning, save_figure, spectra, strengths
+from vf_training.runs import RunFolder
 
-from .methods import METHODS, VARIANTS
 from .results import find, flat, read_result
 
+ORDER = tuple(methods.METHODS)  # of a table's rows
 SEEDS_DIFFER = ("seed", "data", "models")  # in settings, for a model or data set may lie elsewhere
 COLOURS = tuple(f"C{number}" for number in range(10) if number != 1)  # the orange is VectorFit's
 DRAWN = ("no_avf", "vectorfit")  # whose training strength is shown
@@ -65,7 +66,7 @@ def groups(runs: Sequence[RunFolder]) -> dict[str, list[Group]]:
         title = f"{result['recipe']} · {'/'.join(Path(result['model']).parts[-2:])} · {result['epochs']:g} epochs · "
         title += f"{result['train_rows']:,} rows" + (" · tiny" if result["tiny"] else "")
         title += f" · {result['settings']['holdout']:,} held out" if result["settings"]["holdout"] else ""
-        place = (METHODS.index(result["method"]), result["size"])
+        place = (ORDER.index(result["method"]), result["size"])
         group = tables.setdefault(title, {}).setdefault(place, Group(result["method"], result["size"], [], []))
         _require_alike(run, result, group)
         group.results.append(result)
@@ -153,10 +154,10 @@ def pareto(title: str, found: Sequence[Group]) -> Figure:
 
 def ablation(title: str, found: Sequence[Group]) -> Figure | None:
     """The paper's variants as bars, where there are several. Fig. 4 and 7."""
-    shown = [group for group in found if group.method in VARIANTS]
+    shown = [group for group in found if methods.find(group.method).is_variant]
     if len(shown) < 2:
         return None
-    shown.sort(key=lambda group: -VARIANTS.index(group.method))
+    shown.sort(key=lambda group: -ORDER.index(group.method))
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axis = figure.subplots()
     colours = ["tab:orange" if group.method == "vectorfit" else "0.65" for group in shown]

@@ -1,4 +1,4 @@
-"""What a training did, as figures and numbers: `python -m vectorfit analyze RUN`.
+"""What a training did, as figures and numbers: `python -m vf_training analyze RUN`.
 
 Figures of the paper: training strength (3, 6), spectrum of the change (8, 9), shift of the singular values (10).
 """
@@ -18,12 +18,15 @@ from matplotlib.figure import Figure
 from safetensors import safe_open
 from torch import Tensor
 
-from .atomic import PathLike, write_atomically
-from .errors import VectorFitError
-from .fingerprint import canonical_name
+from vectorfit.atomic import PathLike, write_atomically
+from vectorfit.container import PREFIX
+from vectorfit.errors import VectorFitError
+from vectorfit.fingerprint import canonical_name
+from vectorfit.svd import decompose
+from vectorfit.vectors_file import pattern_of, read_vectors
+
+from .methods import find, name_of_method
 from .runs import RunFolder
-from .svd import decompose
-from .vectors_file import pattern_of, read_vectors
 
 LISTS = re.compile(r"layers?|h|blocks?|(down|up|transformer)_blocks|attentions|resnets")  # names of lists of blocks
 POSITIONS = {"down_blocks": "down ", "up_blocks": "up ", "mid_block": "mid "}  # how a UNet's are shown
@@ -285,12 +288,15 @@ class Weights:
         self.is_difference = self._is_difference()
 
     def _is_difference(self) -> bool:
-        """Whether these are no weights but their change, as `--method full` writes it."""
+        """Whether these are no weights but their change, as full fine-tuning writes it."""
         with safe_open(next(iter(self._files.values())), "pt") as opened:
-            kind = (opened.metadata() or {}).get("vectorfit.baseline")
-        if kind not in (None, "full"):
-            raise VectorFitError(f"{self.path}: of a {kind} training, expected weights or full fine-tuning")
-        return kind == "full"
+            metadata = opened.metadata() or {}
+        if PREFIX + "format_version" not in metadata:
+            return False
+        name = name_of_method(metadata)
+        if name != "full":
+            raise VectorFitError(f"{self.path}: of a {name} training, expected weights or full fine-tuning")
+        return True
 
     def change_from(self, base: "Weights", path: str) -> Tensor:
         """How far a layer's weight is from the base's [out, in]. Raises VectorFitError for weights of other shapes."""
@@ -348,8 +354,9 @@ def analyze(
     run = Path(run)
     file = run / "vectors.safetensors" if run.is_dir() else run
     vectors, metadata = read_vectors(file)
-    if "vectorfit.baseline" in metadata:
-        raise VectorFitError(f"{file}: of a {metadata['vectorfit.baseline']} training, which has no vectors to show")
+    method = find(name_of_method(metadata))
+    if not method.trains_vectors:
+        raise VectorFitError(f"{file}: of a {method.name} training, which has no vectors to show")
     entries = RunFolder(file.parent).read_log()
     folder = Path(folder) if folder else file.parent / "analysis"
     written = write_training(vectors, entries, folder)

@@ -6,10 +6,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from vectorfit.__main__ import main
+from vectorfit.baselines import Baseline
 
 import vectorfit as vf
-from vectorfit.__main__ import main
-from vectorfit.analysis import (
+from vectorfit.layers import VectorFitLayer
+from vf_training.analysis import (
     Weights,
     analyze,
     frozen_spans,
@@ -19,9 +21,7 @@ from vectorfit.analysis import (
     shifts_of_full_fine_tuning,
     strengths,
 )
-from vectorfit.baselines import Baseline
-from vectorfit.layers import VectorFitLayer
-from vectorfit.runs import RunFolder
+from vf_training.runs import RunFolder
 
 
 @pytest.mark.parametrize(

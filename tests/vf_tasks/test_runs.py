@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
 import vectorfit as vf
-from vectorfit.tasks import recipe as recipes
-from vectorfit.tasks import training
-from vectorfit.tasks.__main__ import main
-from vectorfit.tasks.data import read as read_data
-from vectorfit.tasks.methods import METHODS, RATES, build
-from vectorfit.tasks.question_answering import QuestionAnswering, best_spans
-from vectorfit.tasks.task import class_id
-from vectorfit.tasks.tiny import SETTINGS
-from vectorfit.tasks.trainer import ByLength, Log
-from vectorfit.tasks.training import KINDS, Options, run
+from vf_tasks import recipe as recipes
+from vf_tasks import training
+from vf_tasks.__main__ import main
+from vf_tasks.data import read as read_data
+from vf_tasks.methods import METHODS, RATES, build
+from vf_tasks.question_answering import QuestionAnswering, best_spans
+from vf_tasks.run import KINDS, Options, run
+from vf_tasks.task import class_id
+from vf_tasks.tiny import SETTINGS
+from vf_tasks.trainer import ByLength, Log
 
 
 def tiny(name, folder, *flags):
@@ -92,7 +92,7 @@ def test_what_a_run_saved_is_what_it_scored(methods, tmp_path):
         model, head = task.load(own.model, torch.float32)
         built = build(model, head, method, own, 8, seed=5)
         built.load(methods / method / "vectors.safetensors")
-        from vectorfit.tasks.trainer import make
+        from vf_tasks.trainer import make
 
         trainer, _ = make(own, 0, task, built, task.examples(rows.train, True), training.RunFolder(tmp_path), 1)
         scores = task.score(trainer, rows.tests["validation"])
@@ -212,7 +212,7 @@ def refused(capsys, *arguments):
     status = main([str(argument) for argument in arguments])
     told = capsys.readouterr().err.splitlines()
     assert status == 2
-    assert len([line for line in told if line.startswith("vectorfit.tasks:")]) == 1
+    assert len([line for line in told if line.startswith("vf_tasks:")]) == 1
     assert "Traceback" not in "".join(told)
     return told[-1]
 
@@ -354,7 +354,7 @@ def test_a_training_that_diverges_says_so(tmp_path, capsys):
 def test_two_processes_train_as_one_does(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
     for name, command in (("two", launch), ("one", [sys.executable])):
-        flags = ["-m", "vectorfit.tasks", "gsm8k", "--tiny", "--output_dir", str(tmp_path / name)]
+        flags = ["-m", "vf_tasks", "gsm8k", "--tiny", "--output_dir", str(tmp_path / name)]
         subprocess.run([*command, *flags], check=True, capture_output=True)
     one, two = (vectors(tmp_path / name / "vectors.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from transformers import Trainer, set_seed
 
 from vectorfit import VectorFitError
-from vectorfit.memory import peak_memory
-from vectorfit.runs import RunFolder
+from vf_training import methods
+from vf_training.device import peak_memory
+from vf_training.runs import RunFolder
 
 from . import data, tiny
 from .image_classification import ImageClassification
 from .maths import Maths
-from .methods import Method, build
 from .metrics import Scores
 from .question_answering import QuestionAnswering
 from .recipe import Recipe, read
@@ -87,23 +88,42 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     model, head = task.load(recipe.model, dtype)
     examples = task.examples(rows.train, training=True)
     steps = total_steps(recipe, len(examples))
-    method = build(model, head, options.method, recipe, steps, options.seed)
-    tell(recipe, options, method, rows, steps)
+    trained = put_in(options.method, model, head, recipe, steps, options.seed)
+    tell(recipe, options, trained, rows, steps)
     if PartialState().is_main_process:
         folder.write_config({"settings": settings, "steps": steps, "versions": _versions()})
-    trainer, log = make(recipe, options.seed, task, method, examples, folder, steps)
+    trainer, log = make(recipe, options.seed, task, trained, examples, folder, steps)
     train(trainer, log, steps)
     seconds, memory = log.seconds, peak_memory()  # before scoring, which takes its own
     scores = _scores(task, trainer, rows)
     if trainer.is_world_process_zero():
         _check(scores, folder)
-        method.save(folder.vectors, recipe.model)
+        methods.save(trained, folder.vectors, base_model=recipe.model)
         epochs = steps / math.ceil(len(examples) / recipe.batch_size)
         cost = Cost(seconds, epochs, memory, folder.vectors.stat().st_size)
-        write_result(folder, settings, method, scores, cost, steps, len(rows.train))
+        write_result(folder, settings, trained, scores, cost, steps, len(rows.train))
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return read_result(folder)
+
+
+def put_in(
+    method: str, model: nn.Module, head: tuple[str, ...], recipe: Recipe, total_steps: int, seed: int
+) -> methods.Trained:
+    """Puts a method into a task's model, in place, of the size that the recipe's budget gives it.
+
+    Raises:
+        VectorFitError: an unknown method, a budget that lacks it, or nothing to train.
+    """
+    options = methods.Options(
+        size=recipe.size(method),
+        heads=head,
+        bias=recipe.bias,
+        seed=seed,
+        total_steps=total_steps,
+        adapted_matrices=recipe.adapted_matrices,
+    )
+    return methods.put_in(method, model, options)
 
 
 def _tiny(recipe: Recipe, options: Options, folder: RunFolder) -> tuple[Recipe, Options]:
@@ -158,13 +178,13 @@ def _check(scores: Scores, folder: RunFolder) -> None:
         raise VectorFitError(f"{folder.path}: {broken} is {scores[broken]}; lower --learning_rate")
 
 
-def tell(recipe: Recipe, options: Options, method: Method, rows: data.Data, steps: int) -> None:
+def tell(recipe: Recipe, options: Options, trained: methods.Trained, rows: data.Data, steps: int) -> None:
     """Says on stderr what is going to be trained."""
     if not PartialState().is_main_process:
         return
-    counts = method.counts
+    counts, method = trained.counts, trained.method
     share = 100 * counts["parameters"] / counts["base_parameters"]
-    size = f" (size {method.size}, budget {recipe.budget})" if method.size else ""
+    size = f" (size {trained.size}, budget {recipe.budget})" if trained.size else ""
     lines = {
         "task": f"{recipe.name}: {recipe.kind}, {recipe.metric}; settings from {recipe.source}",
         "model": recipe.model,
@@ -175,7 +195,7 @@ def tell(recipe: Recipe, options: Options, method: Method, rows: data.Data, step
         "training": f"{steps} updates of {recipe.batch_size}, rate {recipe.learning_rate:g}, "
         f"seed {options.seed}, {recipe.precision}",
     }
-    if method.name == "vectorfit":
+    if method.freezing is not None:
         now, own = recipe.schedule(steps), read(recipe.name)
         lines["freezing"] = (
             f"{recipe.avf_top_k} vectors at update {now.first_step}, then every {now.every}, {now.num_freezes} times; "

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .atomic import PathLike, write_atomically
-from .errors import VectorFitError
+from vectorfit.atomic import PathLike, write_atomically
+from vectorfit.errors import VectorFitError
 
 
 class RunFolder:

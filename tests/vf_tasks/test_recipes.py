@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vectorfit import AvfSchedule, VectorFitError
-from vectorfit.tasks.recipe import names, read
+from vf_tasks.recipe import names, read
 
 # Tables 7, 9, 11 and 13 as printed: learning rate, epochs, batch size, t_i, t_f, n_f, k.
 HYPERPARAMETERS = """

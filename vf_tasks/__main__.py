@@ -1,4 +1,4 @@
-"""`python -m vectorfit.tasks RECIPE` trains and scores; `python -m vectorfit.tasks compare RUNS...` compares."""
+"""`python -m vf_tasks RECIPE` trains and scores; `python -m vf_tasks compare RUNS...` compares."""
 
 import argparse
 import sys
@@ -7,6 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from vectorfit import VectorFitError
+from vf_training import methods
+from vf_training.commands import status_of
 
 from . import recipe as recipes
 from .recipe import Recipe
@@ -46,13 +48,13 @@ _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", bool: "true|fals
 
 def parser() -> argparse.ArgumentParser:
     """The command of one run."""
-    from .methods import METHODS
-
-    found = _Parser(prog="vectorfit.tasks", description=__doc__, epilog=f"recipes: {', '.join(recipes.names())}")
+    found = _Parser(prog="vf_tasks", description=__doc__, epilog=f"recipes: {', '.join(recipes.names())}")
     found.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
     found.add_argument("--model", help="a hub id or a folder, in place of the recipe's")
     found.add_argument("--data", help="TSV, CSV, JSONL, IDX or pictures: a folder, file or zip; or a hub name")
-    found.add_argument("--method", default="vectorfit", metavar="NAME", help=f"one of {', '.join(METHODS)}")
+    found.add_argument(
+        "--method", default="vectorfit", metavar="NAME", help=f"one of {', '.join(methods.names(methods.TASKS))}"
+    )
     found.add_argument("--seed", type=int, default=0, help="of the head, the order of rows, dropout")
     found.add_argument("--output_dir", help="the run folder; by default runs/tasks/RECIPE/METHOD-SEED")
     found.add_argument("--max_train_rows", type=int, metavar="N", help="train on so many rows only, always the same")
@@ -68,9 +70,8 @@ def _train(arguments: Sequence[str]) -> None:
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from .methods import RATES
+    from .run import Options, run
     from .tiny import SETTINGS
-    from .training import Options, run
 
     logging.set_verbosity_error()  # a fresh head is no news here, nor is how fast weights load
     logging.disable_progress_bar()
@@ -79,8 +80,9 @@ def _train(arguments: Sequence[str]) -> None:
     options = {item.name: flags.pop(item.name) for item in fields(Options)}
     model = flags.pop("model")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    # The recipe's rate is VectorFit's, its variants' and SVFT's.
-    changes = {"learning_rate": RATES.get(options["method"], recipe.learning_rate), **changes}
+    # The recipe's rate is VectorFit's; methods with a rate of their own say so in the registry.
+    rate = methods.find(options["method"]).rate(methods.TASKS, recipe.learning_rate)
+    changes = {"learning_rate": rate, **changes}
     if options["tiny"]:
         changes = {**SETTINGS, **changes}
     if model:
@@ -96,7 +98,7 @@ def _train(arguments: Sequence[str]) -> None:
 def _compare(arguments: Sequence[str]) -> None:
     from .compare import compare
 
-    found = _Parser(prog="vectorfit.tasks compare", description="Means, spreads and figures of runs.")
+    found = _Parser(prog="vf_tasks compare", description="Means, spreads and figures of runs.")
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of them")
     found.add_argument("--output_dir", default="comparison", help="where table and figures go")
     flags = found.parse_args(arguments)
@@ -107,24 +109,15 @@ def _compare(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if given[:1] == ["compare"]:
+    compares = given[:1] == ["compare"]
+
+    def command() -> None:
+        if compares:
             _compare(given[1:])
         else:
             _train(given)
-    except VectorFitError as error:
-        print(f"vectorfit.tasks: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"vectorfit.tasks: {error.filename}: cannot be read or written ({error.strerror})", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f"vectorfit.tasks: {error.name} is not installed: pip install 'vectorfit[tasks]'", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vectorfit.tasks: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+
+    return status_of(command, prefix="vf_tasks", interrupted="the same command goes on from the last checkpoint")
 
 
 def run() -> None:

@@ -16,9 +16,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from vectorfit import VectorFitError
-from vectorfit.runs import RunFolder
+from vectorfit.transformers import AVFCallback
+from vf_training.methods import Trained
+from vf_training.methods.technique import parameters_of
+from vf_training.runs import RunFolder
 
-from .methods import Method
 from .recipe import Recipe
 from .task import Examples, Task
 
@@ -56,7 +58,7 @@ class ByLength(Sampler[int]):
 class TaskTrainer(Trainer):
     """Trainer whose checkpoints hold what is trained, not the whole model."""
 
-    method: Method
+    trained: Trained
     group_by_length = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
@@ -71,19 +73,52 @@ class TaskTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"parameters": self.method.state(), "allocation": self.method.allocation()}, folder / TRAINED)
+        parameters = {name: value.detach().cpu().contiguous() for name, value in _trainable(self.trained).items()}
+        own = self.trained.method.technique.state(self.trained)
+        torch.save({"parameters": parameters, "allocation": own}, folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved = torch.load(Path(resume_from_checkpoint) / TRAINED, weights_only=True)
-        self.method.load_state(saved["parameters"])
-        self.method.load_allocation(saved["allocation"])
+        parameters, values = _trainable(self.trained), saved["parameters"]
+        if parameters.keys() != values.keys() or any(parameters[n].shape != values[n].shape for n in parameters):
+            unlike = sorted(parameters.keys() ^ values.keys()) or ["the shapes"]
+            raise VectorFitError(f"{resume_from_checkpoint}: of another training: {unlike[0]} differs")
+        with torch.no_grad():
+            for name, value in values.items():
+                parameters[name].copy_(value)
+        self.trained.method.technique.load_state(self.trained, saved["allocation"])
+
+
+def _trainable(trained: Trained) -> dict[str, torch.nn.Parameter]:
+    """What is trained, by the names of the model's parameters."""
+    return {name: parameter for name, parameter in parameters_of(trained.models).items() if parameter.requires_grad}
+
+
+class AfterUpdate(TrainerCallback):
+    """Lets the method do what it has to after each update, such as AdaLoRA share its budget out anew."""
+
+    def __init__(self, trained: Trained) -> None:
+        self.trained = trained
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Here the gradients, by which AdaLoRA judges importance, are still there.
+        self.trained.method.technique.after_update(self.trained, state.global_step + 1)
+
+
+def callbacks_of(trained: Trained, recipe: Recipe, steps: int) -> list[TrainerCallback]:
+    """What a method needs called while Trainer trains: its freezing, and what it does after an update."""
+    found: list[TrainerCallback] = [AfterUpdate(trained)]
+    if trained.method.freezing is not None:
+        when = recipe.schedule(steps)
+        found.append(AVFCallback(when.first_step, when.every, when.num_freezes, top_k=recipe.avf_top_k))
+    return found
 
 
 class Log(TrainerCallback):
     """A line in log.jsonl for every few updates, and a bar on stderr."""
 
-    def __init__(self, run: RunFolder, method: Method) -> None:
-        self.run, self.method, self.bar, self.earlier = run, method, tqdm(disable=True), 0.0
+    def __init__(self, run: RunFolder, callbacks: Sequence[TrainerCallback]) -> None:
+        self.run, self.callbacks, self.bar, self.earlier = run, callbacks, tqdm(disable=True), 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -113,7 +148,7 @@ class Log(TrainerCallback):
         if not state.is_world_process_zero:
             return
         kept = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
-        frozen = next((c.avf.frozen for c in self.method.callbacks if getattr(c, "avf", None)), ())
+        frozen = next((c.avf.frozen for c in self.callbacks if isinstance(c, AVFCallback) and c.avf), ())
         entry = {"step": state.global_step, **kept, "frozen": list(frozen), "seconds": round(self.seconds, 3)}
         self.run.append_log(entry)
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
@@ -140,7 +175,7 @@ def total_steps(recipe: Recipe, examples: int) -> int:
 
 
 def make(
-    recipe: Recipe, seed: int, task: Task, method: Method, examples: Examples, folder: RunFolder, steps: int
+    recipe: Recipe, seed: int, task: Task, trained: Trained, examples: Examples, folder: RunFolder, steps: int
 ) -> tuple[TaskTrainer, Log]:
     """The Trainer of a run of so many updates, and its log."""
     micro = micro_batch(recipe)
@@ -171,15 +206,16 @@ def make(
         label_names=["start_positions", "end_positions"] if recipe.kind == "question_answering" else ["labels"],
         ddp_find_unused_parameters=False,
     )
-    log = Log(folder, method)
+    callbacks = callbacks_of(trained, recipe, steps)
+    log = Log(folder, callbacks)
     trainer = TaskTrainer(
-        method.trained,
+        trained.wrapped[""],
         arguments,
         data_collator=task.collator,
         train_dataset=examples,
-        callbacks=[*method.callbacks, log],
+        callbacks=[*callbacks, log],
     )
-    trainer.method, trainer.group_by_length = method, recipe.group_by_length
+    trainer.trained, trainer.group_by_length = trained, recipe.group_by_length
     # Trainer takes any forward(**kwargs) for one that averages over all the tokens of an update; most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import vectorfit as vf
-from vectorfit.regularizers import RandomVectorFreezing, l1, set_sigma_dropout
+from vf_training.methods.regularizers import RandomVectorFreezing, l1, set_sigma_dropout
 
 
 def model():

@@ -8,9 +8,9 @@ from typing import Any
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vectorfit.runs import RunFolder
+from vf_training.methods import Trained
+from vf_training.runs import RunFolder
 
-from .methods import Method
 from .metrics import Scores
 
 RESULT = "result.json"
@@ -30,7 +30,7 @@ class Cost:
 def write_result(
     run: RunFolder,
     settings: Mapping[str, Any],
-    method: Method,
+    trained: Trained,
     scores: Scores,
     cost: Cost,
     steps: int,
@@ -38,15 +38,15 @@ def write_result(
 ) -> None:
     """Writes result.json. The first of `scores` stands for the run."""
     recipe = settings["recipe"]
-    counts = method.counts
+    counts = trained.counts
     share = 100 * counts["parameters"] / counts["base_parameters"]
     metric, score = next(iter(scores.items()))
     content = {
         "schema_version": SCHEMA_VERSION,
         "recipe": recipe["name"],
         "model": recipe["models"][0],
-        "method": method.name,
-        "size": method.size,
+        "method": trained.method.name,
+        "size": trained.size,
         "budget": recipe["budget"],
         "seed": settings["seed"],
         "tiny": settings["tiny"],

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from vectorfit import VectorFitError
-from vectorfit.tasks.data import picture, read
-from vectorfit.tasks.recipe import read as recipe
+from vf_tasks.data import picture, read
+from vf_tasks.recipe import read as recipe
 
 DATA = Path(os.environ.get("VECTORFIT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 

@@ -1,28 +1,10 @@
-"""What the paper holds Adaptive Vector Freezing against: random freezing, L1 on the deltas, dropout on sigma."""
-
-import hashlib
+"""What the paper compares Adaptive Vector Freezing with beside random freezing: L1 on the deltas, dropout on sigma."""
 
 import torch
 from torch import Tensor
 
-from .errors import VectorFitError
-from .freezing import AdaptiveVectorFreezing
-from .inject import vector_parameters
-from .plan import Models, vectorfit_layers
-
-
-class RandomVectorFreezing(AdaptiveVectorFreezing):
-    """Freezes `top_k` vectors drawn by lot instead of the most trained ones, at the same steps and in the same way."""
-
-    seed = 0
-
-    def rank(self, step: int) -> list[str]:
-        """The vectors in an order that depends on the seed, the step and the name alone: the same on every process."""
-
-        def lot(name: str) -> bytes:
-            return hashlib.sha256(f"{self.seed} {step} {name}".encode()).digest()
-
-        return sorted(self.averages(), key=lot)
+from vectorfit import VectorFitError, vector_parameters
+from vectorfit.plan import Models, vectorfit_layers
 
 
 def l1(models: Models) -> Tensor:

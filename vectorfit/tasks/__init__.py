@@ -1,1 +1,0 @@
-"""The paper's language and vision tasks, each one command: `python -m vectorfit.tasks cola`."""

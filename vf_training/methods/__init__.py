@@ -1,0 +1,25 @@
+"""The methods: VectorFit and its variants, and what they are compared with. `registry.py` has a row for each."""
+
+from .loading import load, method_of, name_of_method, restore
+from .registry import DREAMBOOTH, METHODS, STABLE_DIFFUSION, STARTER, TASKS, Method, find, names, put_in, save
+from .technique import Options, Technique, Trained
+
+__all__ = [
+    "DREAMBOOTH",
+    "METHODS",
+    "STABLE_DIFFUSION",
+    "STARTER",
+    "TASKS",
+    "Method",
+    "Options",
+    "Technique",
+    "Trained",
+    "find",
+    "load",
+    "method_of",
+    "name_of_method",
+    "names",
+    "put_in",
+    "restore",
+    "save",
+]

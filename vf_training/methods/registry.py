@@ -1,0 +1,206 @@
+"""Every method there is, a row each: what it trains, its size, its rates, what freezes, who offers it.
+
+To add a method, add its row; where none of the techniques fits, write one beside them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vectorfit import AdaptiveVectorFreezing, VectorFitConfig, VectorFitError, plan
+from vectorfit.atomic import PathLike
+from vectorfit.plan import Models, named_models
+from vectorfit.roles import ATTENTION, FEED_FORWARD
+
+from .adapters import Adapters
+from .freezing import by_lot, most_trained
+from .lora import AdaLora, Lora
+from .regularizers import l1
+from .technique import Options, Technique, Trained, modules_of
+from .vectors import Vectors
+from .whole import FullFineTuning, HeadAlone
+
+DREAMBOOTH, TASKS = "dreambooth", "tasks"  # who offers a method
+STABLE_DIFFUSION, STARTER = "stable diffusion", "starter"  # bases that rates were chosen for, beside TASKS
+_VECTORS = Vectors()
+_EVERYWHERE = (DREAMBOOTH, TASKS)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fine-tune.
+
+    Args:
+        about: what it trains, in a few words.
+        technique: how it gets into models and files.
+        config: what the core is configured to train, of methods that train vectors.
+        size: r, a width or a budget, of methods that have one; `size_of` says which.
+        rates: learning rates by what they were chosen for, where they are not VectorFit's.
+        freezing: makes what freezes vectors, from models, a seed and a schedule.
+        penalty: added to the loss, from the models.
+        sigma_dropout: the probability with which a singular value is dropped while it trains.
+        offered_by: `DREAMBOOTH`, `TASKS`, or both.
+    """
+
+    name: str
+    about: str
+    technique: Technique
+    config: VectorFitConfig | None = None
+    size: int = 0
+    size_of: str = ""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    freezing: Callable[..., AdaptiveVectorFreezing] | None = None
+    penalty: Callable[[Models], Tensor] | None = None
+    sigma_dropout: float = 0.0
+    offered_by: tuple[str, ...] = _EVERYWHERE
+
+    @property
+    def trains_vectors(self) -> bool:
+        """Whether its file is a subject file, which holds vectors."""
+        return self.config is not None
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is VectorFit or one of the paper's ablations of it (Section 6.3)."""
+        return self.config is not None and self.config.variant == self.name
+
+    def rate(self, chosen_for: str, otherwise: float) -> float:
+        """Its learning rate on a base or for the tasks; `otherwise` is VectorFit's."""
+        return self.rates.get(chosen_for, otherwise)
+
+
+def _variant(name: str, about: str, **more: Any) -> Method:
+    return Method(name, about, _VECTORS, VectorFitConfig(variant=name), **more)
+
+
+_ROWS = (
+    _variant("vectorfit", "all sigma and biases, with Adaptive Vector Freezing", freezing=most_trained),
+    _variant("no_avf", "all sigma and biases, without freezing"),
+    _variant("sigma_a+b", "sigma of attention, biases of attention and feed-forward"),
+    _variant("sigma", "all sigma"),
+    _variant("sigma_a", "sigma of attention"),
+    # The paper compares with SVFT's random pattern at d = 2 (below Table 8), as SVFT itself does on GLUE; no biases.
+    Method(
+        "svft",
+        "SVFT: entries of M drawn by lot, as many as d more diagonals on each side have",
+        _VECTORS,
+        VectorFitConfig(variant="sigma", pattern="random", pattern_width=2),
+        size=2,
+        size_of="d",
+        rates={STARTER: 2e-2},
+    ),
+    # Rank 2: Table 5. Rates: of diffusers' script for Stable Diffusion, of benchmarks/dreambooth_table.py for the
+    # starter; for the tasks, where each method's own paper trains.
+    Method(
+        "lora",
+        "LoRA on the same layers",
+        Lora(),
+        size=2,
+        size_of="r",
+        rates={STABLE_DIFFUSION: 1e-4, STARTER: 3e-3, TASKS: 5e-4},
+    ),
+    Method("adalora", "AdaLoRA on the same layers", AdaLora(), None, 144, "b(T)", {TASKS: 1e-3}, offered_by=(TASKS,)),
+    Method(
+        "houlsby",
+        "adapters behind attention and feed-forward",
+        Adapters((ATTENTION, FEED_FORWARD)),
+        size=8,
+        size_of="width",
+        rates={TASKS: 3e-4},
+        offered_by=(TASKS,),
+    ),
+    Method(
+        "pfeiffer",
+        "adapters behind feed-forward",
+        Adapters((FEED_FORWARD,)),
+        size=16,
+        size_of="width",
+        rates={TASKS: 3e-4},
+        offered_by=(TASKS,),
+    ),
+    Method(
+        "full",
+        "every parameter",
+        FullFineTuning(),
+        rates={STABLE_DIFFUSION: 5e-6, STARTER: 3e-4, TASKS: 2e-5},  # the first is DreamBooth's
+    ),
+    Method("head", "the task's head alone", HeadAlone(), rates={TASKS: 1e-3}, offered_by=(TASKS,)),
+    # What the paper compares freezing with. It gives no values: weight and probability are guesses, never tuned.
+    Method(
+        "random_freezing",
+        "as vectorfit, with vectors frozen by lot",
+        _VECTORS,
+        VectorFitConfig(),
+        freezing=by_lot,
+        offered_by=(DREAMBOOTH,),
+    ),
+    Method(
+        "l1",
+        "as no_avf, with an L1 penalty on the deltas",
+        _VECTORS,
+        VectorFitConfig(),
+        penalty=lambda models: 1e-5 * l1(models),
+        offered_by=(DREAMBOOTH,),
+    ),
+    Method(
+        "sigma_dropout",
+        "as no_avf, with dropout on sigma",
+        _VECTORS,
+        VectorFitConfig(),
+        sigma_dropout=0.05,
+        offered_by=(DREAMBOOTH,),
+    ),
+)
+METHODS: Mapping[str, Method] = {row.name: row for row in _ROWS}
+
+
+def names(offered_by: str) -> tuple[str, ...]:
+    """The methods that a trainer offers, in the registry's order."""
+    return tuple(name for name, method in METHODS.items() if offered_by in method.offered_by)
+
+
+def find(name: str) -> Method:
+    """The method of a name. Raises VectorFitError for an unknown one."""
+    if name not in METHODS:
+        raise VectorFitError(f"method: got {name!r}, expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def put_in(name: str, models: Models, options: Options | None = None) -> Trained:
+    """Puts a method into models, in place: afterwards what it trains, and nothing else, is trainable.
+
+    Raises:
+        VectorFitError: an unknown method, a layer that cannot be adapted, or nothing to train.
+    """
+    method, options, models = find(name), options or Options(), named_models(models)
+    size = method.size if options.size is None else options.size
+    # What VectorFit would adapt: LoRA takes the same layers, and all methods are counted against the same total.
+    frame = plan(models, VectorFitConfig(modules_to_save=options.heads))
+    trained = Trained(method, models, frame, size, options.heads, wrapped=dict(models))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        method.technique.insert(trained, options)
+    for path in options.heads:
+        modules_of(models)[path].requires_grad_(True)
+    if not trained.parameters:
+        raise VectorFitError(f"method: {name} trains nothing, for the task brings no head along; take another")
+    return trained
+
+
+def save(
+    trained: Trained,
+    path: PathLike,
+    *,
+    base_model: str,
+    base_revision: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes what was trained. Equal trainings give equal bytes.
+
+    Raises:
+        VectorFitError: something trained is not finite, or the file cannot be written.
+    """
+    trained.method.technique.save(trained, path, base_model, base_revision, metadata or {})

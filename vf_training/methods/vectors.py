@@ -1,0 +1,43 @@
+"""VectorFit, its variants, SVFT and what Adaptive Vector Freezing is compared with: the core, configured."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import nn
+
+import vectorfit as vf
+from vectorfit.atomic import PathLike
+from vectorfit.container import PREFIX
+from vectorfit.plan import Models
+
+from .regularizers import set_sigma_dropout
+from .technique import Options, Technique, Trained
+
+METHOD = PREFIX + "method"  # in a subject file's metadata: the method that trained it
+
+
+class Vectors(Technique):
+    """Trains vectors of the core's layers. Its file is the core's own, the subject file."""
+
+    def insert(self, trained: Trained, options: Options) -> None:
+        method = trained.method
+        assert method.config is not None
+        config = replace(method.config, modules_to_save=trained.heads, bias=options.bias)
+        if trained.size:
+            config = replace(config, pattern_width=trained.size)
+        trained.plan = vf.inject(trained.models, config)
+        if method.sigma_dropout:
+            set_sigma_dropout(trained.models, method.sigma_dropout)
+
+    def parameters(self, trained: Trained) -> dict[str, nn.Parameter]:
+        return {**vf.vector_parameters(trained.models), **vf.head_parameters(trained.models)}
+
+    def save(
+        self, trained: Trained, path: PathLike, base_model: str, base_revision: str | None, metadata: Mapping[str, str]
+    ) -> None:
+        named = {"base_model": base_model, "base_revision": base_revision}
+        vf.save_vectors(trained.models, path, **named, metadata={METHOD: trained.method.name, **metadata})
+
+    def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
+        vf.load_vectors(models, path, strength)
+        return lambda: vf.remove(models)
