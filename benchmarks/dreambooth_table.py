@@ -22,11 +22,13 @@ from eval.comparison import KINDS, compare
 from eval.statistics import estimate
 from starter.subjects import SUBJECTS
 from vf_dreambooth.images import grid
+from vf_training import methods
 from vf_training.analysis import save_figure
 
 RESULT = Path(__file__).with_suffix(".md")
 SEEDS = {"full": 3, "lora": 3, "no_avf": 3, "vectorfit": 3}  # of the others, one
-VARIANTS = ("sigma_a", "sigma", "sigma_a+b", "no_avf", "vectorfit")  # Fig. 4
+METHODS = methods.names(methods.DREAMBOOTH)
+VARIANTS = tuple(name for name in reversed(METHODS) if methods.find(name).is_variant)  # Fig. 4
 REGULARIZED = ("random_freezing", "l1", "sigma_dropout")
 SHOWN = ("full", "lora", "no_avf", "vectorfit")  # in the grid of pictures
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, a result a seed

@@ -72,10 +72,11 @@ def minilm(data: Path) -> str:
     return str(Path(found.origin).parent / "model")
 
 
-VARIANTS = tuple(name for name in methods.names(methods.TASKS) if methods.find(name).is_variant)
+METHODS = methods.names(methods.TASKS)
+VARIANTS = tuple(name for name in METHODS if methods.find(name).is_variant)
 FEW = (Entry("vectorfit"), Entry("no_avf"), Entry("lora"), Entry("lora", "1.2M"), Entry("full"))
 FEW_OF_PAIRS = (*FEW[:3], Entry("lora", "1.2M", own_rate=True), FEW[4])  # at the shared rate it falls apart
-ALL = (*(Entry(method, seeds=3) for method in methods.names(methods.TASKS)), Entry("lora", "1.2M", seeds=3))
+ALL = (*(Entry(method, seeds=3) for method in METHODS), Entry("lora", "1.2M", seeds=3))
 SEEN = tuple(Entry(method) for method in (*VARIANTS, "lora", "full", "head"))
 TEXT = ("--group_by_length", "true")
 SETUPS = {

@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
     found.add_argument("--model", help="a hub id or a folder, in place of the recipe's")
     found.add_argument("--data", help="TSV, CSV, JSONL, IDX or pictures: a folder, file or zip; or a hub name")
-    found.add_argument(
-        "--method", default="vectorfit", metavar="NAME", help=f"one of {', '.join(methods.names(methods.TASKS))}"
-    )
+    offered = [methods.find(name) for name in methods.names(methods.TASKS)]
+    explained = "; ".join(f"{method.name}: {method.about}" for method in offered)
+    found.add_argument("--method", default="vectorfit", metavar="NAME", help=explained)
     found.add_argument("--seed", type=int, default=0, help="of the head, the order of rows, dropout")
     found.add_argument("--output_dir", help="the run folder; by default runs/tasks/RECIPE/METHOD-SEED")
     found.add_argument("--max_train_rows", type=int, metavar="N", help="train on so many rows only, always the same")
@@ -81,7 +81,7 @@ def _train(arguments: Sequence[str]) -> None:
     model = flags.pop("model")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     # The recipe's rate is VectorFit's; methods with a rate of their own say so in the registry.
-    rate = methods.find(options["method"]).rate(methods.TASKS, recipe.learning_rate)
+    rate = methods.find(options["method"], methods.TASKS).rate(methods.TASKS, recipe.learning_rate)
     changes = {"learning_rate": rate, **changes}
     if options["tiny"]:
         changes = {**SETTINGS, **changes}

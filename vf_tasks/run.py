@@ -115,6 +115,7 @@ def put_in(
     Raises:
         VectorFitError: an unknown method, a budget that lacks it, or nothing to train.
     """
+    methods.find(method, methods.TASKS)
     options = methods.Options(
         size=recipe.size(method),
         heads=head,

@@ -12,7 +12,6 @@ from vectorfit.export import bake, difference, lora
 from vectorfit.layers import VectorFitConv2d, VectorFitLinear, _Dense, _Factored
 from vectorfit.patterns import PATTERNS, entries, entries_of, num_entries, times
 from vectorfit.svd import decompose
-from vf_training.methods.regularizers import set_sigma_dropout
 
 WIDER = tuple(pattern for pattern in PATTERNS if pattern != "plain")
 
@@ -191,5 +190,3 @@ def test_what_cannot_be_is_said():
         vf.VectorFitConfig(pattern="sparse")
     with pytest.raises(vf.VectorFitError, match="pattern_width: got 0"):
         vf.VectorFitConfig(pattern_width=0)
-    with pytest.raises(vf.VectorFitError, match="wider than the diagonal"):
-        set_sigma_dropout(model("banded"), 0.1)

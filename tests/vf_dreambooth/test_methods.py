@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
-from vectorfit import VectorFitError, baselines
+from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
-from vf_dreambooth.config import METHODS
 from vf_dreambooth.pipeline import Sampling, adapted_models, load_pipeline, sample, set_subjects
+from vf_training import methods
 from vf_training.runs import RunFolder
 
 SAMPLING = Sampling(2, 2.0, 16)
@@ -31,14 +31,14 @@ def train(arguments, folder, method, *flags):
     return RunFolder(folder)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods.names(methods.DREAMBOOTH))
 def test_every_method_trains_and_loads(arguments, tiny_base, tmp_path, method):
     run = train(arguments, tmp_path / "run", method, "--num_validation_images", 1)
     tensors = load_file(run.vectors)
     assert any(value.abs().max() > 0 for value in tensors.values())
     assert json.loads(vf.read_metadata(run.vectors)["vectorfit.training"])["method"] == method
     frozen = [entry["frozen"] for entry in run.read_log()]
-    assert any(frozen) == (method in ("vectorfit", "random_freezing"))
+    assert any(frozen) == (methods.find(method).freezing is not None)
     kinds = {name.rpartition(".")[2] for name in tensors}
     expected = {"lora": {"lora_A", "lora_B"}, "full": {"weight", "bias"}}
     expected |= {name: {"sigma"} for name in ("sigma", "sigma_a", "svft")}
@@ -61,9 +61,9 @@ def test_a_baselines_file_is_what_was_trained(arguments, tiny_base, tmp_path, me
     loaded = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
     trained = load_pipeline(resolve(str(tiny_base)))
     models = adapted_models(trained)
-    baseline = baselines.Baseline(models, method)
+    trained_anew = methods.put_in(method, models)
     tensors = load_file(run.vectors)
-    for name, parameter in baseline.parameters.items():
+    for name, parameter in trained_anew.parameters.items():
         if method == "lora":
             path, factor = name.removesuffix(".default.weight").rsplit(".", 1)
             parameter.data.copy_(tensors[f"{path}.{factor}"])
@@ -73,7 +73,7 @@ def test_a_baselines_file_is_what_was_trained(arguments, tiny_base, tmp_path, me
     with torch.no_grad():
         expected = trained.unet.eval()(x, 3, words).sample
         torch.testing.assert_close(pipe.unet.eval()(x, 3, words).sample, expected, atol=1e-4, rtol=1e-3)
-    baselines.restore(adapted_models(pipe))
+    methods.restore(adapted_models(pipe))
     base = load_pipeline(resolve(str(tiny_base))).unet.state_dict()
     assert all(torch.equal(value, base[name]) for name, value in pipe.unet.state_dict().items())
     assert any(not torch.equal(value, base[name]) for name, value in loaded.items())
@@ -95,7 +95,7 @@ def test_baselines_are_held_to_their_base_and_do_not_mix(arguments, tiny_base, t
     pipe = load_pipeline(resolve(str(tiny_base)))
     with pytest.raises(VectorFitError, match="does not mix"):
         set_subjects(pipe, [(run.path, 1.0), (subject, 1.0)])
-    with pytest.raises(VectorFitError, match=r"a baseline's file.*vectorfit\.baselines"):
+    with pytest.raises(VectorFitError, match=r"a file of lora.*vf_training\.methods"):
         vf.load_vectors(adapted_models(pipe), run.vectors)
     next(pipe.unet.parameters()).data.add_(0)
     pipe.unet.get_parameter("mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight").data.mul_(2)
@@ -119,3 +119,19 @@ def test_baselines_are_held_to_their_base_and_do_not_mix(arguments, tiny_base, t
 def test_methods_that_cannot_be(photos, tiny_base, capsys, flags, message):
     with pytest.raises(VectorFitError, match=message):
         main([str(part) for part in ("--instance_dir", photos, "--base_model", tiny_base, *flags)])
+
+
+def test_random_freezing_takes_the_runs_seed(arguments, tmp_path):
+    runs = [train(arguments, tmp_path / str(seed), "random_freezing", "--seed", seed) for seed in (0, 1)]
+    frozen = [[entry["frozen"] for entry in run.read_log()] for run in runs]
+    assert all(any(steps) for steps in frozen)
+    assert frozen[0] != frozen[1]
+
+
+def test_the_log_has_the_rate_of_every_group(arguments, tmp_path):
+    flags = ("--text_encoder_lr", 5e-3, "--lr_scheduler", "linear")
+    entries = train(arguments, tmp_path / "run", "vectorfit", *flags).read_log()
+    assert all(entry["lr_text_encoder"] == pytest.approx(entry["lr"] / 2) for entry in entries)
+    assert len({entry["lr"] for entry in entries}) == len(entries)
+    (one_group, *_) = train(arguments, tmp_path / "one", "vectorfit").read_log()
+    assert [name for name in one_group if name.startswith("lr")] == ["lr"]

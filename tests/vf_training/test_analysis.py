@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from vectorfit.__main__ import main
-from vectorfit.baselines import Baseline
 
 import vectorfit as vf
 from vectorfit.layers import VectorFitLayer
+from vf_training import methods
+from vf_training.__main__ import main
 from vf_training.analysis import (
     Weights,
     analyze,
@@ -200,12 +200,12 @@ def test_a_baselines_difference_is_taken_for_what_it_is(tmp_path):
     plain = Model()
     plain.load_state_dict({n: v for n, v in net.state_dict().items() if "d_" not in n})
     save_file({f"text_model.{n}": v.clone() for n, v in plain.state_dict().items()}, tmp_path / "base.safetensors")
-    baseline = Baseline(plain, "full")
+    full = methods.put_in("full", plain)
     with torch.no_grad():
-        for parameter in baseline.parameters.values():
+        for parameter in full.parameters.values():
             parameter += 0.01
     (tmp_path / "full").mkdir()
-    baseline.save(tmp_path / "full" / "vectors.safetensors", base_model="test")
+    methods.save(full, tmp_path / "full" / "vectors.safetensors", base_model="test")
     (tmp_path / "full" / "checkpoints").mkdir()
     save_file({"layers.0.attn.weight": torch.zeros(8, 8)}, tmp_path / "full" / "checkpoints" / "x.safetensors")
     written = analyze(tmp_path / "run", base=tmp_path / "base.safetensors", full=tmp_path / "full")

@@ -162,10 +162,11 @@ def names(offered_by: str) -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if offered_by in method.offered_by)
 
 
-def find(name: str) -> Method:
-    """The method of a name. Raises VectorFitError for an unknown one."""
-    if name not in METHODS:
-        raise VectorFitError(f"method: got {name!r}, expected one of {', '.join(METHODS)}")
+def find(name: str, offered_by: str | None = None) -> Method:
+    """The method of a name, where a trainer is given one that it offers. Raises VectorFitError for any other name."""
+    known = names(offered_by) if offered_by else tuple(METHODS)
+    if name not in known:
+        raise VectorFitError(f"method: got {name!r}, expected one of {', '.join(known)}")
     return METHODS[name]
 
 

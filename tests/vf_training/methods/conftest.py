@@ -1,5 +1,8 @@
 """The small model that the committed old files belong to. Its weights are exact fractions: the same everywhere."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -52,3 +55,9 @@ def train(parameters: dict[str, nn.Parameter]) -> None:
     """Moves what a method trains by known amounts."""
     for number, (_, parameter) in enumerate(sorted(parameters.items())):
         parameter.add_(fractions(parameter.shape, 100 + number))
+
+
+@pytest.fixture
+def old():
+    """`Model`, its `HEAD`, and `train`, which moves parameters by known amounts."""
+    return SimpleNamespace(Model=Model, HEAD=HEAD, train=train)
