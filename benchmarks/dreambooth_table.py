@@ -19,7 +19,7 @@ from benchmarks.dreambooth_trials import PROTOCOL, SCORES, Tuning, measure_cost,
 from benchmarks.starter_scores import write_table
 from eval import scoring
 from eval.comparison import KINDS, compare
-from eval.statistics import estimate
+from eval.intervals import estimate
 from starter.subjects import SUBJECTS
 from vf_dreambooth.images import grid
 from vf_training import methods

@@ -6,7 +6,7 @@ from typing import Any
 from vectorfit import VectorFitError
 
 from .collection import UNKNOWN_SEED
-from .statistics import Estimate, estimate, win_rate
+from .intervals import Estimate, estimate, win_rate
 
 KINDS = ("dino", "clip_i", "clip_t")
 

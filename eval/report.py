@@ -15,7 +15,7 @@ from vf_dreambooth.photos import open_photo
 
 from .collection import UNKNOWN_SEED
 from .comparison import KINDS, compare, require_alike
-from .statistics import estimate
+from .intervals import estimate
 
 THUMBNAIL = 112  # pixels
 SCHEMA = "vectorfit-report/1"  # of the JSON and the CSV

@@ -17,9 +17,9 @@ from vectorfit.atomic import write_atomically
 from .collection import Subject
 from .embeddings import embed_files
 from .encoders import Encoder, Encoders
+from .intervals import estimate
 from .manifest import Entry
 from .protocols import Protocol
-from .statistics import estimate
 
 SCHEMA = "vectorfit-eval/1"
 DIGITS = 6  # of a score in a result; below, float32 says nothing

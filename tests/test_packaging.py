@@ -4,10 +4,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from vf_dreambooth.cli import build_parser
 from vf_dreambooth.export import build_parser as build_export_parser
@@ -42,27 +47,104 @@ def test_the_readmes_export_commands_parse():
         assert build_export_parser().parse_args(command[3:]).subject == Path("runs/dog")
 
 
-@pytest.mark.slow
-def test_the_wheel_works_alone(tmp_path):
-    # The environment sees this one's installed libraries, but not the checkout.
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The wheel, built and unpacked into a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist"), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
-    venv.create(tmp_path / "env", with_pip=False)
-    python = tmp_path / "env" / "bin" / "python"
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    site = tmp_path / "site"
+    (wheel,) = (folder / "dist").glob("*.whl")
+    site = folder / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", site, wheel], check=True)
-    libraries = next(path for path in sys.path if path.endswith("site-packages"))
+    return site
+
+
+def python(tmp_path, code):
+    """A program's output in an environment that has no packages but those it puts on its path."""
+    venv.create(tmp_path / "env", with_pip=False)
+    command = [tmp_path / "env" / "bin" / "python", "-I", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_works_with_the_libraries_of_all_extras(installed, tmp_path):
+    libraries = str(Path(torch.__file__).parents[1])
     code = f"""
 import sys
-sys.path[:0] = [{str(site)!r}, {libraries!r}]
+sys.path[:0] = [{str(installed)!r}, {libraries!r}]
 import vf_starter
 from vf_dreambooth.base_models import load, resolve
 load(resolve("starter"))
+import vf_tasks.__main__
+from vf_tasks import recipe
+assert recipe.names()
 from vf_app import server
 assert list(server.shipped().glob("*.safetensors"))
 print(vf_starter.__file__)
 """
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert str(site) in done.stdout
+    assert str(installed) in python(tmp_path, code)
+
+
+def required(names):
+    """Distributions and everything they need here, extras apart, by name."""
+    found, waiting = {}, list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found[name] = metadata.distribution(name)
+        needs = map(Requirement, found[name].requires or ())
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+def linked(names, folder):
+    """A folder with these distributions and what they need, and nothing else."""
+    folder.mkdir()
+    for distribution in required(names).values():
+        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            link = folder / top
+            if not link.exists():
+                link.symlink_to(distribution.locate_file(top))
+    return folder
+
+
+def test_the_core_needs_three_libraries():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {Requirement(need).name for need in settings["dependencies"]} == {"torch", "safetensors", "numpy"}
+    extras = settings["optional-dependencies"]
+    everything = {need for extra in ("dreambooth", "tasks", "eval", "app", "peft", "heic") for need in extras[extra]}
+    assert all(extra in extras["all"][0] for extra in ("dreambooth", "tasks", "eval", "app", "peft", "heic"))
+    assert {Requirement(need).name for need in everything} >= {"diffusers", "gradio", "datasets", "peft", "timm"}
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_is_the_method(installed, tmp_path):
+    """With torch, safetensors, numpy and what these need, and nothing else to be found."""
+    core = linked(("torch", "safetensors", "numpy"), tmp_path / "core")
+    assert not (core / "transformers").exists()
+    code = f"""
+import sys
+sys.path[:0] = [{str(installed)!r}, {str(core)!r}]
+import importlib.util
+for name in ("transformers", "diffusers", "peft", "accelerate", "matplotlib", "PIL", "tqdm"):
+    assert importlib.util.find_spec(name) is None, name
+import torch, vectorfit as vf
+make = lambda: (torch.manual_seed(0), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)))[1]
+net = make()
+vf.inject(net)
+avf = vf.AdaptiveVectorFreezing(net, first_step=1, every=1, num_freezes=2, top_k=1)
+optimizer = torch.optim.AdamW(vf.vector_parameters(net).values(), lr=0.1)
+for step in (1, 2):
+    net(torch.ones(1, 8)).square().sum().backward()
+    avf.step(step)
+    optimizer.step()
+vf.save_vectors(net, "subject.safetensors", base_model="test")
+vf.load_vectors(make(), "subject.safetensors")
+from vf_training import methods
+methods.load(make(), "subject.safetensors")
+print(vf.__file__)
+"""
+    assert str(installed) in python(tmp_path, code)

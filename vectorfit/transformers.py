@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers import TrainerCallback  # noqa: TID251 - this module is the edge to Trainer
+from transformers.trainer_callback import ExportableState  # noqa: TID251
 
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule

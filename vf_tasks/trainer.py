@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from vectorfit import VectorFitError
 from vectorfit.transformers import AVFCallback
 from vf_training.methods import Trained
-from vf_training.methods.technique import parameters_of
+from vf_training.methods.method import parameters_of
 from vf_training.runs import RunFolder
 
 from .recipe import Recipe

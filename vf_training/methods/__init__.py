@@ -1,8 +1,8 @@
 """The methods: VectorFit and its variants, and what they are compared with. `registry.py` has a row for each."""
 
 from .loading import load, method_of, name_of_method, restore
-from .registry import DREAMBOOTH, METHODS, STABLE_DIFFUSION, STARTER, TASKS, Method, find, names, put_in, save
-from .technique import Options, Technique, Trained
+from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained
+from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names, put_in, save
 
 __all__ = [
     "DREAMBOOTH",

@@ -16,7 +16,7 @@ from vectorfit.plan import Models
 from vectorfit.roles import role
 
 from .change_file import ChangeFile
-from .technique import Options, Trained, modules_of
+from .method import Options, Trained, modules_of
 
 # The layers by which transformers' blocks leave a sublayer.
 OUTPUTS = ("output.dense", "out_proj", "o_proj", "fc2", "down_proj", "c_proj", "wo")

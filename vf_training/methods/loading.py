@@ -9,7 +9,8 @@ from vectorfit.container import PREFIX
 from vectorfit.plan import Models, named_models
 
 from .change_file import BASELINE
-from .registry import Method, find
+from .method import Method
+from .registry import find
 from .vectors import METHOD
 
 _UNDO = "_vf_training_undo"  # an attribute of a model: what takes away the change that was loaded

@@ -3,14 +3,12 @@
 To add a method, add its row; where none of the techniques fits, write one beside them.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vectorfit import AdaptiveVectorFreezing, VectorFitConfig, VectorFitError, plan
+from vectorfit import VectorFitConfig, VectorFitError, plan
 from vectorfit.atomic import PathLike
 from vectorfit.plan import Models, named_models
 from vectorfit.roles import ATTENTION, FEED_FORWARD
@@ -18,58 +16,13 @@ from vectorfit.roles import ATTENTION, FEED_FORWARD
 from .adapters import Adapters
 from .freezing import by_lot, most_trained
 from .lora import AdaLora, Lora
+from .method import DREAMBOOTH, TASKS, Method, Options, Trained, modules_of
 from .regularizers import l1
-from .technique import Options, Technique, Trained, modules_of
 from .vectors import Vectors
 from .whole import FullFineTuning, HeadAlone
 
-DREAMBOOTH, TASKS = "dreambooth", "tasks"  # who offers a method
 STABLE_DIFFUSION, STARTER = "stable diffusion", "starter"  # bases that rates were chosen for, beside TASKS
 _VECTORS = Vectors()
-_EVERYWHERE = (DREAMBOOTH, TASKS)
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to fine-tune.
-
-    Args:
-        about: what it trains, in a few words.
-        technique: how it gets into models and files.
-        config: what the core is configured to train, of methods that train vectors.
-        size: r, a width or a budget, of methods that have one; `size_of` says which.
-        rates: learning rates by what they were chosen for, where they are not VectorFit's.
-        freezing: makes what freezes vectors, from models, a seed and a schedule.
-        penalty: added to the loss, from the models.
-        sigma_dropout: the probability with which a singular value is dropped while it trains.
-        offered_by: `DREAMBOOTH`, `TASKS`, or both.
-    """
-
-    name: str
-    about: str
-    technique: Technique
-    config: VectorFitConfig | None = None
-    size: int = 0
-    size_of: str = ""
-    rates: Mapping[str, float] = field(default_factory=dict)
-    freezing: Callable[..., AdaptiveVectorFreezing] | None = None
-    penalty: Callable[[Models], Tensor] | None = None
-    sigma_dropout: float = 0.0
-    offered_by: tuple[str, ...] = _EVERYWHERE
-
-    @property
-    def trains_vectors(self) -> bool:
-        """Whether its file is a subject file, which holds vectors."""
-        return self.config is not None
-
-    @property
-    def is_variant(self) -> bool:
-        """Whether it is VectorFit or one of the paper's ablations of it (Section 6.3)."""
-        return self.config is not None and self.config.variant == self.name
-
-    def rate(self, chosen_for: str, otherwise: float) -> float:
-        """Its learning rate on a base or for the tasks; `otherwise` is VectorFit's."""
-        return self.rates.get(chosen_for, otherwise)
 
 
 def _variant(name: str, about: str, **more: Any) -> Method:

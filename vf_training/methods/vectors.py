@@ -10,8 +10,8 @@ from vectorfit.atomic import PathLike
 from vectorfit.container import PREFIX
 from vectorfit.plan import Models
 
+from .method import Options, Technique, Trained
 from .regularizers import set_sigma_dropout
-from .technique import Options, Technique, Trained
 
 METHOD = PREFIX + "method"  # in a subject file's metadata: the method that trained it
 
@@ -35,8 +35,8 @@ class Vectors(Technique):
     def save(
         self, trained: Trained, path: PathLike, base_model: str, base_revision: str | None, metadata: Mapping[str, str]
     ) -> None:
-        named = {"base_model": base_model, "base_revision": base_revision}
-        vf.save_vectors(trained.models, path, **named, metadata={METHOD: trained.method.name, **metadata})
+        metadata = {METHOD: trained.method.name, **metadata}
+        vf.save_vectors(trained.models, path, base_model=base_model, base_revision=base_revision, metadata=metadata)
 
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         vf.load_vectors(models, path, strength)

@@ -8,7 +8,7 @@ from torch import Tensor
 from vectorfit.plan import Models
 
 from .change_file import ChangeFile, add
-from .technique import Options, Trained, parameters_of
+from .method import Options, Trained, parameters_of
 
 
 class FullFineTuning(ChangeFile):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.statistics import estimate, win_rate
+from eval.intervals import estimate, win_rate
 
 
 def test_means_are_over_subjects_not_over_pictures():

@@ -1,17 +1,60 @@
-"""How a method gets into models and out of a file again, and what it leaves in the models."""
+"""What a method is: its row in the registry, its technique, and what it leaves in models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
+from vectorfit import AdaptiveVectorFreezing, VectorFitConfig
 from vectorfit.atomic import PathLike
 from vectorfit.plan import Models, Plan, join, named_models
 
-if TYPE_CHECKING:
-    from .registry import Method
+DREAMBOOTH, TASKS = "dreambooth", "tasks"  # who offers a method
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fine-tune.
+
+    Args:
+        about: what it trains, in a few words.
+        technique: how it gets into models and files.
+        config: what the core is configured to train, of methods that train vectors.
+        size: r, a width or a budget, of methods that have one; `size_of` says which.
+        rates: learning rates by what they were chosen for, where they are not VectorFit's.
+        freezing: makes what freezes vectors, from models, a seed and a schedule.
+        penalty: added to the loss, from the models.
+        sigma_dropout: the probability with which a singular value is dropped while it trains.
+        offered_by: `DREAMBOOTH`, `TASKS`, or both.
+    """
+
+    name: str
+    about: str
+    technique: "Technique"
+    config: VectorFitConfig | None = None
+    size: int = 0
+    size_of: str = ""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    freezing: Callable[..., AdaptiveVectorFreezing] | None = None
+    penalty: Callable[[Models], Tensor] | None = None
+    sigma_dropout: float = 0.0
+    offered_by: tuple[str, ...] = (DREAMBOOTH, TASKS)
+
+    @property
+    def trains_vectors(self) -> bool:
+        """Whether its file is a subject file, which holds vectors."""
+        return self.config is not None
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is VectorFit or one of the paper's ablations of it (Section 6.3)."""
+        return self.config is not None and self.config.variant == self.name
+
+    def rate(self, chosen_for: str, otherwise: float) -> float:
+        """Its learning rate on a base or for the tasks; `otherwise` is VectorFit's."""
+        return self.rates.get(chosen_for, otherwise)
 
 
 @dataclass(frozen=True)
@@ -46,7 +89,7 @@ class Trained:
     `plan` is VectorFit's on the same models: it counts their parameters and names the layers that LoRA adapts.
     """
 
-    method: "Method"
+    method: Method
     models: dict[str, nn.Module]
     plan: Plan
     size: int
