@@ -35,19 +35,16 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def adapt(method: str, models: dict[str, nn.Module]) -> list[nn.Parameter]:
-    """Prepares the models, in place or in the mapping, and returns what the method trains."""
+    """Prepares the models, in place, and returns what the method trains."""
     for model in models.values():
         model.requires_grad_(False).train()
     if method in ("vectorfit", "svft"):
         return list(registry.put_in(method, models).parameters.values())
-    for name, model in models.items():
-        if method.startswith("lora"):
-            from peft import LoraConfig, inject_adapter_in_model
-
-            rank = int(method.split()[1])
-            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(linears(model)))
-            models[name] = inject_adapter_in_model(config, model)
-        elif method == "rebuild":
+    if method.startswith("lora"):
+        options = registry.Options(size=int(method.split()[1]))
+        return list(registry.put_in("lora", models, options).parameters.values())
+    for model in models.values():
+        if method == "rebuild":
             for path, module in linears(model).items():
                 parent, _, last = path.rpartition(".")
                 setattr(model.get_submodule(parent), last, Rebuilt(module))
