@@ -31,6 +31,7 @@ class Preset:
     guidance_scale: float
     other_rates: Mapping[str, float] = field(default_factory=dict)  # by method, where it is not VectorFit's
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, on the starter alone
+    batch_size: int = 1  # pictures drawn at once: more are quicker only where one leaves the processor idle
 
     def rate_of(self, method: str) -> float:
         return self.other_rates.get(method, self.learning_rate)
@@ -42,7 +43,7 @@ PRESETS = {
     SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5, {"lora": 1e-4, "full": 5e-6}),
     # benchmarks/starter_preset.md: likeness has all but stopped growing there, grounds and class are still right.
     # The other methods' rates are those that benchmarks/dreambooth_table.py chose at these steps.
-    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, {"lora": 3e-3, "full": 3e-4, "svft": 2e-2}),
+    "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, {"lora": 3e-3, "full": 3e-4, "svft": 2e-2}, batch_size=2),
 }
 
 
