@@ -95,7 +95,6 @@ def _settings(task: Task, sampling: Sampling, role: str) -> str:
     file = subject_file(task.run)
     content = {
         **dataclasses.asdict(sampling),
-        "batch_size": None,
         "base": vf.read_metadata(file)["vectorfit.base_sha256"],
     }
     if role != "base_class":
@@ -130,7 +129,8 @@ def _generate(
     size = sampling.batch_size
     for start in tqdm(range(0, len(wanted), size), desc=f"{task.subject}", unit="batch", disable=quiet):
         portion = wanted[start : start + size]
-        images = sample(pipe, [entry.prompt for entry in portion], [entry.seed for entry in portion], sampling)
+        places = [entry.seed + entry.prompt_id for entry in portion]  # one picture of many prompts fills batches too
+        images = sample(pipe, [entry.prompt for entry in portion], [entry.seed for entry in portion], sampling, places)
         for entry, image in zip(portion, images, strict=True):
             path = task.out / entry.file
             path.parent.mkdir(parents=True, exist_ok=True)

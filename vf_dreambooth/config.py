@@ -90,7 +90,12 @@ class TrainConfig:
     class_data_dir: str | None = option(
         None, "your own class images, used as they are", group=PRIOR, shapes_result=False
     )
-    sample_batch_size: int = option(8, "pictures sampled at once", group=PRIOR, shapes_result=False)
+    sample_batch_size: int = option(
+        8,
+        "class images and previews sampled at once; another number rounds otherwise",
+        group=PRIOR,
+        shapes_result=False,
+    )
 
     method: str = option(
         "vectorfit",

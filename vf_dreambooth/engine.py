@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from vectorfit import VectorFitError
 
 from .base_models import BaseModel
-from .pipeline import Drawn, Sampling, draw, load_pipeline, set_subjects, subject_file
+from .pipeline import Drawn, Sampling, batches, draw, load_pipeline, set_subjects, subject_file
 
 # What a person picks by name -> the class of diffusers; the base's own comes with its weights.
 OWN_SAMPLER = "the model's own"
@@ -40,8 +40,7 @@ class Order:
     @property
     def steps(self) -> int:
         """Denoising steps in all, as `Engine.draw` reports them."""
-        batches = -(-len(self.prompts) // self.sampling.batch_size)
-        return batches * self.sampling.num_inference_steps
+        return len(batches(self.seeds, self.sampling.batch_size)) * self.sampling.num_inference_steps
 
 
 class Engine:

@@ -30,7 +30,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def memory_flags(config: TrainConfig) -> str:
-    """The flags that lower the memory of this training and leave its result as it is."""
+    """The flags that lower the memory of this training and leave its result as it is, but for rounding."""
     flags = []
     if not config.gradient_checkpointing:
         flags.append("--gradient_checkpointing")

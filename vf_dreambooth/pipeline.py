@@ -1,5 +1,6 @@
 """The one loader and the one sampler: base and subject files to a pipeline, prompts and seeds to pictures."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,17 +22,21 @@ from .base_models import BaseModel, Preset, load, resolve
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are sampled: denoising steps, guidance, side in pixels, and how many at once."""
+    """How pictures are sampled: denoising steps, guidance, side in pixels, and how many at once.
+
+    Kernels round otherwise in batches of other sizes, so pictures of another `batch_size` may differ by a level.
+    """
 
     num_inference_steps: int
     guidance_scale: float
     resolution: int
-    batch_size: int = 8
+    batch_size: int = 1
     negative_prompt: str = ""
 
     @classmethod
-    def of(cls, preset: Preset, batch_size: int = 8) -> "Sampling":
-        return cls(preset.num_inference_steps, preset.guidance_scale, preset.resolution, batch_size)
+    def of(cls, preset: Preset, batch_size: int | None = None) -> "Sampling":
+        size = preset.batch_size if batch_size is None else batch_size
+        return cls(preset.num_inference_steps, preset.guidance_scale, preset.resolution, size)
 
 
 def adapted_models(pipe: StableDiffusionPipeline) -> dict[str, nn.Module]:
@@ -105,11 +110,33 @@ class Drawn:
     blanked: bool
 
 
+def batches(places: Sequence[int], size: int) -> list[list[int | None]]:
+    """Which picture stands where: number i at `places[i]` modulo `size`, in the first batch where that is free."""
+    found: list[list[int | None]] = []
+    taken: Counter[int] = Counter()
+    for index, place in enumerate(place % size for place in places):
+        if taken[place] == len(found):
+            found.append([None] * size)
+        found[taken[place]][place] = index
+        taken[place] += 1
+    return found
+
+
 def sample(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    places: Sequence[int] | None = None,
 ) -> list[Image.Image]:
-    """One picture per (prompt, seed). The noise is drawn on the CPU: the same on every device and in every batch."""
-    return [drawn.image for drawn in draw(pipe, prompts, seeds, sampling)]
+    """One picture per (prompt, seed): on one machine always the same, whatever is drawn beside it and however much.
+
+    The noise is drawn on the CPU, the same on every device. Kernels round by the size of the batch and by the place in
+    it, so every batch is filled up to `sampling.batch_size`, and `places`, by default the seeds, say where a picture
+    stands (modulo that size). Other processors, devices, precisions and numbers of threads round otherwise. Seeds, or
+    `places`, that follow each other fill batches best.
+    """
+    return [drawn.image for drawn in draw(pipe, prompts, seeds, sampling, places=places)]
 
 
 @torch.no_grad()
@@ -119,6 +146,7 @@ def draw(
     seeds: Sequence[int],
     sampling: Sampling,
     after_step: Callable[[], None] = lambda: None,
+    places: Sequence[int] | None = None,
 ) -> list[Drawn]:
     """As `sample`, for who shows what goes on: `after_step` is called after every denoising step of every batch.
 
@@ -129,23 +157,27 @@ def draw(
         after_step()
         return tensors
 
-    drawn: list[Drawn] = []
-    for start in range(0, len(prompts), sampling.batch_size):
-        chunk = list(prompts[start : start + sampling.batch_size])
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + len(chunk)]]
+    drawn: dict[int, Drawn] = {}
+    for batch in batches(seeds if places is None else places, sampling.batch_size):
+        some = next(index for index in batch if index is not None)
+        filled = [some if index is None else index for index in batch]
         found = pipe(
-            chunk,
-            negative_prompt=[sampling.negative_prompt] * len(chunk),
+            [prompts[index] for index in filled],
+            negative_prompt=[sampling.negative_prompt] * len(filled),
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
-            generator=generators,
+            generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],
             height=sampling.resolution,
             width=sampling.resolution,
             callback_on_step_end=called,
         )
-        blanked = found.nsfw_content_detected or [False] * len(chunk)
-        drawn += [Drawn(image, bool(blank)) for image, blank in zip(found.images, blanked, strict=True)]
-    return drawn
+        blanked = found.nsfw_content_detected or [False] * len(filled)
+        drawn |= {
+            index: Drawn(image, bool(blank))
+            for index, image, blank in zip(batch, found.images, blanked, strict=True)
+            if index is not None
+        }
+    return [drawn[index] for index in range(len(prompts))]
 
 
 @contextmanager

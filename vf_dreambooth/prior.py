@@ -95,6 +95,7 @@ def class_images(
 
     The processes share the work by whole batches, and a batch is always of the same images, the last one drawn to its
     end too: a picture depends neither on the number of processes, nor on how many are wanted, nor on which are there.
+    One that was drawn in batches of another size, or by another number of threads, may differ by rounding.
 
     Raises:
         VectorFitError: the folder's manifest tells of another recipe.
@@ -112,7 +113,7 @@ def class_images(
     for number, batch in enumerate(mine):
         with _unchecked(pipe), accelerator.autocast():
             seeds = [image_seed(recipe.seed, index) for index in batch]
-            images = sample(pipe, [recipe.prompt] * len(batch), seeds, sampling)
+            images = sample(pipe, [recipe.prompt] * len(batch), seeds, sampling, places=batch)
         for index, image in zip(batch, images, strict=True):
             if index < count and not paths[index].exists():
                 write_png(paths[index], image)

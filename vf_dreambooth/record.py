@@ -90,7 +90,8 @@ class Record:
         prompts += [config.validation_prompt] if config.validation_prompt else []
         seeds = [*range(count)] * len(prompts)
         with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
-            images = sample(self.pipe, [p for p in prompts for _ in range(count)], seeds, self.setup.sampling)
+            asked = [prompt for prompt in prompts for _ in range(count)]
+            images = sample(self.pipe, asked, seeds, self.setup.sampling, places=range(len(asked)))
         self.shown = images[0]
         rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
