@@ -7,35 +7,36 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 """
 
 import math
-import time
 from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization
 from vf_dreambooth.base_models import load
-from vf_dreambooth.data import Latents, Sampler, encode_images
+from vf_dreambooth.data import DataSampler, Latents, encode_images
+from vf_dreambooth.families import family_of
 from vf_dreambooth.images import square, views
 from vf_dreambooth.interruption import Interruption
-from vf_dreambooth.objective import Denoiser, Objective
+from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
 from vf_dreambooth.pipeline import adapted_models
 from vf_dreambooth.prior import class_images, recipe_for
 from vf_dreambooth.randomness import generator
-from vf_dreambooth.record import Record
+from vf_dreambooth.run_writer import RunWriter
 from vf_dreambooth.setup import Setup, announce, prepare
+from vf_dreambooth.stopwatch import Stopwatch
 from vf_training.commands import exit_clearly, part_processes
 from vf_training.device import use_all_cores
 from vf_training.problems import Problems
 
 
-def class_latents(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator) -> Latents | None:
+def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator) -> Latents | None:
     """The class images' latents, where the prior is kept by class images; what is missing is drawn first."""
     config = setup.config
     if not config.with_class_images:
@@ -43,7 +44,7 @@ def class_latents(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
     if setup.class_paths:
         images = (open_photo(path) for path in setup.class_paths)
     else:
-        recipe = recipe_for(pipe, config.class_prompt, setup.sampling, accelerator.mixed_precision, config.seed)
+        recipe = recipe_for(pipe, config.class_prompt, setup.generation, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
         quiet = not accelerator.is_local_main_process
         with tqdm(desc="class images", unit="batch", disable=quiet) as bar:
@@ -52,11 +53,11 @@ def class_latents(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
                 bar.total = total
                 bar.update(done - bar.n)
 
-            images = class_images(pipe, recipe, config.num_class_images, root, setup.sampling, accelerator, report)
-    return encode_images(pipe.vae, [[square(image, config.resolution)] for image in images])
+            images = class_images(pipe, recipe, config.num_class_images, root, setup.generation, accelerator, report)
+    return encode_images(pipe, [[square(image, config.resolution)] for image in images])
 
 
-def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator) -> Sampler:
+def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator) -> DataSampler:
     """Every picture's latents, computed once, and the batches to be drawn from them."""
     config = setup.config
     prior = class_latents(setup, pipe, accelerator)
@@ -65,12 +66,12 @@ def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
         views(image, config.resolution, generator=generator(config.seed, "crops", index), **choices)
         for index, image in enumerate(setup.photos.images)
     ]
-    return Sampler(
-        encode_images(pipe.vae, squares),
+    return DataSampler(
+        encode_images(pipe, squares),
         prior,
         batch_size=config.train_batch_size,
         global_batch_size=config.effective_batch_size * accelerator.num_processes,
-        num_timesteps=pipe.scheduler.config.num_train_timesteps,
+        num_timesteps=family_of(pipe).noise_schedule(pipe).num_timesteps,
         seed=config.seed,
     )
 
@@ -78,17 +79,17 @@ def build_sampler(setup: Setup, pipe: StableDiffusionPipeline, accelerator: Acce
 class Loop:
     """The training of one subject."""
 
-    def __init__(
-        self, setup: Setup, pipe: StableDiffusionPipeline, accelerator: Accelerator, sampler: Sampler, began: float
-    ) -> None:
-        self.setup, self.config, self.accelerator, self.sampler = setup, setup.config, accelerator, sampler
+    def __init__(self, setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator, stopwatch: Stopwatch) -> None:
+        self.setup, self.config, self.accelerator = setup, setup.config, accelerator
+        self.data_sampler = build_data_sampler(setup, pipe, accelerator)  # before the models are changed
         models = adapted(pipe, self.config.train_text_encoder)
         self.optimization = optimization.build(self.config, models)
         accelerator.print(f"method       {self.config.method}: {self.optimization.trained.summary}")
-        self.record = Record(setup, pipe, models, self.optimization, accelerator, began)
+        self.models = models
+        self.writer = RunWriter(setup, pipe, self.optimization, accelerator, stopwatch)
         vectors, penalty = self.optimization.vectors.values(), self.optimization.penalty
-        self.objective = Objective(self.config, pipe, sampler, setup.photos.captions, vectors, penalty)
-        parts = Denoiser(pipe.unet, pipe.text_encoder), self.optimization.optimizer
+        self.objective = Objective(self.config, pipe, self.data_sampler, setup.photos.captions, vectors, penalty)
+        parts = family_of(pipe).denoiser(pipe), self.optimization.optimizer
         self.denoiser, self.optimizer = accelerator.prepare(*parts)
 
     def update(self, step: int, interruption: Interruption) -> tuple[dict, bool]:
@@ -111,14 +112,14 @@ class Loop:
 
     def require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
-            self.record.checkpoint(step - 1)
+            self.writer.checkpoint(step - 1)
             names = self.setup.photos.names
-            raise vf.VectorFitError(faults.not_finite(what, value, step, self.config, self.sampler, names))
+            raise vf.VectorFitError(faults.not_finite(what, value, step, self.config, self.data_sampler, names))
 
     def run(self, done: int) -> bool:
         """All steps after the first `done`; returns whether it came to the end or was asked to stop before."""
-        config, accelerator, record = self.config, self.accelerator, self.record
-        images = self.sampler.global_batch_size * (1 if self.sampler.prior is None else 2)
+        config, accelerator, writer = self.config, self.accelerator, self.writer
+        images = self.data_sampler.global_batch_size * (1 if self.data_sampler.prior is None else 2)
         steps = range(done + 1, config.max_train_steps + 1)
         quiet = not accelerator.is_local_main_process
         bar = tqdm(steps, desc="training", unit="step", disable=quiet, initial=done, total=config.max_train_steps)
@@ -129,17 +130,17 @@ class Loop:
                     loss=f"{entry['loss']:.3f}", images_per_s=f"{images * (bar.format_dict['rate'] or 0):.1f}"
                 )
                 accelerator.log({name: value for name, value in entry.items() if name != "frozen"}, step=step)
-                record.log(entry)
+                writer.log(entry)
                 last = step == config.max_train_steps
                 if stopping or last or step % config.checkpointing_steps == 0:
-                    record.samples(step)
-                    record.checkpoint(step)
+                    writer.sample_grid(step)
+                    writer.checkpoint(step)
                 if stopping and not last:
                     return False
         return True
 
 
-def adapted(pipe: StableDiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.Module]:
+def adapted(pipe: DiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.Module]:
     """The models to adapt; everything else of them is frozen."""
     models = adapted_models(pipe)
     for model in models.values():
@@ -171,22 +172,22 @@ def train_subject(setup: Setup) -> str:
     config, run = setup.config, setup.run
     if setup.resume and setup.finished:
         return f"{config.trigger}: finished before, {run.vectors}"
-    accelerator, began = start(setup), time.perf_counter()
+    accelerator, stopwatch = start(setup), Stopwatch()
     pipe = load(setup.base).to(accelerator.device)
     if accelerator.is_main_process:
-        run.write_config(setup.record())
+        run.write_config(setup.run_config())
     if config.report_to:
         accelerator.init_trackers("tensorboard", {k: v for k, v in config.as_dict().items() if v is not None})
-    loop = Loop(setup, pipe, accelerator, build_sampler(setup, pipe, accelerator), began)
-    found = checkpoint.find(run, setup.resume) if setup.resume else None
-    done = loop.record.resume(found)
+    loop = Loop(setup, pipe, accelerator, stopwatch)
+    folder = checkpoint.find(run, setup.resume) if setup.resume else None
+    done = checkpoint.resume(run, folder, loop.optimization, accelerator, loop.models, stopwatch)
     if setup.resume:
-        accelerator.print(f"resumed      {f'after step {done}' if found else 'no checkpoint yet, from the beginning'}")
+        accelerator.print(f"resumed      {f'after step {done}' if folder else 'no checkpoint yet, from the beginning'}")
     if not done:
-        loop.record.samples(0)
+        loop.writer.sample_grid(0)
     complete = loop.run(done)
     if complete:
-        loop.record.finish()
+        loop.writer.finish()
     accelerator.wait_for_everyone()  # the main process has written what the others read next
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -194,7 +195,7 @@ def train_subject(setup: Setup) -> str:
         accelerator.print(f"stopped; go on with: train_dreambooth_vectorfit.py --resume_from_checkpoint {run.path}")
         raise SystemExit(130)
     loss, size = run.read_log()[-1]["loss"], run.vectors.stat().st_size
-    return f"{config.trigger}: loss {loss:.3f}, {time.perf_counter() - began:.0f} s, {run.vectors} ({size:,} bytes)"
+    return f"{config.trigger}: loss {loss:.3f}, {stopwatch.seconds:.0f} s, {run.vectors} ({size:,} bytes)"
 
 
 def dry_run(setup: Setup) -> None:

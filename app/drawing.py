@@ -12,9 +12,9 @@ from typing import Protocol
 
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import BaseModel
-from vf_dreambooth.engine import OWN_SAMPLER, Order
+from vf_dreambooth.engine import OWN_SCHEDULER, GenerationRequest
 from vf_dreambooth.images import grid, write_png
-from vf_dreambooth.pipeline import Drawn, Sampling
+from vf_dreambooth.pipeline import GeneratedImage, GenerationSettings
 
 from .subjects import Library, Subject
 
@@ -32,7 +32,7 @@ class Stopped(Exception):
 class Draws(Protocol):
     """What draws orders: `vf_dreambooth.engine.Engine`, or a test's stand-in."""
 
-    def draw(self, order: Order, told: Callable[[int], None]) -> list[Drawn]: ...
+    def generate(self, order: GenerationRequest, told: Callable[[int], None]) -> list[GeneratedImage]: ...
 
     def release(self) -> None: ...
 
@@ -55,7 +55,7 @@ class Wish:
     steps: int = 25
     guidance: float = 4.0
     size: int = 64
-    sampler: str = OWN_SAMPLER
+    sampler: str = OWN_SCHEDULER
 
     def check(self) -> None:
         """Raises VectorFitError naming everything that cannot be."""
@@ -103,9 +103,9 @@ class Studio:
     def __init__(self, library: Library, engine: Draws, default_base: BaseModel, scratch: Path) -> None:
         self.library, self.engine, self.default_base, self.scratch = library, engine, default_base, scratch
 
-    def sampling(self, name: str | None) -> Sampling:
+    def sampling(self, name: str | None) -> GenerationSettings:
         """How the base of a subject is sampled by default."""
-        return Sampling.of((self._base([self.library.find(name)]) if name else self.default_base).preset)
+        return GenerationSettings.of((self._base([self.library.find(name)]) if name else self.default_base).preset)
 
     def _base(self, subjects: Sequence[Subject]) -> BaseModel:
         """The base that subjects share. Raises VectorFitError where they do not."""
@@ -115,12 +115,12 @@ class Studio:
             raise VectorFitError(f"{told}: subjects of different base models do not mix; choose two of one")
         return bases[0]
 
-    def _order(self, wish: Wish) -> Order:
+    def _order(self, wish: Wish) -> GenerationRequest:
         wish.check()
         subjects = [self.library.find(name) for name, _ in wish.subjects]
         base = self._base(subjects)
         sampling = replace(
-            Sampling.of(base.preset),
+            GenerationSettings.of(base.preset),
             num_inference_steps=wish.steps,
             guidance_scale=wish.guidance,
             resolution=wish.size,
@@ -129,7 +129,7 @@ class Studio:
         strengths = [strength for _, strength in wish.subjects]
         seeds = tuple(wish.seed + index for index in range(wish.count))
         loaded = tuple((subject.path, strength) for subject, strength in zip(subjects, strengths, strict=True))
-        return Order(base, loaded, (wish.prompt,) * wish.count, seeds, sampling, wish.sampler)
+        return GenerationRequest(base, loaded, (wish.prompt,) * wish.count, seeds, sampling, wish.sampler)
 
     def draw(self, wish: Wish, compare: bool, progress: Progress, stop: threading.Event) -> Outcome:
         """The wish's pictures; with `compare` those of the base at the same seeds too.
@@ -204,8 +204,8 @@ class Studio:
         return Outcome([Picture(path, parameters)], [], _notes(found))
 
     def _draw(
-        self, orders: Sequence[tuple[Order, str]], progress: Progress, stop: threading.Event
-    ) -> list[list[Drawn]]:
+        self, orders: Sequence[tuple[GenerationRequest, str]], progress: Progress, stop: threading.Event
+    ) -> list[list[GeneratedImage]]:
         total, before, found = sum(order.steps for order, _ in orders), 0, []
         for order, what in orders:
 
@@ -214,7 +214,7 @@ class Studio:
                     raise Stopped
                 progress(before + min(done, most), total, what)  # PNDM takes a step more than it is asked for
 
-            found.append(self.engine.draw(order, told))
+            found.append(self.engine.generate(order, told))
             before += order.steps
         return found
 
@@ -231,7 +231,9 @@ class Studio:
                 if time.time() - old.stat().st_mtime > KEPT:
                     shutil.rmtree(old, ignore_errors=True)
 
-    def _write(self, folder: Path, wish: Wish, order: Order, drawn: Sequence[Drawn]) -> list[Picture]:
+    def _write(
+        self, folder: Path, wish: Wish, order: GenerationRequest, drawn: Sequence[GeneratedImage]
+    ) -> list[Picture]:
         found = []
         name = wish.subjects[0][0].rpartition("/")[2] if wish.subjects else "base"
         for seed, one in zip(order.seeds, drawn, strict=True):
@@ -242,7 +244,7 @@ class Studio:
         return found
 
 
-def _parameters(wish: Wish, order: Order) -> dict:
+def _parameters(wish: Wish, order: GenerationRequest) -> dict:
     """What a picture tells of how it was made."""
     return {
         "prompt": wish.prompt,
@@ -257,7 +259,7 @@ def _parameters(wish: Wish, order: Order) -> dict:
     }
 
 
-def _notes(drawn: Sequence[Drawn]) -> list[str]:
+def _notes(drawn: Sequence[GeneratedImage]) -> list[str]:
     blanked = sum(one.blanked for one in drawn)
     return [BLANKED.format(blanked, len(drawn))] if blanked else []
 

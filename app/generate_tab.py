@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from vectorfit import VectorFitError
-from vf_dreambooth.engine import OWN_SAMPLER, SAMPLERS
+from vf_dreambooth.engine import OWN_SCHEDULER, SCHEDULERS
 from vf_dreambooth.images import read_parameters
 
 from .drawing import MOST_PICTURES, SIZES, Picture, Studio, Wish
@@ -116,7 +116,7 @@ class GenerateTab:
             self.steps = gr.Slider(1, 200, sampling.num_inference_steps, step=1, label="Steps")
             self.guidance = gr.Slider(0, 30, sampling.guidance_scale, step=0.5, label="Guidance")
             self.size = gr.Slider(*SIZES, sampling.resolution, step=64, label="Width and height in pixels")
-            self.sampler = gr.Dropdown([OWN_SAMPLER, *SAMPLERS], value=OWN_SAMPLER, label="Sampler")
+            self.sampler = gr.Dropdown([OWN_SCHEDULER, *SCHEDULERS], value=OWN_SCHEDULER, label="Sampler")
             taken = gr.UploadButton("Take the settings of a picture (PNG)", file_types=[".png"], size="sm")
             self.from_picture = own_files(taken)
 

@@ -10,7 +10,7 @@ from starter.subjects import EXAMPLES, SUBJECTS
 from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.photos import read_folder
-from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
+from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
 from vf_training.runs import RunFolder
 
 WORK = Path("runs/prior")
@@ -45,7 +45,7 @@ def trained(name: str, prior: str) -> tuple[RunFolder, float]:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     base = resolve("starter")
-    pipe, scorer, rows = load_pipeline(base), Scorer(Sampling.of(base.preset, 12)), []
+    pipe, scorer, rows = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12)), []
     for prior in ("base", *PRIORS):
         totals = []
         for name in NAMES:

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.methods import EXPLAINED, adapt
 from benchmarks.starter_scores import write_table
-from vf_dreambooth.objective import Denoiser
+from vf_dreambooth.families.stable_diffusion import StableDiffusionDenoiser
 from vf_training.device import peak_memory
 
 METHODS = ("frozen", "lora 2", "vectorfit")
@@ -57,7 +57,7 @@ def measure(method: str, side: int, batch: int) -> dict[str, float]:
     parameters = adapt(method, models)
     prepared = time.perf_counter() - began
     optimizer = torch.optim.AdamW(parameters, lr=1e-5) if parameters else None
-    denoiser, schedule = Denoiser(models["unet"], models["text_encoder"]), DDPMScheduler()
+    denoiser, schedule = StableDiffusionDenoiser(models["unet"], models["text_encoder"]), DDPMScheduler()
     latents, noise = torch.randn((2, 2 * batch, 4, side, side), device=device)
     words = torch.randint(0, 40_000, (2, 77), device=device)
     index = torch.arange(2 * batch, device=device) // batch

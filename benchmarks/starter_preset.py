@@ -8,7 +8,7 @@ from starter import world
 from starter.subjects import TUNING_SUBJECTS, photographs, write
 from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
-from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
+from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
 from vf_training.runs import RunFolder
 
 WORK = Path("runs/sweep")
@@ -39,7 +39,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     write(WORK / "photos", TUNING_SUBJECTS)
     base = resolve("starter")
-    pipe, scorer, rows = load_pipeline(base), Scorer(Sampling.of(base.preset, 12)), []
+    pipe, scorer, rows = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12)), []
     for name, subject in TUNING_SUBJECTS.items():
         photos, cls = photographs(name, subject), subject.cls
         settings = [("base", 0, [])]

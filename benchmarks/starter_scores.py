@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
 from starter import judge, world
-from vf_dreambooth.pipeline import Sampling, sample
+from vf_dreambooth.pipeline import GenerationSettings, generate_images
 
 BACKGROUNDS = list(world.BACKGROUNDS)
 
@@ -27,16 +27,16 @@ class Scores:
 class Scorer:
     """Samples prompts over all backgrounds, each at its own seed, and asks the judge."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: GenerationSettings) -> None:
         self.judge, self.sampling = judge.load(), sampling
 
     def embed(self, images: list[Image.Image]) -> Tensor:
         return judge.look(self.judge, images).embeddings
 
-    def score(self, pipe: StableDiffusionPipeline, phrase: str, cls: str, references: list[Image.Image]) -> Scores:
+    def score(self, pipe: DiffusionPipeline, phrase: str, cls: str, references: list[Image.Image]) -> Scores:
         """One picture of "a photo of {phrase} {background}" per background; picture i has seed i."""
         prompts = [f"a photo of {phrase} {background}" for background in BACKGROUNDS]
-        images = sample(pipe, prompts, range(len(prompts)), self.sampling)
+        images = generate_images(pipe, prompts, range(len(prompts)), self.sampling)
         seen = judge.look(self.judge, images)
         return Scores(
             (seen.embeddings @ self.embed(references).T).mean(1),

@@ -13,7 +13,7 @@ from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.images import comparison
 from vf_dreambooth.photos import read_folder
-from vf_dreambooth.pipeline import Sampling, load_pipeline, set_subjects
+from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
 from vf_training.runs import RunFolder
 
 WORK = Path("runs/subjects")
@@ -52,7 +52,7 @@ def gallery(names: tuple[str, ...]) -> None:
 
 def main() -> None:
     base = resolve("starter")
-    pipe, scorer = load_pipeline(base), Scorer(Sampling.of(base.preset, 12))
+    pipe, scorer = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12))
     rows, gains, summary = [], [], []
     for name, subject in SUBJECTS.items():
         photos, cls, run = read_folder(EXAMPLES / name).images, subject.cls, trained(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -16,7 +16,14 @@ import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vf_dreambooth.images import write_png
-from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample, set_subjects, subject_file
+from vf_dreambooth.pipeline import (
+    GenerationSettings,
+    base_of,
+    generate_images,
+    load_pipeline,
+    set_subjects,
+    subject_file,
+)
 from vf_training.runs import RunFolder
 
 from . import manifest
@@ -90,12 +97,11 @@ def name_of(run: Path) -> str:
     return run.stem if run.is_file() else run.resolve().name
 
 
-def _settings(task: Task, sampling: Sampling, role: str) -> str:
+def _settings(task: Task, sampling: GenerationSettings, role: str) -> str:
     """A hash of what a picture depends on besides prompt and seed."""
     file = subject_file(task.run)
     content = {
         **dataclasses.asdict(sampling),
-        "batch_size": None,
         "base": vf.read_metadata(file)["vectorfit.base_sha256"],
     }
     if role != "base_class":
@@ -103,7 +109,7 @@ def _settings(task: Task, sampling: Sampling, role: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def entries(task: Task, sampling: Sampling) -> list[Entry]:
+def entries(task: Task, sampling: GenerationSettings) -> list[Entry]:
     """Every picture that is wanted, in the order in which it is generated."""
     found = []
     roles = {"subject": task.prompts}
@@ -125,12 +131,15 @@ def entries(task: Task, sampling: Sampling) -> list[Entry]:
 
 
 def _generate(
-    pipe: StableDiffusionPipeline, task: Task, wanted: Sequence[Entry], sampling: Sampling, *, quiet: bool
+    pipe: DiffusionPipeline, task: Task, wanted: Sequence[Entry], sampling: GenerationSettings, *, quiet: bool
 ) -> None:
     size = sampling.batch_size
     for start in tqdm(range(0, len(wanted), size), desc=f"{task.subject}", unit="batch", disable=quiet):
         portion = wanted[start : start + size]
-        images = sample(pipe, [entry.prompt for entry in portion], [entry.seed for entry in portion], sampling)
+        places = [entry.seed + entry.prompt_id for entry in portion]  # one picture of many prompts fills batches too
+        images = generate_images(
+            pipe, [entry.prompt for entry in portion], [entry.seed for entry in portion], sampling, places
+        )
         for entry, image in zip(portion, images, strict=True):
             path = task.out / entry.file
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +155,7 @@ def generate(task: Task, base_model: str | None = None) -> int:
     """
     state = PartialState()
     base = base_of(task.run, base_model)
-    sampling = Sampling.of(base.preset)
+    sampling = GenerationSettings.of(base.preset)
     task.out.mkdir(parents=True, exist_ok=True)
     there = manifest.read(task.out) if (task.out / manifest.NAME).exists() else []
     known = {entry.key for entry in there if (task.out / entry.file).exists()}

@@ -7,19 +7,20 @@ from huggingface_hub import ModelCardData
 from vectorfit.atomic import write_atomically
 from vf_training import methods
 
+from .families import Family
 from .setup import Setup
 
-TAGS = ["text-to-image", "dreambooth", "diffusers-training", "stable-diffusion", "vectorfit"]
+TAGS = ["text-to-image", "dreambooth", "diffusers-training", "{family}", "vectorfit"]
 
 
-def _header(setup: Setup, samples: list[str]) -> str:
+def _header(setup: Setup, family: Family, samples: list[str]) -> str:
     """The YAML block that the hub reads."""
     base = setup.base.name if "/" in setup.base.name else None  # only a hub id may stand there
     widget = [{"text": setup.config.instance_prompt, "output": {"url": name}} for name in samples[-1:]]
     data = ModelCardData(
         base_model=base,
         library_name="diffusers",
-        tags=TAGS,
+        tags=[tag.format(family=family.hub_tag) for tag in TAGS],
         instance_prompt=setup.config.instance_prompt,
         widget=widget or None,
     )
@@ -40,7 +41,7 @@ def _origin(method: str) -> str:
     return f"trained with VectorFit ({paper}): {what}{variant}"
 
 
-def text(setup: Setup, samples: list[str]) -> str:
+def text(setup: Setup, family: Family, samples: list[str]) -> str:
     """The card, with the names of sample grids relative to the run folder, oldest first."""
     config, base = setup.config, setup.base
     revision = f", revision {base.revision}" if base.revision else ""
@@ -48,7 +49,7 @@ def text(setup: Setup, samples: list[str]) -> str:
         [json.dumps(base.name), *(f"{k}={json.dumps(v)}" for k in ("revision", "variant") if (v := getattr(base, k)))]
     )
     pictures = "\n".join(f"![{name}]({name})" for name in samples[-1:]) or "No samples were drawn."
-    return f"""{_header(setup, samples)}
+    return f"""{_header(setup, family, samples)}
 
 # {setup.run.path.resolve().name}: {config.trigger}
 
@@ -77,7 +78,7 @@ Base model {base.name}{revision}; {len(setup.photos.images)} photos; class promp
 """
 
 
-def write(setup: Setup) -> None:
+def write(setup: Setup, family: Family) -> None:
     folder = setup.run.path / "samples"
     samples = sorted(f"samples/{picture.name}" for picture in folder.glob("step_*.png"))
-    write_atomically(setup.run.path / "README.md", text(setup, samples).encode())
+    write_atomically(setup.run.path / "README.md", text(setup, family, samples).encode())

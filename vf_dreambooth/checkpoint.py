@@ -1,4 +1,4 @@
-"""Checkpoints: everything a training needs to go on as if it had not stopped."""
+"""Checkpoints: all that a training needs to resume as if it had never stopped."""
 
 from io import BytesIO
 from pathlib import Path
@@ -14,12 +14,13 @@ from vectorfit.plan import Models
 from vf_training.runs import RunFolder
 
 from .optimization import Optimization
+from .stopwatch import Stopwatch
 
 STATE = "state.pt"  # beside the checkpoint's subject file
 
 
 def state_of(optimization: Optimization, accelerator: Accelerator, step: int, seconds: float) -> dict[str, Any]:
-    """The state after `step` updates and so many seconds. Randomness needs none: it is a function of seed and step."""
+    """The state after `step` updates, which took `seconds`. Random numbers need no state: seed and step give them."""
     return {
         "step": step,
         "seconds": seconds,
@@ -39,7 +40,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def restore(folder: Path, optimization: Optimization, accelerator: Accelerator, models: Models) -> tuple[int, float]:
-    """Takes up the state of a checkpoint; returns its step and the seconds it took to come there.
+    """Restores the state of a checkpoint; returns its step and the seconds that the run took until then.
 
     Raises:
         VectorFitError: the checkpoint is damaged, of another base, or of another kind of run.
@@ -63,41 +64,66 @@ def restore(folder: Path, optimization: Optimization, accelerator: Accelerator, 
         return int(state["step"]), float(state["seconds"])
     except VectorFitError:
         raise
-    except Exception as error:  # a damaged file can break in many places; what torch advises then is not for users
+    except Exception as error:  # a damaged file can fail in many ways, and torch's advice then is not for users
         raise VectorFitError(
             f"{folder / STATE}: cannot be resumed from, it is damaged ({type(error).__name__}); "
             "delete that folder to go on from the one before"
         ) from error
 
 
-def find(run: RunFolder, wanted: str) -> Path | None:
+def resume(
+    run: RunFolder,
+    folder: Path | None,
+    optimization: Optimization,
+    accelerator: Accelerator,
+    models: Models,
+    stopwatch: Stopwatch,
+) -> int:
+    """Restores a checkpoint and returns its step. Without one, the run starts from the beginning, at step 0.
+
+    Later checkpoints and log lines are removed: the resumed run writes them again.
+
+    Raises:
+        VectorFitError: as `restore`.
+    """
+    step = 0
+    if folder is not None:
+        step, seconds = restore(folder, optimization, accelerator, models)
+        stopwatch.add(seconds)
+    if accelerator.is_main_process:
+        run.keep_checkpoints([kept for kept in run.checkpoints() if kept <= step])
+        run.cut_log(step)
+    return step
+
+
+def find(run: RunFolder, requested: str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means: "latest", the run folder, or a checkpoint's own folder.
 
-    None when the run has not come to its first one: it starts from the beginning.
+    None where the run has no checkpoint yet: it starts from the beginning.
 
     Raises:
         VectorFitError: there is no such checkpoint.
     """
     existing = run.checkpoints()
-    if wanted == "latest" or Path(wanted).resolve() == run.path.resolve():
+    if requested == "latest" or Path(requested).resolve() == run.path.resolve():
         return existing[max(existing)] if existing else None
-    if Path(wanted).resolve() in [folder.resolve() for folder in existing.values()]:
-        return Path(wanted)
-    there = ", ".join(folder.name for folder in existing.values()) or "none"
-    raise VectorFitError(f"--resume_from_checkpoint: {wanted} is not a checkpoint of {run.path}; it has {there}")
+    if Path(requested).resolve() in [folder.resolve() for folder in existing.values()]:
+        return Path(requested)
+    names = ", ".join(folder.name for folder in existing.values()) or "none"
+    raise VectorFitError(f"--resume_from_checkpoint: {requested} is not a checkpoint of {run.path}; it has {names}")
 
 
-def run_of(wanted: str) -> RunFolder:
+def run_of(requested: str) -> RunFolder:
     """The run folder that a path to a run or to one of its checkpoints lies in.
 
     Raises:
         VectorFitError: it is neither.
     """
-    path = Path(wanted)
+    path = Path(requested)
     for folder in (path, path.parent.parent):
         if RunFolder(folder).config.exists():
             return RunFolder(folder)
     raise VectorFitError(
-        f"--resume_from_checkpoint: {wanted} is neither a run folder nor a checkpoint in one; "
+        f"--resume_from_checkpoint: {requested} is neither a run folder nor a checkpoint in one; "
         "expected latest or such a folder"
     )

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import json
-import re
 import sys
 import types
 import typing
@@ -17,7 +16,9 @@ from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
 from .checkpoint import run_of
-from .config import INFERRED, PRIOR, TrainConfig, check
+from .config import PRIOR, TrainConfig
+from .default_runs import newest_run
+from .options import dependents, problems_of
 
 # Flags of other DreamBooth scripts that mean nothing here, and what stands in their place.
 ELSEWHERE = {
@@ -192,7 +193,7 @@ def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "trai
             anew = {
                 name
                 for changed in given
-                for name in INFERRED.get(changed, ())
+                for name in dependents(TrainConfig, changed)
                 if given[changed] != recorded.get(changed)
             }
             values |= {name: value for name, value in recorded.items() if name not in anew}
@@ -206,12 +207,12 @@ def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "trai
 def _without_mistakes(values: dict[str, Any], problems: Problems) -> TrainConfig:
     """The settings with those at fault left out, which are noted: there may be more to find in the others."""
     defaults, safe = {f.name: f.default for f in fields(TrainConfig)}, dict(values)
-    wrong = check(defaults | safe)
+    wrong = problems_of(TrainConfig, defaults | safe)
     problems.messages += wrong.values()
     # A default in the place of a mistake may contradict something in turn; that is no mistake of the user's.
     while wrong:
         safe = {"instance_data_dir": "."} | {name: value for name, value in safe.items() if name not in wrong}
-        wrong = check(defaults | safe)
+        wrong = problems_of(TrainConfig, defaults | safe)
     return TrainConfig(**safe)
 
 
@@ -225,11 +226,3 @@ def _resumed_run(resume: str | None, settings: dict[str, Any]) -> RunFolder | No
         run = RunFolder(settings["output_dir"])
         return run if run.config.exists() else None
     return newest_run(Path(settings["instance_data_dir"])) if "instance_data_dir" in settings else None
-
-
-def newest_run(photos: Path) -> RunFolder | None:
-    """The newest run in runs/ that was named after this folder of photos, as `free_folder` names them."""
-    name = re.escape(photos.resolve().name)
-    runs = [RunFolder(path) for path in Path("runs").glob("*") if re.fullmatch(rf"{name}(-\d+)?", path.name)]
-    started = [run for run in runs if run.config.exists()]
-    return max(started, key=lambda run: run.config.stat().st_mtime_ns, default=None)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from .families import family_of
 from .images import to_tensor
 from .randomness import shuffled_position, stacked_integers, stacked_normal
 
@@ -24,16 +25,15 @@ class Latents:
 
 
 @torch.no_grad()
-def encode_images(vae: AutoencoderKL, pictures: list[list[Image.Image]], batch_size: int = 4) -> Latents:
+def encode_images(pipe: DiffusionPipeline, pictures: list[list[Image.Image]], batch_size: int = 4) -> Latents:
     """The posterior of every view of every picture; all pictures have equally many views of one size."""
     images = [view for views in pictures for view in views]
-    device, scale = vae.device, vae.config.scaling_factor
-    means, deviations = [], []
+    family, means, deviations = family_of(pipe), [], []
     for start in range(0, len(images), batch_size):
         pixels = torch.stack([to_tensor(image) for image in images[start : start + batch_size]])
-        posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
-        means.append(posterior.mean.float().cpu() * scale)
-        deviations.append(posterior.std.float().cpu() * scale)
+        mean, deviation = family.encode_images(pipe, pixels)
+        means.append(mean)
+        deviations.append(deviation)
     return Latents(torch.cat(means), torch.cat(deviations), len(pictures[0]))
 
 
@@ -52,7 +52,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class DataSampler:
     """Draws the batch of any step: `batch_size` instance samples and, with class latents, as many of the class.
 
     A sample depends on the seed, the step and its index in the global batch alone: neither on what ran before nor on

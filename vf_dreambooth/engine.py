@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from vectorfit import VectorFitError
 
 from .base_models import BaseModel
-from .pipeline import Drawn, Sampling, draw, load_pipeline, set_subjects, subject_file
+from .pipeline import GeneratedImage, GenerationSettings, batches, generate, load_pipeline, set_subjects, subject_file
 
 # What a person picks by name -> the class of diffusers; the base's own comes with its weights.
-OWN_SAMPLER = "the model's own"
-SAMPLERS = {
+OWN_SCHEDULER = "the model's own"
+SCHEDULERS = {
     "DDIM": "DDIMScheduler",
     "DPM++ 2M": "DPMSolverMultistepScheduler",
     "Euler": "EulerDiscreteScheduler",
@@ -27,59 +27,60 @@ SAMPLERS = {
 
 
 @dataclass(frozen=True)
-class Order:
+class GenerationRequest:
     """Pictures to be drawn: of which subjects at which strengths, one per (prompt, seed)."""
 
     base: BaseModel
     subjects: tuple[tuple[Path, float], ...]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
-    sampling: Sampling
-    sampler: str = OWN_SAMPLER
+    settings: GenerationSettings
+    scheduler: str = OWN_SCHEDULER
 
     @property
     def steps(self) -> int:
-        """Denoising steps in all, as `Engine.draw` reports them."""
-        batches = -(-len(self.prompts) // self.sampling.batch_size)
-        return batches * self.sampling.num_inference_steps
+        """Denoising steps in all, as `Engine.generate` reports them."""
+        return len(batches(self.seeds, self.settings.batch_size)) * self.settings.num_inference_steps
 
 
 class Engine:
-    """Draws one order at a time, whoever asks. Holds one base at a time; a switch of subject does not reload it."""
+    """Draws one request at a time, whoever asks. Holds one base at a time; a switch of subject does not reload it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._base: BaseModel | None = None
-        self._pipe: StableDiffusionPipeline | None = None
+        self._pipe: DiffusionPipeline | None = None
         self._composed: object = None  # which subjects the pipeline's weights are of
 
-    def draw(self, order: Order, told: Callable[[int], None] = lambda done: None) -> list[Drawn]:
-        """The order's pictures.
+    def generate(
+        self, request: GenerationRequest, after_step: Callable[[int], None] = lambda done: None
+    ) -> list[GeneratedImage]:
+        """The request's pictures.
 
-        `told` is called with 0 when the order's turn has come, and with their number after every denoising step. What
-        it raises ends the drawing.
+        `after_step` is called with 0 when the request's turn comes, then after every denoising step with the number of
+        steps so far. An exception in it ends the generation.
 
         Raises:
-            VectorFitError: the base cannot be had, a subject is damaged or of another base, an unknown sampler.
+            VectorFitError: the base cannot be had, a subject is damaged or of another base, an unknown scheduler.
         """
-        if order.sampler != OWN_SAMPLER and order.sampler not in SAMPLERS:
-            raise VectorFitError(f"sampler {order.sampler!r}: expected {', '.join((OWN_SAMPLER, *SAMPLERS))}")
+        if request.scheduler != OWN_SCHEDULER and request.scheduler not in SCHEDULERS:
+            raise VectorFitError(f"scheduler {request.scheduler!r}: expected {', '.join((OWN_SCHEDULER, *SCHEDULERS))}")
         steps = itertools.count(1)
         with self._lock:
-            told(0)
-            pipe = self._pipeline(order)
-            with _sampler(pipe, order.sampler):
-                return draw(pipe, order.prompts, order.seeds, order.sampling, lambda: told(next(steps)))
+            after_step(0)
+            pipe = self._pipeline(request)
+            with _scheduler(pipe, request.scheduler):
+                return generate(pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps)))
 
-    def _pipeline(self, order: Order) -> StableDiffusionPipeline:
-        """The base's pipeline with the order's subjects."""
-        if self._pipe is None or self._base != order.base:
+    def _pipeline(self, request: GenerationRequest) -> DiffusionPipeline:
+        """The base's pipeline with the request's subjects."""
+        if self._pipe is None or self._base != request.base:
             self._pipe = self._base = self._composed = None  # one base at a time, also while the next is loaded
-            self._pipe, self._base = load_pipeline(order.base), order.base
-        wanted = tuple((path, strength, _version(path)) for path, strength in order.subjects)
+            self._pipe, self._base = load_pipeline(request.base), request.base
+        wanted = tuple((path, strength, _version(path)) for path, strength in request.subjects)
         if self._composed != wanted:
-            self._composed = None  # should it fail half-way, the next order composes anew
-            set_subjects(self._pipe, order.subjects)
+            self._composed = None  # should it fail half-way, the next request composes anew
+            set_subjects(self._pipe, request.subjects)
             self._composed = wanted
         return self._pipe
 
@@ -99,13 +100,13 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _sampler(pipe: StableDiffusionPipeline, name: str) -> Iterator[None]:
+def _scheduler(pipe: DiffusionPipeline, name: str) -> Iterator[None]:
     """Within the context the pipeline samples by another scheduler, which knows of the training what the own one knows.
 
-    Every order gets a scheduler of its own: some keep a state from call to call.
+    Every request gets a scheduler of its own: some keep a state from call to call.
     """
     own = pipe.scheduler
-    kind = type(own) if name == OWN_SAMPLER else getattr(diffusers, SAMPLERS[name])
+    kind = type(own) if name == OWN_SCHEDULER else getattr(diffusers, SCHEDULERS[name])
     pipe.scheduler = kind.from_config(own.config)
     try:
         yield

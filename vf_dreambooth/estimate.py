@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from vf_training.device import peak_memory
 
-from .data import Latents, Sampler
-from .objective import Denoiser, Objective
+from .data import DataSampler, Latents
+from .families import family_of
+from .objective import Objective
 from .optimization import Optimization
 from .setup import Setup
 
@@ -37,28 +38,29 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def measure(setup: Setup, pipe: StableDiffusionPipeline, vectors: dict, accelerator: Accelerator) -> Estimate:
+def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: Accelerator) -> Estimate:
     """Runs a few updates of the very size without stepping the optimizer."""
-    config, factor = setup.config, pipe.vae_scale_factor
-    side = config.resolution // factor
-    zeros = torch.zeros(1, pipe.unet.config.in_channels, side, side)
+    config, family = setup.config, family_of(pipe)
+    zeros = torch.zeros(1, *family.latent_shape(pipe, config.resolution))
     latents = Latents(zeros, torch.ones_like(zeros))
     size = config.train_batch_size
     per_update = size * config.gradient_accumulation_steps * accelerator.num_processes
     prior = latents if config.with_class_images else None
-    sampler = Sampler(latents, prior, size, per_update, pipe.scheduler.config.num_train_timesteps, config.seed)
-    objective = Objective(config, pipe, sampler, [None], vectors.values())
-    denoiser = Denoiser(pipe.unet, pipe.text_encoder).to(accelerator.device)
+    data_sampler = DataSampler(latents, prior, size, per_update, family.noise_schedule(pipe).num_timesteps, config.seed)
+    objective = Objective(config, pipe, data_sampler, [None], vectors.values())
+    denoiser = family.denoiser(pipe).to(accelerator.device)
     times = [_timed(lambda: objective.backward(denoiser, 1, accelerator)) for _ in range(WARM_UP + TIMED)]
     for vector in vectors.values():
         vector.grad = None
     batch = 2 * config.sample_batch_size  # guidance takes every picture twice
-    words = pipe.text_encoder(objective.prompt_ids[:1].to(accelerator.device)).last_hidden_state
+    encoded = denoiser.encode(objective.prompt_ids[:1].to(accelerator.device))
+    timesteps = torch.full((batch,), 10, device=accelerator.device)
+    first_prompt = torch.zeros_like(timesteps)
     noisy = torch.randn(batch, *zeros.shape[1:], device=accelerator.device)
 
     def denoise() -> None:
         with torch.no_grad(), accelerator.autocast():
-            pipe.unet(noisy, torch.tensor(10, device=accelerator.device), words.expand(batch, -1, -1))
+            denoiser.predict(noisy, timesteps, encoded, first_prompt)
 
     denoise()
     return Estimate(min(times[WARM_UP:]), _timed(denoise) / config.sample_batch_size, peak_memory())
@@ -71,7 +73,7 @@ def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> li
     grids = config.num_validation_images and -(-config.max_train_steps // config.checkpointing_steps) + 1
     pictures = grids * config.num_validation_images * 4
     pictures += config.num_class_images if config.with_class_images and not config.class_data_dir else 0
-    draw = pictures * setup.sampling.num_inference_steps * estimate.denoising
+    draw = pictures * setup.generation.num_inference_steps * estimate.denoising
     return [
         optimization.trained.table,
         f"trainable    {optimization.trained.summary}",
@@ -82,8 +84,6 @@ def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> li
     ]
 
 
-def report(
-    setup: Setup, pipe: StableDiffusionPipeline, optimization: Optimization, accelerator: Accelerator
-) -> list[str]:
+def report(setup: Setup, pipe: DiffusionPipeline, optimization: Optimization, accelerator: Accelerator) -> list[str]:
     """Measures and describes it."""
     return describe(setup, optimization, measure(setup, pipe, optimization.vectors, accelerator))

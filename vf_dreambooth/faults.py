@@ -8,12 +8,16 @@ import torch
 from vectorfit import VectorFitError
 
 from .config import TrainConfig
-from .data import Sampler
+from .data import DataSampler
 
 
-def not_finite(what: str, value: float, step: int, config: TrainConfig, sampler: Sampler, names: Sequence[str]) -> str:
+def not_finite(
+    what: str, value: float, step: int, config: TrainConfig, data_sampler: DataSampler, names: Sequence[str]
+) -> str:
     """The message for a loss or gradient that is NaN or infinite: step, pictures, remedy."""
-    batches = [sampler.batch(step, first) for first in range(0, sampler.global_batch_size, sampler.batch_size)]
+    batches = [
+        data_sampler.batch(step, first) for first in range(0, data_sampler.global_batch_size, data_sampler.batch_size)
+    ]
     photos = sorted({names[i] for batch in batches for i in batch.picture[~batch.is_class].tolist()})
     classes = sorted({i for batch in batches for i in batch.picture[batch.is_class].tolist()})
     shown = f"photos {', '.join(photos)}" + (f", class images {', '.join(map(str, classes))}" if classes else "")
@@ -30,7 +34,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def memory_flags(config: TrainConfig) -> str:
-    """The flags that lower the memory of this training and leave its result as it is."""
+    """The flags that lower the memory of this training and leave its result as it is, but for rounding."""
     flags = []
     if not config.gradient_checkpointing:
         flags.append("--gradient_checkpointing")

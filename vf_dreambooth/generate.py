@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from vectorfit import VectorFitError
@@ -16,7 +16,7 @@ from vf_training.runs import RunFolder
 
 from .images import comparison, grid, write_png
 from .photos import read_folder
-from .pipeline import Sampling, base_of, load_pipeline, sample, set_subjects
+from .pipeline import GenerationSettings, base_of, generate_images, load_pipeline, set_subjects
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,10 +57,10 @@ def _references(vectors: Path) -> list[Image.Image]:
 
 
 def _rows(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], flags: argparse.Namespace, sampling: Sampling
+    pipe: DiffusionPipeline, prompts: Sequence[str], flags: argparse.Namespace, settings: GenerationSettings
 ) -> list[list[Image.Image]]:
     seeds = [flags.seed + index for index in range(flags.num)]
-    images = sample(pipe, [p for p in prompts for _ in seeds], seeds * len(prompts), sampling)
+    images = generate_images(pipe, [p for p in prompts for _ in seeds], seeds * len(prompts), settings)
     return [images[index * flags.num : (index + 1) * flags.num] for index in range(len(prompts))]
 
 
@@ -75,15 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base = base_of(flags.vectors, flags.base_model)
     pipe = load_pipeline(base, [(flags.vectors, flags.strength)])
     preset = base.preset
-    sampling = replace(
-        Sampling.of(preset),
+    settings = replace(
+        GenerationSettings.of(preset),
         num_inference_steps=flags.num_inference_steps or preset.num_inference_steps,
         guidance_scale=preset.guidance_scale if flags.guidance_scale is None else flags.guidance_scale,
         negative_prompt=flags.negative_prompt,
     )
     out = flags.out or (flags.vectors if flags.vectors.is_dir() else flags.vectors.parent) / "generated"
     out.mkdir(parents=True, exist_ok=True)
-    rows = _rows(pipe, flags.prompts, flags, sampling)
+    rows = _rows(pipe, flags.prompts, flags, settings)
     for number, (prompt, row) in enumerate(zip(flags.prompts, rows, strict=True)):
         for index, image in enumerate(row):
             parameters = {
@@ -92,14 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "strength": flags.strength,
                 "base_model": base.name,
             }
-            parameters |= {name: value for name, value in vars(sampling).items() if name != "batch_size"}
+            parameters |= {name: value for name, value in vars(settings).items() if name != "batch_size"}
             write_png(out / f"{number:02d}-{_file_name(prompt)}-{flags.seed + index}.png", image, parameters)
-    cell = min(256, max(128, sampling.resolution))
+    cell = min(256, max(128, settings.resolution))
     grid(rows, row_titles=flags.prompts, cell=cell).save(out / "grid.png")
     print(out / "grid.png")
     if flags.compare:
         set_subjects(pipe, [])
-        columns = {"base": _rows(pipe, flags.prompts, flags, sampling), "personalised": rows}
+        columns = {"base": _rows(pipe, flags.prompts, flags, settings), "personalised": rows}
         comparison(_references(flags.vectors), columns, flags.prompts, cell=cell).save(out / "comparison.png")
         print(out / "comparison.png")
 

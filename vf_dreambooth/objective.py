@@ -4,59 +4,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler, SchedulerMixin, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vectorfit import VectorFitError
-
 from .config import TrainConfig
-from .data import Batch, Sampler
-
-
-class Denoiser(nn.Module):
-    """Text encoder and UNet as one module: one thing to accumulate over, to wrap and to synchronise."""
-
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor) -> Tensor:
-        """Prediction [n, c, h, w]; each of `prompt_ids` [p, length] is encoded once, `prompt_index` [n] picks."""
-        states = self.text_encoder(prompt_ids).last_hidden_state
-        return self.unet(noisy, timesteps, states[prompt_index]).sample
-
-
-def target(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the UNet should predict, by the scheduler's `prediction_type`.
-
-    Raises:
-        VectorFitError: a prediction type other than epsilon and v_prediction.
-    """
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        return scheduler.get_velocity(latents, noise, timesteps)
-    raise VectorFitError(f"the base's scheduler predicts {kind!r}; expected epsilon or v_prediction")
+from .data import Batch, DataSampler
+from .families import family_of
 
 
 def per_sample_loss(prediction: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error of each sample, float32. Shapes: [n, c, h, w] twice to [n]."""
     return F.mse_loss(prediction.float(), wanted.float(), reduction="none").flatten(1).mean(1)
-
-
-def min_snr_weights(scheduler: SchedulerMixin, timesteps: Tensor, gamma: float) -> Tensor:
-    """The weight of each sample, instance and class alike: min(SNR, gamma) over SNR, or over SNR + 1 for velocities.
-
-    Shapes: timesteps [n] to weights [n].
-
-    Source: Hang et al. 2023 (arXiv 2303.09556).
-    """
-    signal = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-    snr = signal / (1 - signal)
-    divisor = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr
-    return snr.clamp(max=gamma) / divisor
 
 
 def drift(vectors: Iterable[Tensor]) -> Tensor:
@@ -86,19 +45,19 @@ class Objective:
     def __init__(
         self,
         config: TrainConfig,
-        pipe: StableDiffusionPipeline,
-        sampler: Sampler,
+        pipe: DiffusionPipeline,
+        data_sampler: DataSampler,
         captions: Sequence[str | None],
         vectors: Iterable[nn.Parameter],
         penalty: Callable[[], Tensor] | None = None,
     ) -> None:
-        self.config, self.sampler, self.penalty = config, sampler, penalty
+        self.config, self.data_sampler, self.penalty = config, data_sampler, penalty
         self.vectors = list(vectors)
-        # The trainer adds noise as the base was trained, whatever sampler the pipeline came with.
-        self.noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
+        family = family_of(pipe)
+        self.noise_schedule = family.noise_schedule(pipe)
         prompts = [caption or config.instance_prompt for caption in captions] + [config.class_prompt]
-        distinct, index = unique_prompts(prompts if sampler.prior is not None else prompts[:-1])
-        self.prompt_ids = encode_prompts(pipe.tokenizer, distinct)
+        distinct, index = unique_prompts(prompts if data_sampler.prior is not None else prompts[:-1])
+        self.prompt_ids = family.tokenize(pipe, distinct)
         self.photo_prompt, self.class_prompt = index[: len(captions)], index[-1]
 
     def _prompt_index(self, batch: Batch) -> Tensor:
@@ -112,16 +71,16 @@ class Objective:
         parts = torch.zeros(3, device=device)
         for micro in range(config.gradient_accumulation_steps):
             first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
-            drawn = self.sampler.batch(step, first)
+            drawn = self.data_sampler.batch(step, first)
             index, batch = self._prompt_index(drawn).to(device), drawn.to(device)
             noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-            wanted = target(self.noise_schedule, batch.latents, batch.noise, batch.timesteps)
+            wanted = self.noise_schedule.target(batch.latents, batch.noise, batch.timesteps)
             with accelerator.accumulate(denoiser):
                 with accelerator.autocast():
                     predicted = denoiser(noisy, batch.timesteps, self.prompt_ids.to(device), index)
                 losses = per_sample_loss(predicted, wanted)
                 if config.snr_gamma is not None:
-                    losses = losses * min_snr_weights(self.noise_schedule, batch.timesteps, config.snr_gamma)
+                    losses = losses * self.noise_schedule.min_snr_weights(batch.timesteps, config.snr_gamma)
                 loss, instance, prior = combine(losses, batch.is_class, config.prior_loss_weight)
                 if config.prior == "drift":
                     prior = drift(self.vectors)
@@ -131,13 +90,6 @@ class Objective:
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
         return parts
-
-
-def encode_prompts(tokenizer, prompts: list[str]) -> Tensor:
-    """Token ids [p, length], padded and cut to the model's length as the base was trained."""
-    return tokenizer(
-        prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-    ).input_ids
 
 
 def unique_prompts(prompts: list[str]) -> tuple[list[str], Tensor]:

@@ -1,12 +1,13 @@
 """The one loader and the one sampler: base and subject files to a pipeline, prompts and seeds to pictures."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import nn
 
@@ -16,27 +17,32 @@ from vf_training import methods
 from vf_training.device import best_device
 from vf_training.runs import RunFolder
 
-from .base_models import BaseModel, Preset, load, resolve
+from .base_models import BaseModel, load, resolve
+from .families import Preset, family_of
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How pictures are sampled: denoising steps, guidance, side in pixels, and how many at once."""
+class GenerationSettings:
+    """How pictures are sampled: denoising steps, guidance, side in pixels, and how many at once.
+
+    Kernels round otherwise in batches of other sizes, so pictures of another `batch_size` may differ by a level.
+    """
 
     num_inference_steps: int
     guidance_scale: float
     resolution: int
-    batch_size: int = 8
+    batch_size: int = 1
     negative_prompt: str = ""
 
     @classmethod
-    def of(cls, preset: Preset, batch_size: int = 8) -> "Sampling":
-        return cls(preset.num_inference_steps, preset.guidance_scale, preset.resolution, batch_size)
+    def of(cls, preset: Preset, batch_size: int | None = None) -> "GenerationSettings":
+        size = preset.batch_size if batch_size is None else batch_size
+        return cls(preset.num_inference_steps, preset.guidance_scale, preset.resolution, size)
 
 
-def adapted_models(pipe: StableDiffusionPipeline) -> dict[str, nn.Module]:
+def adapted_models(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     """The models that VectorFit adapts, under the names they have in subject files."""
-    return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    return family_of(pipe).adapted_models(pipe)
 
 
 def subject_file(path: str | Path) -> Path:
@@ -63,7 +69,7 @@ def base_of(path: str | Path, location: str | None = None) -> BaseModel:
     )
 
 
-def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | Path, float]]) -> None:
+def set_subjects(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, float]]) -> None:
     """Gives a pipeline these subjects, each with its strength, in place of those it had; with none it is the base.
 
     Weights are composed from the base's own each time, so switching neither reloads nor drifts.
@@ -90,7 +96,7 @@ def set_subjects(pipe: StableDiffusionPipeline, subjects: Sequence[tuple[str | P
 
 def load_pipeline(
     base: BaseModel, subjects: Sequence[tuple[str | Path, float]] = (), *, device: str | torch.device | None = None
-) -> StableDiffusionPipeline:
+) -> DiffusionPipeline:
     """A pipeline of `base` with the given subjects, on `device`: by default the accelerator, where there is one."""
     pipe = load(base)
     set_subjects(pipe, subjects)
@@ -98,58 +104,85 @@ def load_pipeline(
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedImage:
     """A picture, and whether the base's safety checker has blanked it."""
 
     image: Image.Image
     blanked: bool
 
 
-def sample(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+def batches(places: Sequence[int], size: int) -> list[list[int | None]]:
+    """Which picture stands where: number i at `places[i]` modulo `size`, in the first batch where that is free."""
+    found: list[list[int | None]] = []
+    taken: Counter[int] = Counter()
+    for index, place in enumerate(place % size for place in places):
+        if taken[place] == len(found):
+            found.append([None] * size)
+        found[taken[place]][place] = index
+        taken[place] += 1
+    return found
+
+
+def generate_images(
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: GenerationSettings,
+    places: Sequence[int] | None = None,
 ) -> list[Image.Image]:
-    """One picture per (prompt, seed). The noise is drawn on the CPU: the same on every device and in every batch."""
-    return [drawn.image for drawn in draw(pipe, prompts, seeds, sampling)]
+    """One picture per (prompt, seed): on one machine always the same, whatever is drawn beside it and however much.
+
+    The noise is drawn on the CPU, the same on every device. Kernels round by the size of the batch and by the place in
+    it, so every batch is filled up to `settings.batch_size`, and `places`, by default the seeds, say where a picture
+    stands (modulo that size). Other processors, devices, precisions and numbers of threads round otherwise. Seeds, or
+    `places`, that follow each other fill batches best.
+    """
+    return [drawn.image for drawn in generate(pipe, prompts, seeds, settings, places=places)]
 
 
 @torch.no_grad()
-def draw(
-    pipe: StableDiffusionPipeline,
+def generate(
+    pipe: DiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    sampling: Sampling,
+    settings: GenerationSettings,
     after_step: Callable[[], None] = lambda: None,
-) -> list[Drawn]:
-    """As `sample`, for who shows what goes on: `after_step` is called after every denoising step of every batch.
+    places: Sequence[int] | None = None,
+) -> list[GeneratedImage]:
+    """As `generate_images`, and says which images the safety checker blanked.
 
-    What it raises ends the drawing.
+    `after_step` is called after every denoising step of every batch. An exception in it ends the generation.
     """
 
     def called(_pipe: object, _step: int, _timestep: int, tensors: dict) -> dict:
         after_step()
         return tensors
 
-    drawn: list[Drawn] = []
-    for start in range(0, len(prompts), sampling.batch_size):
-        chunk = list(prompts[start : start + sampling.batch_size])
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + len(chunk)]]
+    drawn: dict[int, GeneratedImage] = {}
+    for batch in batches(seeds if places is None else places, settings.batch_size):
+        some = next(index for index in batch if index is not None)
+        filled = [some if index is None else index for index in batch]
         found = pipe(
-            chunk,
-            negative_prompt=[sampling.negative_prompt] * len(chunk),
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-            generator=generators,
-            height=sampling.resolution,
-            width=sampling.resolution,
+            [prompts[index] for index in filled],
+            negative_prompt=[settings.negative_prompt] * len(filled),
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],
+            height=settings.resolution,
+            width=settings.resolution,
             callback_on_step_end=called,
         )
-        blanked = found.nsfw_content_detected or [False] * len(chunk)
-        drawn += [Drawn(image, bool(blank)) for image, blank in zip(found.images, blanked, strict=True)]
-    return drawn
+        blanked = getattr(found, "nsfw_content_detected", None) or [False] * len(filled)
+        drawn |= {
+            index: GeneratedImage(image, bool(blank))
+            for index, image, blank in zip(batch, found.images, blanked, strict=True)
+            if index is not None
+        }
+    return [drawn[index] for index in range(len(prompts))]
 
 
 @contextmanager
-def previewing(pipe: StableDiffusionPipeline) -> Iterator[None]:
+def previewing(pipe: DiffusionPipeline) -> Iterator[None]:
     """Within the context the pipeline's models are merged and in eval mode; afterwards they are as before."""
     models = adapted_models(pipe)
     modes = {name: model.training for name, model in models.items()}

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 
 from .base_models import fingerprint
+from .families import family_of
 from .images import write_png
 from .photos import open_photo, photo_paths
-from .pipeline import Sampling, sample
+from .pipeline import GenerationSettings, generate_images
 from .randomness import generator
 
 MANIFEST = "manifest.json"
@@ -41,14 +42,14 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def recipe_for(pipe: StableDiffusionPipeline, prompt: str, sampling: Sampling, precision: str, seed: int) -> Recipe:
+def recipe_for(pipe: DiffusionPipeline, prompt: str, settings: GenerationSettings, precision: str, seed: int) -> Recipe:
     return Recipe(
-        fingerprint(pipe.unet, pipe.text_encoder, pipe.vae),
+        fingerprint(*family_of(pipe).image_models(pipe)),
         prompt,
         f"{type(pipe.scheduler).__name__} {json.dumps(dict(pipe.scheduler.config), sort_keys=True, default=str)}",
-        sampling.num_inference_steps,
-        sampling.guidance_scale,
-        sampling.resolution,
+        settings.num_inference_steps,
+        settings.guidance_scale,
+        settings.resolution,
         precision,
         seed,
     )
@@ -73,9 +74,13 @@ def _check_manifest(folder: Path, recipe: Recipe) -> None:
 
 
 @contextmanager
-def _unchecked(pipe: StableDiffusionPipeline) -> Iterator[None]:
+def _unchecked(pipe: DiffusionPipeline) -> Iterator[None]:
     """Within the context no safety checker runs: a picture it blanks would teach the class to be black."""
-    checker, pipe.safety_checker = pipe.safety_checker, None
+    checker = getattr(pipe, "safety_checker", None)
+    if checker is None:
+        yield
+        return
+    pipe.safety_checker = None
     try:
         yield
     finally:
@@ -83,11 +88,11 @@ def _unchecked(pipe: StableDiffusionPipeline) -> Iterator[None]:
 
 
 def class_images(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     recipe: Recipe,
     count: int,
     root: Path,
-    sampling: Sampling,
+    settings: GenerationSettings,
     accelerator: Accelerator,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
@@ -95,6 +100,7 @@ def class_images(
 
     The processes share the work by whole batches, and a batch is always of the same images, the last one drawn to its
     end too: a picture depends neither on the number of processes, nor on how many are wanted, nor on which are there.
+    One that was drawn in batches of another size, or by another number of threads, may differ by rounding.
 
     Raises:
         VectorFitError: the folder's manifest tells of another recipe.
@@ -105,14 +111,14 @@ def class_images(
     accelerator.wait_for_everyone()
     _check_manifest(folder, recipe)  # by every process: one that fails alone would leave the others waiting
     paths = [folder / f"{index:04d}.png" for index in range(count)]
-    batches = [range(start, start + sampling.batch_size) for start in range(0, count, sampling.batch_size)]
+    batches = [range(start, start + settings.batch_size) for start in range(0, count, settings.batch_size)]
     missing = [batch for batch in batches if not all(path.exists() for path in paths[batch.start : batch.stop])]
     accelerator.wait_for_everyone()  # before the first is written, so that all ranks see the same ones missing
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     for number, batch in enumerate(mine):
         with _unchecked(pipe), accelerator.autocast():
             seeds = [image_seed(recipe.seed, index) for index in batch]
-            images = sample(pipe, [recipe.prompt] * len(batch), seeds, sampling)
+            images = generate_images(pipe, [recipe.prompt] * len(batch), seeds, settings, places=batch)
         for index, image in zip(batch, images, strict=True):
             if index < count and not paths[index].exists():
                 write_png(paths[index], image)

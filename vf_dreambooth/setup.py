@@ -15,10 +15,11 @@ from vf_training.runs import RunFolder
 from . import hub
 from .base_models import BaseModel, resolve
 from .checkpoint import find
-from .cli import Command, newest_run, parse, read_settings
+from .cli import Command, parse, read_settings
 from .config import TrainConfig
+from .default_runs import newest_run
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
-from .pipeline import Sampling
+from .pipeline import GenerationSettings
 from .prior import user_class_paths
 
 
@@ -31,7 +32,7 @@ class Setup:
     photos: Photos
     class_paths: list[Path]  # the user's own class images
     run: RunFolder
-    sampling: Sampling
+    generation: GenerationSettings
     num_processes: int
     base_chosen: bool = False  # by what this machine has, not by the user
     resume: str | None = None
@@ -46,8 +47,8 @@ class Setup:
     def shaping(self) -> dict:
         return self.config.shaping(self.num_processes)
 
-    def record(self) -> dict:
-        """What config.json says of the run."""
+    def run_config(self) -> dict:
+        """The content of the run's config.json, before it is known how the run ends."""
         origin = {
             "name": self.base.name,
             "location": self.config.base_model,
@@ -113,7 +114,7 @@ def _check_resumed(setup: Setup) -> None:
         f"--{name}: the run was begun with {old[name]!r}, got {new[name]!r}" for name in old if old[name] != new[name]
     ]
     for kind in ("photos", "class_images"):
-        then, now = recorded.get(kind, {}), setup.record()[kind]
+        then, now = recorded.get(kind, {}), setup.run_config()[kind]
         changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         if changed:
             problems.append(f"{kind.replace('_', ' ')}: {', '.join(changed)} changed since the run was begun")
@@ -145,11 +146,13 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     preset = base.preset
-    sampling = Sampling(preset.num_inference_steps, preset.guidance_scale, config.resolution, config.sample_batch_size)
+    generation = GenerationSettings(
+        preset.num_inference_steps, preset.guidance_scale, config.resolution, config.sample_batch_size
+    )
     chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
     class_paths = class_paths[: config.num_class_images]
     run = RunFolder(config.output_dir)
-    setup = Setup(config, base, photos, class_paths, run, sampling, _num_processes(), chosen, resume)
+    setup = Setup(config, base, photos, class_paths, run, generation, _num_processes(), chosen, resume)
     if resume is not None:
         with problems.noting():
             _check_resumed(setup)

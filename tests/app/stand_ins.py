@@ -7,28 +7,29 @@ from PIL import Image
 
 import vectorfit as vf
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.engine import Order
-from vf_dreambooth.pipeline import Drawn, adapted_models
+from vf_dreambooth.engine import GenerationRequest
+from vf_dreambooth.pipeline import GeneratedImage, adapted_models
 
 
 class FakeEngine:
     """Draws a square whose colour tells subject and seed, and remembers its orders."""
 
     def __init__(self, blanked: bool = False) -> None:
-        self.orders: list[Order] = []
+        self.orders: list[GenerationRequest] = []
         self.blanked = blanked
         self.drawing = threading.Lock()
 
-    def draw(self, order: Order, told) -> list[Drawn]:
+    def generate(self, order: GenerationRequest, told) -> list[GeneratedImage]:
         assert self.drawing.acquire(blocking=False), "two orders at once"
         try:
             self.orders.append(order)
             for done in range(order.steps + 1):
                 told(done)
             strength = round(100 * sum(strength for _, strength in order.subjects))
-            side = order.sampling.resolution
+            side = order.settings.resolution
             return [
-                Drawn(Image.new("RGB", (side, side), (strength, seed % 256, 0)), self.blanked) for seed in order.seeds
+                GeneratedImage(Image.new("RGB", (side, side), (strength, seed % 256, 0)), self.blanked)
+                for seed in order.seeds
             ]
         finally:
             self.drawing.release()

@@ -214,9 +214,9 @@ def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
     gate = threading.Event()
 
     class Slow(FakeEngine):
-        def draw(self, order, told):
+        def generate(self, order, told):
             gate.wait(60)
-            return super().draw(order, told)
+            return super().generate(order, told)
 
     studio = Studio(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
     built = build(studio, Jobs(root))

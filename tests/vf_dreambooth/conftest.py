@@ -12,8 +12,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import vectorfit as vf
 from starter import tokenizer
-from vf_dreambooth import base_models
+from vf_dreambooth import families
 from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_dreambooth.pipeline import adapted_models
 
 
@@ -118,7 +119,7 @@ def _fresh_accelerator():
 
 @pytest.fixture
 def quick_preset(monkeypatch):
-    monkeypatch.setitem(base_models.PRESETS, base_models.SD14, base_models.Preset(16, 1e-2, 4, 3, 2, 2.0))
+    monkeypatch.setitem(StableDiffusion.presets, families.SD14, families.Preset(16, 1e-2, 4, 3, 2, 2.0))
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 from vectorfit import VectorFitError
 from vf_dreambooth import engine as engine_module
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.engine import OWN_SAMPLER, SAMPLERS, Engine, Order
-from vf_dreambooth.pipeline import Sampling, draw, load_pipeline, sample
+from vf_dreambooth.engine import OWN_SCHEDULER, SCHEDULERS, Engine, GenerationRequest
+from vf_dreambooth.pipeline import GenerationSettings, generate, generate_images, load_pipeline
 
-SAMPLING = Sampling(3, 2.0, 16, batch_size=2)
+SAMPLING = GenerationSettings(3, 2.0, 16, batch_size=2)
 
 
 @pytest.fixture
 def order(tiny_base, subject):
-    return Order(resolve(str(tiny_base)), ((subject, 1.0),), ("a dog",) * 3, (1, 2, 3), SAMPLING)
+    return GenerationRequest(resolve(str(tiny_base)), ((subject, 1.0),), ("a dog",) * 3, (1, 2, 3), SAMPLING)
 
 
 def pixels(drawn) -> list[bytes]:
@@ -34,35 +34,35 @@ def test_switching_neither_drifts_nor_reloads(order, monkeypatch):
 
     monkeypatch.setattr(engine_module, "load_pipeline", counted)
     plain = replace(order, subjects=())
-    base, first = pixels(engine.draw(plain)), pixels(engine.draw(order))
+    base, first = pixels(engine.generate(plain)), pixels(engine.generate(order))
     assert base != first
     for _ in range(3):
-        assert pixels(engine.draw(plain)) == base
-        assert pixels(engine.draw(order)) == first
+        assert pixels(engine.generate(plain)) == base
+        assert pixels(engine.generate(order)) == first
     fresh = load(order.base)
-    assert base == [image.tobytes() for image in sample(fresh, order.prompts, order.seeds, SAMPLING)]
+    assert base == [image.tobytes() for image in generate_images(fresh, order.prompts, order.seeds, SAMPLING)]
     assert loads == [1]
 
 
 def test_strength_nought_is_the_base_to_the_last_bit(order):
     engine, ((path, _),) = Engine(), order.subjects
-    base = pixels(engine.draw(replace(order, subjects=())))
-    assert pixels(engine.draw(replace(order, subjects=((path, 0.0),)))) == base
-    assert pixels(engine.draw(replace(order, subjects=((path, 0.5),)))) != base
+    base = pixels(engine.generate(replace(order, subjects=())))
+    assert pixels(engine.generate(replace(order, subjects=((path, 0.0),)))) == base
+    assert pixels(engine.generate(replace(order, subjects=((path, 0.5),)))) != base
 
 
 def test_a_file_trained_anew_is_read_anew(order, tmp_path):
     engine, ((path, _),) = Engine(), order.subjects
-    engine.draw(order)
+    engine.generate(order)
     path.write_bytes(b"no longer a subject file")
     with pytest.raises(VectorFitError, match="not a whole safetensors file"):
-        engine.draw(order)
-    assert engine.draw(replace(order, subjects=()))  # and the engine lives on
+        engine.generate(order)
+    assert engine.generate(replace(order, subjects=()))  # and the engine lives on
 
 
 def test_every_step_is_told_and_can_be_the_last(order):
     engine, told = Engine(), []
-    engine.draw(order, told.append)
+    engine.generate(order, told.append)
     assert told == [0, 1, 2, 3, 4, 5, 6]  # two batches of three steps
     assert order.steps == 6
 
@@ -76,29 +76,29 @@ def test_every_step_is_told_and_can_be_the_last(order):
                 raise Enough
 
         with pytest.raises(Enough):
-            engine.draw(order, stop)
+            engine.generate(order, stop)
     told.clear()
-    engine.draw(order, told.append)
+    engine.generate(order, told.append)
     assert len(told) == 7
 
 
-def test_samplers_are_chosen_by_name_and_leave_the_models_own_in_its_place(order):
+def test_schedulers_are_chosen_by_name_and_leave_the_models_own_in_its_place(order):
     engine = Engine()
-    own = pixels(engine.draw(order))
-    for name in SAMPLERS:
-        assert len(engine.draw(replace(order, sampler=name))) == 3
-    assert pixels(engine.draw(replace(order, sampler="Euler"))) != own
-    assert pixels(engine.draw(replace(order, sampler=OWN_SAMPLER))) == own
+    own = pixels(engine.generate(order))
+    for name in SCHEDULERS:
+        assert len(engine.generate(replace(order, scheduler=name))) == 3
+    assert pixels(engine.generate(replace(order, scheduler="Euler"))) != own
+    assert pixels(engine.generate(replace(order, scheduler=OWN_SCHEDULER))) == own
     with pytest.raises(VectorFitError, match="expected the model's own, DDIM"):
-        engine.draw(replace(order, sampler="best"))
+        engine.generate(replace(order, scheduler="best"))
 
 
 def test_an_unfit_subject_leaves_the_engine_as_it_was(order, tmp_path):
     engine = Engine()
-    before = pixels(engine.draw(order))
+    before = pixels(engine.generate(order))
     with pytest.raises((VectorFitError, OSError)):
-        engine.draw(replace(order, subjects=((tmp_path / "none.safetensors", 1.0),)))
-    assert pixels(engine.draw(order)) == before
+        engine.generate(replace(order, subjects=((tmp_path / "none.safetensors", 1.0),)))
+    assert pixels(engine.generate(order)) == before
 
 
 @pytest.mark.parametrize("threshold", [-2.0, 2.0])
@@ -114,6 +114,6 @@ def test_what_the_safety_checker_blanks_is_told(tiny_base, threshold):
     for weights in (pipe.safety_checker.concept_embeds_weights, pipe.safety_checker.special_care_embeds_weights):
         torch.nn.init.constant_(weights, threshold)
     pipe.feature_extractor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    drawn = draw(pipe, ["a dog"] * 2, [1, 2], SAMPLING)
+    drawn = generate(pipe, ["a dog"] * 2, [1, 2], SAMPLING)
     assert [one.blanked for one in drawn] == [threshold < 0] * 2
     assert [one.image.getextrema() == ((0, 0),) * 3 for one in drawn] == [threshold < 0] * 2

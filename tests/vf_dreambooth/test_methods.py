@@ -10,15 +10,15 @@ import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
-from vf_dreambooth.pipeline import Sampling, adapted_models, load_pipeline, sample, set_subjects
+from vf_dreambooth.pipeline import GenerationSettings, adapted_models, generate_images, load_pipeline, set_subjects
 from vf_training import methods
 from vf_training.runs import RunFolder
 
-SAMPLING = Sampling(2, 2.0, 16)
+SAMPLING = GenerationSettings(2, 2.0, 16)
 
 
 def pixels(pipe):
-    return [list(image.get_flattened_data()) for image in sample(pipe, ["a photo of sks dog"], [3], SAMPLING)]
+    return [list(image.get_flattened_data()) for image in generate_images(pipe, ["a photo of sks dog"], [3], SAMPLING)]
 
 
 def train(arguments, folder, method, *flags):

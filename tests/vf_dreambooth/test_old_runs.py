@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
-from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample, set_subjects
+from vf_dreambooth.pipeline import GenerationSettings, base_of, generate_images, load_pipeline, set_subjects
 from vf_training import methods
 from vf_training.analysis import analyze
 from vf_training.runs import RunFolder
@@ -35,9 +35,9 @@ def test_an_old_subject_loads_and_changes_the_pictures(run):
     assert len(loaded) == len(load_file(run.vectors))
     assert any(vector.abs().max() > 0 for vector in loaded.values())
     vf.remove(models)
-    settings = Sampling(2, 2.0, 8)
+    settings = GenerationSettings(2, 2.0, 8)
     base, subject = (
-        sample(set_and_return(pipe, subjects), ["a photo of sks dog"], [1], settings)[0].tobytes()
+        generate_images(set_and_return(pipe, subjects), ["a photo of sks dog"], [1], settings)[0].tobytes()
         for subjects in ([], [(run.path, 1.0)])
     )
     assert base != subject

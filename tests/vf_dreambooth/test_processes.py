@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from train_dreambooth_vectorfit import main
-from vf_dreambooth.record import Record
+from vf_dreambooth.run_writer import RunWriter
 from vf_training.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -27,14 +27,14 @@ def rank(number: int, count: int, port: int, arguments: list[str]) -> None:
     settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     os.environ.update({name: str(value) for name, value in settings.items()})
     torch.set_num_threads(1)
-    log = Record.log
+    log = RunWriter.log
 
-    def logged(self: Record, entry: dict) -> None:
+    def logged(self: RunWriter, entry: dict) -> None:
         with (self.run.path.parent / f"frozen-{number}.jsonl").open("a") as file:
             file.write(json.dumps(entry["frozen"]) + "\n")
         log(self, entry)
 
-    Record.log = logged
+    RunWriter.log = logged
     main(arguments)
     os._exit(0)
 

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import random
-import re
 import resource
 import signal
 import time
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
-from vf_dreambooth import faults, interruption, objective, setup
+from vf_dreambooth import objective, setup
 from vf_training.runs import RunFolder
 
 # Everything whose state has to survive: momentum, freezing, a schedule, a moving average, two rates, crops and flips.
@@ -135,7 +134,7 @@ def test_a_run_stopped_before_its_first_step_is_the_one_that_latest_means(argume
     flags = [flag for i, flag in enumerate(flags) if "--output_dir" not in (flag, flags[i - 1])]
     main(flags)
     with monkeypatch.context() as patch:
-        patch.setattr("train_dreambooth_vectorfit.build_sampler", lambda *_: (_ for _ in ()).throw(Stop))
+        patch.setattr("train_dreambooth_vectorfit.build_data_sampler", lambda *_: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             main(flags)
     main([*flags, "--resume_from_checkpoint", "latest"])
@@ -161,16 +160,6 @@ def test_a_run_of_other_processes_or_class_images_is_not_resumed(arguments, tmp_
     Image.new("RGB", (16, 16)).save(own / "1.png")
     with pytest.raises(vf.VectorFitError, match=r"class images: 1\.png changed"):
         main(command)
-
-
-def test_a_checkpoint_that_is_none_is_said_before_any_work(arguments, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_in(patch, 4)
-        with pytest.raises(Stop):
-            main(arguments(tmp_path / "run"))
-    (tmp_path / "run" / "checkpoints" / "step_000002-backup").mkdir()  # a user's own
-    with pytest.raises(vf.VectorFitError, match=r"step_000099 is not a checkpoint of .*; it has step_000002"):
-        setup.prepare(["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoints" / "step_000099")])
 
 
 @pytest.mark.gpu
@@ -215,103 +204,6 @@ def test_a_config_repeats_a_run_exactly(arguments, tmp_path, monkeypatch):
         main(["--config", str(tmp_path / "wrong.json")])
 
 
-def test_only_the_newest_checkpoints_are_kept(arguments, tmp_path):
-    main(arguments(tmp_path / "run", "--checkpointing_steps", 1, "--checkpoints_total_limit", 2))
-    assert list(RunFolder(tmp_path / "run").checkpoints()) == [3, 4]
-
-
-def test_a_damaged_checkpoint_is_named(arguments, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_in(patch, 4)
-        with pytest.raises(Stop):
-            main(arguments(tmp_path / "run"))
-    state = tmp_path / "run" / "checkpoints" / "step_000002" / "state.pt"
-    whole = state.read_bytes()
-    for damaged in (whole[:500], b"", b"garbage" * 99, bytes(len(whole))):
-        state.write_bytes(damaged)
-        with pytest.raises(vf.VectorFitError, match=r"step_000002/state\.pt: cannot be resumed from, it is damaged"):
-            main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
-
-
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, tmp_path, monkeypatch, capsys):
-    main(arguments(tmp_path / "whole"))
-    original = objective.Objective.backward
-
-    def backward(self, denoiser, step, accelerator):
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, denoiser, step, accelerator)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(objective.Objective, "backward", backward)
-        with pytest.raises(SystemExit) as caught:
-            main(arguments(tmp_path / "parts"))
-    assert caught.value.code == 130
-    run = RunFolder(tmp_path / "parts")
-    assert list(run.checkpoints()) == [2, 3]
-    assert f"--resume_from_checkpoint {run.path}" in capsys.readouterr().out
-    assert not run.vectors.exists()
-    main(["--resume_from_checkpoint", str(run.path)])
-    assert content(run.path) == content(tmp_path / "whole")
-
-
-def test_a_second_ctrl_c_stops_at_once():
-    before = signal.getsignal(signal.SIGINT)  # shells make what they start in the background ignore it
-    with interruption.Interruption() as wish:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert wish.requested
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_names_step_and_pictures_and_keeps_the_last_good_file(
-    arguments, tmp_path, monkeypatch, value
-):
-    main(arguments(tmp_path / "whole"))
-    original = objective.per_sample_loss
-    calls = []
-
-    def per_sample_loss(predicted, wanted):
-        calls.append(None)
-        return original(predicted, wanted) * (value if len(calls) == 4 else 1)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(objective, "per_sample_loss", per_sample_loss)
-        with pytest.raises(vf.VectorFitError) as caught:
-            main(arguments(tmp_path / "run"))
-    message, run = str(caught.value), RunFolder(tmp_path / "run")
-    assert re.search(f"the (loss|gradient) is {value} at step 4", message)
-    assert ".png" in message
-    assert "class images" in message
-    assert list(run.checkpoints()) == [2, 3]
-    vf.read_metadata(run.checkpoint(3) / "vectors.safetensors")
-    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
-    assert content(tmp_path / "run") == content(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
-def test_out_of_memory_names_the_flags_that_help(arguments, tmp_path, monkeypatch, error):
-    def backward(*_):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(objective.Objective, "backward", backward)
-        with pytest.raises(vf.VectorFitError) as caught:
-            main(arguments(tmp_path / "run"))
-    message = str(caught.value)
-    flags = "--gradient_checkpointing --train_batch_size 1 --gradient_accumulation_steps 2 --sample_batch_size 1"
-    assert flags in message
-    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest", *flags.split()))  # and they are accepted
-    assert (tmp_path / "run" / "vectors.safetensors").exists()
-    with pytest.raises(RuntimeError, match="another"), faults.memory_advice(None):
-        raise RuntimeError("another")
-
-
 def write_limited(arguments: list[str], limit: int) -> None:
     """A training in which no file may grow beyond `limit` bytes: writes fail as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -350,30 +242,6 @@ def test_a_full_disk_is_said_and_loses_nothing(arguments, tmp_path, processes):
     main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
-
-@pytest.mark.parametrize("failing", range(1, 6))
-def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, tmp_path, monkeypatch, failing):
-    main(arguments(tmp_path / "whole"))
-    flush, calls = os.fsync, []
-
-    def fsync(descriptor):
-        calls.append(None)
-        if len(calls) == WRITES_BEFORE_CHECKPOINTS + failing:
-            raise OSError(5, "Input/output error")
-        flush(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        with pytest.raises(vf.VectorFitError, match=r"cannot be written \(Input/output error\)"):
-            main(arguments(tmp_path / "run"))
-    run = RunFolder(tmp_path / "run")
-    for folder in run.checkpoints().values():
-        assert {path.name for path in folder.iterdir()} == {"vectors.safetensors", "state.pt"}
-    main(arguments(run.path, "--resume_from_checkpoint", "latest"))
-    assert content(run.path) == content(tmp_path / "whole")
-
-
-WRITES_BEFORE_CHECKPOINTS = 2  # settings, and the log cut back; the class images are there already
 
 KILLS = 20
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import vectorfit as vf
@@ -114,31 +113,6 @@ def test_tensorboard_gets_the_losses(arguments, tmp_path):
     reader = accumulator.EventAccumulator(str(events.parent))
     reader.Reload()
     assert len(reader.Scalars("loss")) == 4
-
-
-def test_class_images_are_kept_and_shared(finished, arguments):
-    root = finished.path.parent / "class_images"
-    (folder,) = root.iterdir()
-    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert len(before) == 4  # three pictures and the manifest
-    main(arguments(finished.path.parent / "again"))
-    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
-    (folder / "0001.png").unlink()
-    lost = Image.open(folder / "0000.png").tobytes()
-    main(arguments(finished.path.parent / "third"))
-    assert (folder / "0001.png").exists()
-    assert Image.open(folder / "0000.png").tobytes() == lost
-    again, third = (finished.path.parent / name / "vectors.safetensors" for name in ("again", "third"))
-    assert again.read_bytes() == third.read_bytes()
-    assert all(torch.equal(vector, load_file(again)[name]) for name, vector in load_file(finished.vectors).items())
-
-
-def test_class_images_of_another_recipe_are_refused(finished, arguments):
-    (manifest,) = (finished.path.parent / "class_images").glob("*/manifest.json")
-    manifest.write_text(manifest.read_text().replace("a photo of a dog", "a photo of a cat"))
-    with pytest.raises(vf.VectorFitError) as caught:
-        main(arguments(finished.path.parent / "again"))
-    assert "prompt: made with 'a photo of a cat', wanted 'a photo of a dog'" in str(caught.value)
 
 
 @pytest.mark.slow

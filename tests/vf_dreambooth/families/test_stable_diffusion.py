@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
@@ -15,10 +15,10 @@ from transformers import CLIPConfig, CLIPImageProcessor
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.pipeline import Sampling, base_of, load_pipeline, sample
+from vf_dreambooth.pipeline import GenerationSettings, base_of, generate_images, load_pipeline
 from vf_training.runs import RunFolder
 
-SAMPLING = Sampling(num_inference_steps=2, guidance_scale=3.0, resolution=16)
+SAMPLING = GenerationSettings(num_inference_steps=2, guidance_scale=3.0, resolution=16)
 
 
 @pytest.fixture
@@ -78,6 +78,11 @@ def test_a_revision_reaches_the_hub_library(monkeypatch):
         seen.update(options, location=location)
         raise OSError("offline")
 
+    def load_config(location, revision):
+        assert (location, revision) == ("someone/model", "abc123")
+        return {"_class_name": "StableDiffusionPipeline"}
+
+    monkeypatch.setattr(DiffusionPipeline, "load_config", load_config)
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", from_pretrained)
     with pytest.raises(vf.VectorFitError, match="offline"):
         main(["--instance_dir", "examples/dog", "--base_model", "someone/model", "--revision", "abc123"])
@@ -105,7 +110,7 @@ def checked(tiny_base, copy) -> Path:
 def test_a_safety_checker_is_kept_but_does_not_blank_class_images(checked, arguments, tmp_path):
     pipe = load_pipeline(resolve(str(checked)), device="cpu")
     assert pipe.safety_checker is not None
-    (picture,) = sample(pipe, ["a dog"], [0], SAMPLING)
+    (picture,) = generate_images(pipe, ["a dog"], [0], SAMPLING)
     assert not np.asarray(picture).any()  # blanked
     main(arguments(tmp_path / "run", "--base_model", checked))
     main(arguments(tmp_path / "other" / "run"))

@@ -1,0 +1,44 @@
+"""The registry: a base belongs to the family of its pipeline's class."""
+
+import json
+
+import pytest
+
+from vectorfit import VectorFitError
+from vf_dreambooth import families
+from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
+
+
+class Other(StableDiffusion):
+    name = "Other"
+    pipeline_classes = ("OtherPipeline",)
+    presets = {"me/other": families.Preset(1024, 1e-4, 500, 100, 30, 5.0)}  # noqa: RUF012
+    default_preset = "me/other"
+
+
+@pytest.fixture
+def other(monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, Other()))
+
+
+def test_a_folder_and_a_pipeline_have_the_same_family(tiny_base):
+    assert families.family_of_folder(tiny_base) is families.family_at(str(tiny_base))
+    assert families.family_of(load(resolve(str(tiny_base)))) is families.family_of_folder(tiny_base)
+
+
+def test_a_new_family_is_found_by_class_and_by_preset(other, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "OtherPipeline"}))
+    assert families.family_of_folder(tmp_path).name == "Other"
+    assert resolve("me/other").preset.resolution == 1024
+    assert resolve("someone/else").preset == resolve(families.SD14).preset
+    for part in Other.parts:
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+    assert resolve(str(tmp_path)).preset.resolution == 1024
+
+
+def test_an_unknown_class_is_refused_with_all_that_are_known(other, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(VectorFitError, match="a FluxPipeline, expected a Stable Diffusion 1 or 2 or Other"):
+        families.family_of_folder(tmp_path)

@@ -1,0 +1,63 @@
+"""Losses that are not finite, and memory that does not suffice."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import vectorfit as vf
+from train_dreambooth_vectorfit import main
+from vf_dreambooth import faults, objective
+from vf_training.runs import RunFolder
+
+
+def content(run: Path) -> tuple[bytes, bytes]:
+    return (run / "vectors.safetensors").read_bytes(), (run / "log.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_step_and_pictures_and_keeps_the_last_good_file(
+    arguments, tmp_path, monkeypatch, value
+):
+    main(arguments(tmp_path / "whole"))
+    original = objective.per_sample_loss
+    calls = []
+
+    def per_sample_loss(predicted, wanted):
+        calls.append(None)
+        return original(predicted, wanted) * (value if len(calls) == 4 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objective, "per_sample_loss", per_sample_loss)
+        with pytest.raises(vf.VectorFitError) as caught:
+            main(arguments(tmp_path / "run"))
+    message, run = str(caught.value), RunFolder(tmp_path / "run")
+    assert re.search(f"the (loss|gradient) is {value} at step 4", message)
+    assert ".png" in message
+    assert "class images" in message
+    assert list(run.checkpoints()) == [2, 3]
+    vf.read_metadata(run.checkpoint(3) / "vectors.safetensors")
+    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_names_the_flags_that_help(arguments, tmp_path, monkeypatch, error):
+    def backward(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objective.Objective, "backward", backward)
+        with pytest.raises(vf.VectorFitError) as caught:
+            main(arguments(tmp_path / "run"))
+    message = str(caught.value)
+    flags = "--gradient_checkpointing --train_batch_size 1 --gradient_accumulation_steps 2 --sample_batch_size 1"
+    assert flags in message
+    main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest", *flags.split()))  # and they are accepted
+    assert (tmp_path / "run" / "vectors.safetensors").exists()
+    with pytest.raises(RuntimeError, match="another"), faults.memory_advice(None):
+        raise RuntimeError("another")

@@ -1,0 +1,42 @@
+"""What a declared option does: its checks, its conflicts, and what depends on it."""
+
+from dataclasses import dataclass
+
+from vf_dreambooth.options import above, at_least, dependents, multiple_of, only_with, option, printable, problems_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    size: int = option(8, "", group="", checks=(at_least(1), multiple_of(8)))
+    rate: float | None = option(None, "", group="", flags=("--lr", "--rate"), checks=(above(0),))
+    smooth: bool = option(False, "", group="")
+    decay: float | None = option(
+        None, "", group="", conflict=only_with("smooth", True, because="needs --smooth"), depends_on=("smooth",)
+    )
+    half_life: float | None = option(None, "", group="", depends_on=("decay",))
+    word: str = option("sks", "", group="", checks=(printable(5),))
+
+
+def problems(**values) -> dict[str, str]:
+    return problems_of(Settings, vars(Settings()) | values)
+
+
+def test_the_first_failing_check_is_reported_under_the_first_flag():
+    assert not problems()
+    assert problems(size=0, rate=0.0) == {
+        "size": "--size: got 0, expected at least 1",
+        "rate": "--lr: got 0.0, expected more than 0",
+    }
+    assert problems(size=9) == {"size": "--size: got 9, expected a multiple of 8"}
+    assert problems(rate=float("nan"))
+    assert problems(word="a\nb") == {"word": "--word: got 'a\\nb', expected at most 5 printable characters"}
+
+
+def test_only_a_given_value_can_conflict():
+    assert problems(decay=0.0) == {"decay": "--decay: needs --smooth"}
+    assert not problems(decay=0.0, smooth=True)
+
+
+def test_dependents_are_direct_and_indirect():
+    assert dependents(Settings, "smooth") == {"decay", "half_life"}
+    assert dependents(Settings, "word") == set()

@@ -1,0 +1,121 @@
+"""Folders of photos: what is read, what is refused, and what is warned of."""
+
+import contextlib
+import os
+import zlib
+
+import pytest
+from PIL import Image
+
+import vectorfit as vf
+from train_dreambooth_vectorfit import main
+from vectorfit import VectorFitError
+from vf_dreambooth import photos as photo_reader
+from vf_dreambooth.photos import open_photo, read_folder
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few kilobytes that claims side x side pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = side.to_bytes(4, "big")
+    header = size + size + bytes([8, 2, 0, 0, 0])
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+DAMAGED = {
+    "bomb.png": (bomb(20_000), "exceeds limit"),
+    "empty.jpg": (b"", "it is empty, 0 bytes"),
+    "eps.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "an EPS file"),
+    "noise.webp": (b"no picture at all", "not a JPEG, PNG or WebP"),
+    "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+    "psd.jpg": (b"8BPS" + bytes(60), "a Photoshop file"),
+}
+
+
+def test_photos_are_upright_rgb_in_order_and_other_files_are_named(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: 40 x 20 is shown as 20 x 40
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "b.jpg", exif=exif)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "c.webp")
+    (tmp_path / "notes.txt").write_text("no photo")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    photos = read_folder(tmp_path)
+    assert photos.names == ["a.png", "b.jpg", "c.webp"]
+    assert photos.ignored == [".DS_Store", "folder", "notes.txt"]
+    assert photos.images[0].getpixel((0, 0)) == (255, 255, 255)  # transparency lies over white
+    assert photos.images[1].size == (20, 40)
+    assert all(image.mode == "RGB" for image in photos.images)
+
+
+def test_only_the_three_decoders_run(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "disguised.png", format="BMP")
+    with pytest.raises(VectorFitError, match=r"disguised\.png.*not a JPEG, PNG or WebP"):
+        open_photo(tmp_path / "disguised.png")
+
+
+def refused(*flags: object) -> list[str]:
+    with pytest.raises(vf.VectorFitError) as caught:
+        main([str(flag) for flag in flags])
+    return str(caught.value).splitlines()
+
+
+def test_every_bad_picture_is_named_with_its_reason(photos, tiny_base):
+    for name, (content, _) in DAMAGED.items():
+        (photos / name).write_bytes(content)
+    whole = (photos / "0.png").read_bytes()
+    (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "0.txt").write_bytes(b"\xff\xfe\xff")
+    lines = refused("--instance_dir", photos, "--base_model", tiny_base)
+    for name, (_, reason) in DAMAGED.items():
+        assert [line for line in lines if name in line and reason in line], (name, lines)
+    assert any("cut.png" in line and "truncated" in line for line in lines)
+    assert any("0.txt" in line and "UTF-8" in line for line in lines)
+    assert len(lines) == len(DAMAGED) + 2
+
+
+def test_sixteen_bits_and_damaged_exif(tmp_path):
+    import numpy as np
+
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    read = np.asarray(photo_reader.open_photo(tmp_path / "deep.png"))[..., 0]
+    assert abs(read.astype(int) - grey // 257).max() <= 1
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
+    whole = (tmp_path / "x.jpg").read_bytes()
+    for place in range(20, 60):
+        (tmp_path / "x.jpg").write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        with contextlib.suppress(vf.VectorFitError):  # refused or read, but never an error of the decoder's own
+            photo_reader.open_photo(tmp_path / "x.jpg")
+
+
+def test_an_unreadable_folder(photos, tiny_base):
+    photos.chmod(0)
+    was = os.geteuid()
+    try:
+        if was == 0:
+            os.seteuid(65534)  # root may read everything, nobody may not
+        with pytest.raises(vf.VectorFitError, match="cannot be read"):
+            photo_reader.read_folder(photos)
+    finally:
+        os.seteuid(was)
+        photos.chmod(0o755)
+
+
+def test_odd_photos_are_warned_of(photos):
+    Image.open(photos / "0.png").save(photos / "3.jpg", quality=95)
+    found = photo_reader.read_folder(photos)
+    assert found.warnings(16) == ["0.png and 3.jpg are nearly the same picture"]
+    small = found.warnings(64)
+    assert "0.png is 20 x 24, smaller than the 64 pixels trained on" in small
+    assert len(small) == 5
+    for name in ("1.png", "2.png", "3.jpg"):
+        (photos / name).unlink()
+    assert photo_reader.read_folder(photos).warnings(16) == ["only 1 photo(s); three to ten work better"]

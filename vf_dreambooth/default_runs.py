@@ -1,0 +1,22 @@
+"""Run folders that the user does not name: runs/FOLDER after the folder of the photos, numbered from the second."""
+
+import re
+from pathlib import Path
+
+from vf_training.runs import RunFolder
+
+
+def free_folder(wanted: Path) -> Path:
+    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist: a run never overwrites another."""
+    number, folder = 2, wanted
+    while folder.exists():
+        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return folder
+
+
+def newest_run(photos: Path) -> RunFolder | None:
+    """The newest run in runs/ that was named after this folder of photos, as `free_folder` names them."""
+    name = re.escape(photos.resolve().name)
+    runs = [RunFolder(path) for path in Path("runs").glob("*") if re.fullmatch(rf"{name}(-\d+)?", path.name)]
+    started = [run for run in runs if run.config.exists()]
+    return max(started, key=lambda run: run.config.stat().st_mtime_ns, default=None)

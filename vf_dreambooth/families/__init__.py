@@ -1,0 +1,82 @@
+"""The families of base models. `FAMILIES` is the registry: a new family is a file here and an entry in it."""
+
+import json
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from vectorfit import VectorFitError
+
+from .family import Denoiser, Family, NoiseSchedule, Preset
+from .stable_diffusion import SD14, StableDiffusion
+
+__all__ = [
+    "FAMILIES",
+    "SD14",
+    "Denoiser",
+    "Family",
+    "NoiseSchedule",
+    "Preset",
+    "family_at",
+    "family_of",
+    "family_of_folder",
+    "family_with_preset",
+]
+
+FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+INDEX = "model_index.json"  # the file in which diffusers names a pipeline's class
+
+
+def _family_of_class(class_name: str) -> Family:
+    for family in FAMILIES:
+        if class_name in family.pipeline_classes:
+            return family
+    expected = " or ".join(family.name for family in FAMILIES)
+    raise VectorFitError(f"a {class_name}, expected a {expected}")
+
+
+def family_of(pipe: DiffusionPipeline) -> Family:
+    """The family of a loaded pipeline, by its class.
+
+    Raises:
+        VectorFitError: no family has this class.
+    """
+    return _family_of_class(type(pipe).__name__)
+
+
+def family_of_folder(folder: Path) -> Family:
+    """The family of a saved pipeline, by its model_index.json.
+
+    Raises:
+        VectorFitError: the file is missing or damaged, or no family has the class that it names.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        raise VectorFitError(f"not a diffusers model, it has no {INDEX}; expected a saved {FAMILIES[0].name}")
+    try:
+        class_name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise VectorFitError(f"{index} is damaged ({error}); fetch the model again") from error
+    return _family_of_class(class_name)
+
+
+def family_at(location: str, revision: str | None = None) -> Family:
+    """The family of what lies at a location: a folder, a single file or a hub id.
+
+    A single file does not name its class. Without a model_index.json beside it, it counts as the first family.
+
+    Raises:
+        VectorFitError: no family has the class of the model.
+        OSError: the hub cannot be reached, or has no such model.
+    """
+    path = Path(location)
+    if path.is_dir():
+        return family_of_folder(path)
+    if path.is_file():
+        return family_of_folder(path.parent) if (path.parent / INDEX).exists() else FAMILIES[0]
+    return _family_of_class(DiffusionPipeline.load_config(location, revision=revision)["_class_name"])
+
+
+def family_with_preset(name: str) -> Family:
+    """The family that has a preset for the base of this name, otherwise the first one."""
+    return next((family for family in FAMILIES if name in family.presets), FAMILIES[0])

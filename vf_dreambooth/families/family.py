@@ -1,0 +1,131 @@
+"""What the rest of the project asks of a family of base models. Each family answers in a file of its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from vf_training.methods import STABLE_DIFFUSION
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that suit a base: for training, and for generating images with it."""
+
+    resolution: int
+    learning_rate: float
+    max_train_steps: int
+    num_class_images: int
+    num_inference_steps: int
+    guidance_scale: float
+    rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
+    drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
+    batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
+
+
+class NoiseSchedule(ABC):
+    """How noise is added in training, and what the model learns to predict from a noisy latent.
+
+    Shapes, here and below: latents and noise [n, c, h, w], timesteps [n] in 0..num_timesteps - 1.
+    """
+
+    num_timesteps: int
+    prediction_type: str
+
+    @abstractmethod
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The noisy latents [n, c, h, w]."""
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the model should predict [n, c, h, w]."""
+
+    @abstractmethod
+    def min_snr_weights(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """The Min-SNR weight of each sample [n]. Source: Hang et al. 2023 (arXiv 2303.09556)."""
+
+
+class Denoiser(nn.Module, ABC):
+    """Text encoders and denoising model as one module: one thing to accumulate over, to wrap and to synchronise."""
+
+    @abstractmethod
+    def encode(self, prompt_ids: Tensor) -> Any:
+        """The encoded prompts, one for each row of `prompt_ids` [p, length]."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Any, prompt_index: Tensor) -> Tensor:
+        """The prediction [n, c, h, w]; sample i has the encoded prompt number `prompt_index[i]`."""
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor) -> Tensor:
+        """The prediction [n, c, h, w]. Each prompt is encoded once, however many samples have it."""
+        return self.predict(noisy, timesteps, self.encode(prompt_ids), prompt_index)
+
+
+class Family(ABC):
+    """A family of base models: everything that differs between, say, Stable Diffusion 1 and Flux.
+
+    Attributes:
+        name: as messages call it.
+        pipeline_classes: names of its pipeline classes in diffusers, as model_index.json has them.
+        parts: the parts that a whole model has, by their names in diffusers.
+        presets: settings of known bases, by their names.
+        default_preset: the name of the base whose preset the other bases of the family take.
+        hub_tag: the family's tag on the hub.
+    """
+
+    name: str
+    pipeline_classes: tuple[str, ...]
+    parts: tuple[str, ...]
+    presets: dict[str, Preset]
+    default_preset: str
+    hub_tag: str
+
+    def preset(self, base: str) -> Preset:
+        """The preset of a base, by its name."""
+        return self.presets.get(base, self.presets[self.default_preset])
+
+    @abstractmethod
+    def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
+        """Loads a folder, a single file or a hub id in float32. Raises whatever diffusers raises."""
+
+    @abstractmethod
+    def why_unfit(self, pipe: DiffusionPipeline) -> str:
+        """Why a loaded pipeline is not a usable base of this family; empty where it is one."""
+
+    @abstractmethod
+    def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+        """The models that a training adapts, under the names they have in subject files and exports."""
+
+    @abstractmethod
+    def image_models(self, pipe: DiffusionPipeline) -> list[nn.Module]:
+        """The models whose weights decide what an image looks like."""
+
+    @abstractmethod
+    def encode_images(self, pipe: DiffusionPipeline, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, scaled as the model expects them, each [n, c, h, w].
+
+        Shapes: `pixels` [n, 3, height, width] in -1..1.
+        """
+
+    @abstractmethod
+    def latent_shape(self, pipe: DiffusionPipeline, resolution: int) -> tuple[int, int, int]:
+        """The shape (c, h, w) of the latents of a square image with sides of `resolution` pixels."""
+
+    @abstractmethod
+    def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+        """Token ids [p, length], padded and cut to the length that the base was trained with."""
+
+    @abstractmethod
+    def denoiser(self, pipe: DiffusionPipeline) -> Denoiser:
+        """The pipeline's models as one trainable module."""
+
+    @abstractmethod
+    def noise_schedule(self, pipe: DiffusionPipeline) -> NoiseSchedule:
+        """The noise that the base was trained with, whatever scheduler the pipeline generates with."""
+
+    @abstractmethod
+    def architecture(self, pipe: DiffusionPipeline) -> str:
+        """The base's name in ModelSpec, such as stable-diffusion-v1."""

@@ -1,0 +1,103 @@
+"""Stable Diffusion 1 and 2, and the starter, which has their layout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from torch import Tensor, nn
+
+from vf_training.methods import STARTER
+
+from .diffusion_schedule import PREDICTION_TYPES, DiffusionSchedule
+from .family import Denoiser, Family, Preset
+
+SD14 = "CompVis/stable-diffusion-v1-4"
+
+
+class StableDiffusionDenoiser(Denoiser):
+    """The text encoder and the UNet."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def encode(self, prompt_ids: Tensor) -> Tensor:
+        """The last hidden states [p, length, width]."""
+        return self.text_encoder(prompt_ids).last_hidden_state
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Tensor, prompt_index: Tensor) -> Tensor:
+        return self.unet(noisy, timesteps, encoded[prompt_index]).sample
+
+
+class StableDiffusion(Family):
+    name = "Stable Diffusion 1 or 2"
+    pipeline_classes = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+    parts = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+    presets = {  # noqa: RUF012  a registry, which tests shorten
+        # Rate and class images: Appendix C.5 of the paper, which gives no steps; 1000 are DreamBooth's.
+        SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5, batch_size=4),
+        # benchmarks/starter_preset.md: more steps hardly improve likeness; background and class are still right.
+        "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, STARTER, batch_size=2),
+    }
+    default_preset = SD14
+    hub_tag = "stable-diffusion"
+
+    def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
+        path = Path(location)
+        if path.is_file():
+            # diffusers asks the hub for the configuration, unless a folder in its layout is around the file.
+            folder = str(path.parent) if (path.parent / "model_index.json").exists() else None
+            return StableDiffusionPipeline.from_single_file(str(path), config=folder, torch_dtype=torch.float32)
+        return StableDiffusionPipeline.from_pretrained(
+            location, revision=revision, variant=variant, dtype=torch.float32
+        )
+
+    def why_unfit(self, pipe: DiffusionPipeline) -> str:
+        missing = [part for part in self.parts if getattr(pipe, part, None) is None]
+        if missing:
+            return f"it lacks {', '.join(missing)}"
+        channels, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+        if channels != latents:
+            return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"
+        if pipe.unet.config.addition_embed_type is not None:
+            return f"its UNet wants {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
+        vocabulary = pipe.text_encoder.config.vocab_size
+        if len(pipe.tokenizer) < vocabulary:
+            tokens = len(pipe.tokenizer)
+            return f"its tokenizer knows {tokens} of the text encoder's {vocabulary} tokens (a file is missing?)"
+        prediction_type = pipe.scheduler.config.prediction_type
+        if prediction_type not in PREDICTION_TYPES:
+            return f"its scheduler predicts {prediction_type!r}, expected {' or '.join(PREDICTION_TYPES)}"
+        return ""
+
+    def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+        return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+
+    def image_models(self, pipe: DiffusionPipeline) -> list[nn.Module]:
+        return [pipe.unet, pipe.text_encoder, pipe.vae]
+
+    def encode_images(self, pipe: DiffusionPipeline, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
+        scale = pipe.vae.config.scaling_factor
+        return posterior.mean.float().cpu() * scale, posterior.std.float().cpu() * scale
+
+    def latent_shape(self, pipe: DiffusionPipeline, resolution: int) -> tuple[int, int, int]:
+        side = resolution // pipe.vae_scale_factor
+        return pipe.unet.config.in_channels, side, side
+
+    def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+        length = pipe.tokenizer.model_max_length
+        return pipe.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+
+    def denoiser(self, pipe: DiffusionPipeline) -> StableDiffusionDenoiser:
+        return StableDiffusionDenoiser(pipe.unet, pipe.text_encoder)
+
+    def noise_schedule(self, pipe: DiffusionPipeline) -> DiffusionSchedule:
+        return DiffusionSchedule(pipe.scheduler)
+
+    def architecture(self, pipe: DiffusionPipeline) -> str:
+        generation = "v2" if pipe.text_encoder.config.hidden_size == 1024 else "v1"
+        return f"stable-diffusion-{generation}"

@@ -1,0 +1,126 @@
+"""How a setting is declared: one `option(...)` says all there is to know about it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from .base_models import BaseModel
+
+Check = Callable[[Any], str]  # from a value to what is wrong with it, "" where nothing is
+Conflict = Callable[[Mapping[str, Any]], str]  # from all settings to why this one cannot be given, "" where it can
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a setting is inferred from besides the others: the base, and how accelerate is configured."""
+
+    base: BaseModel
+    mixed_precision: str
+    accumulation: int
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    group: str,
+    flags: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
+    checks: tuple[Check, ...] = (),
+    conflict: Conflict | None = None,
+    infer: Callable[[Any, Circumstances], Any] | None = None,
+    depends_on: tuple[str, ...] = (),
+    shapes_result: bool = True,
+) -> Any:
+    """A field of a settings class.
+
+    Args:
+        text: the help text.
+        group: the heading under which --help lists it.
+        flags: its flags, where they are not just its own name.
+        choices: the values that it can have.
+        checks: what each given value must pass; the first that fails is reported.
+        conflict: says why a value that is not the default contradicts the other settings.
+        infer: gives the value where it is None or "auto", from the settings so far and the circumstances of the run.
+        depends_on: settings that decide its value. When a flag changes one of them in a recorded run, the recorded
+            value is dropped, and inferred again.
+        shapes_result: whether the trained vectors depend on the value as such. Those settings are kept in the subject
+            file, and must not change when a run is resumed. Folders and reports may change.
+    """
+    metadata = {"help": text, "group": group, "flags": flags, "choices": choices, "checks": checks}
+    metadata |= {"conflict": conflict, "infer": infer, "depends_on": depends_on, "shapes_result": shapes_result}
+    return field(default=default, metadata=metadata)
+
+
+def at_least(bound: float) -> Check:
+    return lambda value: "" if math.isfinite(value) and value >= bound else f"got {value}, expected at least {bound}"
+
+
+def above(bound: float) -> Check:
+    return lambda value: "" if math.isfinite(value) and value > bound else f"got {value}, expected more than {bound}"
+
+
+def decay(value: float) -> str:
+    """A check: the value is a factor of an exponential average."""
+    return "" if 0 <= value < 1 else f"got {value}, expected at least 0 and below 1"
+
+
+def multiple_of(unit: int) -> Check:
+    return lambda value: "" if value % unit == 0 else f"got {value}, expected a multiple of {unit}"
+
+
+def not_blank(expected: str) -> Check:
+    return lambda value: "" if value.strip() else f"not given, expected {expected}"
+
+
+def printable(most: int) -> Check:
+    """The check that a text has at most `most` characters, all of them printable."""
+
+    def check(value: str) -> str:
+        if len(value) <= most and value.isprintable():
+            return ""
+        shown = ascii(value[:20]) + ("..." if len(value) > 20 else "")
+        return f"got {shown}, expected at most {most} printable characters"
+
+    return check
+
+
+def only_with(name: str, *allowed: Any, because: str) -> Conflict:
+    """The conflict of a setting that another one, by name, allows with some of its values only."""
+    return lambda values: "" if values[name] in allowed else because.format(**values)
+
+
+def not_with(name: str, value: Any, because: str) -> Conflict:
+    """The conflict of a setting that one value of another one rules out."""
+    return lambda values: because if values[name] == value else ""
+
+
+def _problem(item: Field, values: Mapping[str, Any]) -> str:
+    value, rules = values[item.name], item.metadata
+    if value is None:
+        return ""
+    if rules["choices"] and value not in rules["choices"]:
+        return f"got {value!r}, expected one of {', '.join(rules['choices'])}"
+    for check in rules["checks"]:
+        if problem := check(value):
+            return problem
+    if rules["conflict"] and value not in (item.default, ""):
+        return rules["conflict"](values)
+    return ""
+
+
+def problems_of(settings: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with the values of a settings class, by the name of the setting to blame."""
+    problems = {item.name: (item, _problem(item, values)) for item in fields(settings)}
+    return {
+        name: f"{(item.metadata['flags'] or (f'--{name}',))[0]}: {problem}"
+        for name, (item, problem) in problems.items()
+        if problem
+    }
+
+
+def dependents(settings: type, name: str) -> set[str]:
+    """The settings that depend on the one of this name, directly or through others."""
+    direct = {item.name for item in fields(settings) if name in item.metadata["depends_on"]}
+    return direct.union(*(dependents(settings, other) for other in direct))
