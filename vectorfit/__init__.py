@@ -7,6 +7,7 @@ from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
 from .heads import head_parameters
 from .inject import disabled, inject, merge, remove, set_strength, unmerge, vector_parameters
 from .layers import VectorFitLayer
+from .optim import parameter_groups
 from .plan import LayerPlan, Plan, plan
 from .vectors_file import load_vectors, save_vectors, set_subjects
 
@@ -26,6 +27,7 @@ __all__ = [
     "inject",
     "load_vectors",
     "merge",
+    "parameter_groups",
     "plan",
     "read_metadata",
     "remove",

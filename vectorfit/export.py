@@ -16,8 +16,8 @@ from .fingerprint import canonical_name
 from .heads import heads, keep
 from .inject import forget, replace
 from .layers import VectorFitLayer
+from .modules import Models, vectorfit_layers
 from .patterns import times
-from .plan import Models, vectorfit_layers
 
 NAMINGS = ("diffusers", "kohya", "peft")
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .layers import VectorFitLayer
+from .modules import Models, vectorfit_layers
 from .patterns import times
-from .plan import Models, vectorfit_layers, whole
+from .sharding import gathered
 
 PROBES = 4  # random pairs per layer
 
@@ -27,7 +28,7 @@ def base_layers(models: Models, paths: Collection[str] | None = None) -> dict[st
 
 
 def base_matrix(layer: VectorFitLayer) -> Tensor:
-    return layer.matrix(whole((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
+    return layer.matrix(gathered((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
 
 
 def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:

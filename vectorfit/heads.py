@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .plan import Models, named_modules
+from .modules import Models, named_modules
 
 _ORIGINAL = "_vectorfit_original"  # an attribute of the module, outside its state dict
 

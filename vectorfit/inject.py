@@ -10,7 +10,8 @@ from .config import VectorFitConfig
 from .errors import VectorFitError
 from .heads import give_back, heads, originals, set_values, train_whole
 from .layers import layer_for
-from .plan import Models, Plan, named_models, named_modules, plan, saved_modules, vectorfit_layers
+from .modules import Models, named_models, named_modules, vectorfit_layers
+from .plan import Plan, plan, saved_modules
 
 
 def _parents(models: Models, layer: nn.Module) -> list[tuple[nn.Module, str]]:

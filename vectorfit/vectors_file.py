@@ -26,7 +26,8 @@ from .fingerprint import (
 from .heads import head_parameters, heads, originals, set_values
 from .inject import inject, injected_config, remove, set_strength, vector_parameters
 from .layers import VectorFitLayer, layer_for
-from .plan import Models, named_modules, vectorfit_layers, whole
+from .modules import Models, named_modules, vectorfit_layers
+from .sharding import gathered
 
 FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"
 HARMLESS = 1e-3  # relative error of dW at which deltas on other weights still count as the same
@@ -52,7 +53,7 @@ def save_vectors(
     if dtype not in (torch.float32, torch.float16):
         raise VectorFitError(f"{path}: dtype is {dtype}, expected torch.float32 or torch.float16")
     parameters = {**vector_parameters(models), **head_parameters(models)}
-    vectors = {canonical_name(n): whole(v.detach()).to(dtype).cpu().contiguous() for n, v in parameters.items()}
+    vectors = {canonical_name(n): gathered(v.detach()).to(dtype).cpu().contiguous() for n, v in parameters.items()}
     if not vectors:
         raise VectorFitError(f"{path}: the model has no VectorFit layers to save; call vectorfit.inject first")
     foreign = [name for name in vector_parameters(models) if name.rpartition(".")[2] not in ("sigma", "bias")]

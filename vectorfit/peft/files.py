@@ -15,7 +15,7 @@ from vectorfit.errors import VectorFitError
 from vectorfit.fingerprint import base_layers, base_matrix, canonical_name, sketch, weights_sha256
 from vectorfit.heads import head_parameters, heads
 from vectorfit.inject import inject, remove, vector_parameters
-from vectorfit.plan import Models, join, named_models, vectorfit_layers
+from vectorfit.modules import Models, join, named_models, vectorfit_layers
 from vectorfit.vectors_file import load_vectors, save_vectors
 
 from .config import NAME, VectorFitConfig

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vectorfit import AdaptiveVectorFreezing, VectorFitConfig, VectorFitError, plan
 from vectorfit.atomic import PathLike
-from vectorfit.plan import Models, named_models
+from vectorfit.modules import Models, named_models
 from vectorfit.roles import ATTENTION, FEED_FORWARD
 
 from .adapters import Adapters

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vectorfit import VectorFitError, vector_parameters
-from vectorfit.plan import Models, vectorfit_layers
+from vectorfit.modules import Models, vectorfit_layers
 
 
 def l1(models: Models) -> Tensor:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from vectorfit.atomic import PathLike
-from vectorfit.plan import Models, Plan, join, named_models
+from vectorfit.modules import Models, join, named_models
+from vectorfit.plan import Plan
 
 if TYPE_CHECKING:
     from .registry import Method
