@@ -17,7 +17,6 @@ from .heads import heads, keep
 from .inject import forget, replace
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
-from .patterns import times
 
 NAMINGS = ("diffusers", "kohya", "peft")
 
@@ -80,14 +79,11 @@ def _norm(parts: list[Tensor]) -> float:
 def _low_rank(layer: VectorFitLayer, rank: int) -> tuple[Tensor, Tensor]:
     """The best factors of dW: up [out, r] and down [r, in], each with the square root of its singular value."""
     assert layer.d_sigma is not None
-    U, Vh, d_sigma = layer.U, layer.Vh, layer.strength * layer.d_sigma.detach().float()
-    if layer.rows is not None:
-        M = times(torch.eye(len(Vh), device=U.device), d_sigma, *layer.place)
-        left, d_sigma, right = torch.linalg.svd(M.double(), full_matrices=False)
-        U, Vh, d_sigma = U @ left.float(), right.float() @ Vh, d_sigma.float()
-    largest = d_sigma.abs().topk(min(rank, len(d_sigma))).indices
-    root = d_sigma[largest].abs().sqrt()
-    up = U[:, largest] * (root * d_sigma[largest].sign())
+    d_sigma = layer.strength * layer.d_sigma.detach().float()
+    U, values, Vh = layer.pattern.singular_form(layer.U, d_sigma, layer.Vh, layer.positions)
+    largest = values.abs().topk(min(rank, len(values))).indices
+    root = values[largest].abs().sqrt()
+    up = U[:, largest] * (root * values[largest].sign())
     return up, root[:, None] * Vh[largest]
 
 

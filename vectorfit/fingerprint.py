@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
-from .patterns import times
 from .sharding import gathered
 
 PROBES = 4  # random pairs per layer
@@ -109,7 +108,7 @@ def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) ->
         generator = torch.Generator().manual_seed(seed)
         left = torch.randn(PROBES, layer.U.shape[0], generator=generator).to(layer.U)
         right = torch.randn(PROBES, layer.Vh.shape[1], generator=generator).to(layer.U)
-        applied = times(left @ layer.U, delta.to(layer.U), *layer.place)  # a^T U M
+        applied = layer.pattern.times(left @ layer.U, delta.to(layer.U), layer.positions)  # a^T U M
         values += (applied * (right @ layer.Vh.T)).sum(1).tolist()
     return [float(f"{value:.5g}") for value in values]
 

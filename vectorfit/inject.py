@@ -47,7 +47,7 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
         assert kind is not None  # the plan has made sure
         try:
             _parents(models, module)
-            replacements.append((module, kind(module, tuple(layer.vectors), config.pattern, config.pattern_width)))
+            replacements.append((module, kind(module, tuple(layer.vectors), config.matrix_pattern)))
         except VectorFitError as error:
             raise VectorFitError(f"{layer.path}: {error}") from error
     for model in named_models(models).values():

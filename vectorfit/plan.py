@@ -12,7 +12,6 @@ from .config import VARIANTS, VectorFitConfig
 from .errors import VectorFitError
 from .layers import VectorFitConv2d, VectorFitNorm, layer_for
 from .modules import Models, is_named, named_models, named_modules, vectorfit_layers, weight_owners
-from .patterns import num_entries
 from .roles import role
 
 # Names under which transformers keep the output layer that a task brings along.
@@ -149,7 +148,7 @@ def kinds_of(path: str, module: nn.Module, config: VectorFitConfig) -> tuple[str
 
 def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitConfig) -> dict[str, int]:
     """The sizes of the vectors that a layer's plan has."""
-    sigma = num_entries(config.pattern, min(shape), config.pattern_width)
+    sigma = config.matrix_pattern.size(min(shape))
     sizes = {"sigma": sigma, "bias": shape[0] if module.bias is not None else 0}
     return {kind: sizes[kind] for kind in kinds_of(path, module, config) if sizes[kind]}
 

@@ -27,11 +27,13 @@ from .heads import head_parameters, heads, originals, set_values
 from .inject import inject, injected_config, remove, set_strength, vector_parameters
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_modules, vectorfit_layers
+from .pattern import Pattern
 from .sharding import gathered
 
 FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"
 HARMLESS = 1e-3  # relative error of dW at which deltas on other weights still count as the same
-CONFIG_FIELDS = ("variant", "bias", "pattern", "pattern_width")  # of the configuration, what a file tells
+PATTERN_FIELDS = ("pattern", "pattern_width")
+CONFIG_FIELDS = ("variant", "bias", *PATTERN_FIELDS)  # the part of the configuration that a file keeps
 
 
 def save_vectors(
@@ -88,12 +90,11 @@ def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     return dict(sorted(subject.vectors.items())), subject.metadata
 
 
-def pattern_of(path: PathLike, metadata: Mapping[str, str]) -> tuple[str, int]:
-    """The pattern of a file's sigmas and its width. Raises VectorFitError when its configuration is damaged."""
+def pattern_of(path: PathLike, metadata: Mapping[str, str]) -> Pattern:
+    """The pattern of a file's sigmas. Raises VectorFitError when its configuration is damaged."""
     try:
-        told = json.loads(metadata.get(PREFIX + "config", "{}"))
-        config = VectorFitConfig(pattern=told.get("pattern", "plain"), pattern_width=told.get("pattern_width", 1))
-        return config.pattern, config.pattern_width
+        saved = json.loads(metadata.get(PREFIX + "config", "{}"))
+        return VectorFitConfig(**{name: saved[name] for name in PATTERN_FIELDS if name in saved}).matrix_pattern
     except (ValueError, TypeError, AttributeError, VectorFitError) as error:
         raise VectorFitError(f"{path}: its configuration is damaged ({error})") from error
 
@@ -113,8 +114,8 @@ class _Subject:
         return f"it was trained on {base!r}, load it on that base model"
 
     @property
-    def pattern(self) -> tuple[str, int]:
-        """The pattern of its sigmas and its width."""
+    def pattern(self) -> Pattern:
+        """The pattern of its sigmas."""
         return pattern_of(self.path, self.metadata)
 
     @property
@@ -145,9 +146,8 @@ def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
     wanted = present.union(*(subject.layers for subject in loaded))
     wanted_heads = present_heads.union(*(subject.heads for subject in loaded))
     before = injected_config(models)
-    pattern, width = _common_pattern(loaded) or (before.pattern, before.pattern_width)
-    same_pattern = pattern == before.pattern and (pattern == "plain" or width == before.pattern_width)
-    if wanted == present and wanted_heads == present_heads and same_pattern:
+    pattern = _common_pattern(loaded) or before.matrix_pattern
+    if wanted == present and wanted_heads == present_heads and pattern == before.matrix_pattern:
         return False
     modules = {canonical_name(path): (path, module) for path, module in named_modules(models)}
     paths = {name: path for name, (path, module) in modules.items() if layer_for(module) is not None}
@@ -161,14 +161,11 @@ def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
     remove(models)
     targets = tuple(paths[name] for name in sorted(wanted))
     whole = tuple(modules[name][0] for name in sorted(wanted_heads))
-    inject(
-        models,
-        VectorFitConfig(target_modules=targets, modules_to_save=whole, pattern=pattern, pattern_width=width),
-    )
+    inject(models, VectorFitConfig(target_modules=targets, modules_to_save=whole, **pattern.fields))
     return True
 
 
-def _common_pattern(loaded: Sequence[_Subject]) -> tuple[str, int] | None:
+def _common_pattern(loaded: Sequence[_Subject]) -> Pattern | None:
     """The one pattern of all files, None without files. Raises VectorFitError where they differ: they do not add up."""
     for subject in loaded[1:]:
         if subject.pattern != loaded[0].pattern:
@@ -201,8 +198,10 @@ def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
     if expected != got:
         what = f"made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}..."
         _judge_other_weights(subject, layers, what, tolerated_error)
-    elif subject.pattern[0] == "top_k" and not _probed_error(subject, layers) <= tolerated_error:
-        raise VectorFitError(f"{subject.path}: its top-k entries come out at other places here; {subject.remedy}")
+    elif subject.pattern.depends_on_factors and not _probed_error(subject, layers) <= tolerated_error:
+        raise VectorFitError(
+            f"{subject.path}: its {subject.pattern} entries are at other positions here; {subject.remedy}"
+        )
 
 
 def _probed_error(subject: _Subject, layers: Mapping[str, VectorFitLayer]) -> float:
