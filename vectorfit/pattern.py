@@ -6,8 +6,8 @@ taking its entries one by one.
 
 To add a pattern, write its class here and add its row to `PATTERNS`.
 
-Source: SVFT (arXiv 2405.19597), Section 3. SVFT's own code differs: it starts at random values, may draw an entry twice,
-and takes the largest alignments by sign instead of by magnitude.
+Source: SVFT (arXiv 2405.19597), Section 3. SVFT's own code differs: it starts at random values, may draw an entry
+twice, and takes the largest alignments by sign instead of by magnitude.
 """
 
 from abc import ABC, abstractmethod

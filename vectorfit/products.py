@@ -97,8 +97,8 @@ class DenseProduct(torch.autograd.Function):
 class FactoredProduct(torch.autograd.Function):
     """y = U (diag(sigma) + M) Vh x, from right to left. It keeps Vh x, which is r wide, and not x.
 
-    Backward, with g = dL/dy [..., out] and S = diag(sigma) + M: dL/dx = Vh^T S^T U^T g, and dL/dd_sigma = the entries of
-    (U^T g) (Vh x)^T, summed over tokens. sigma, U and Vh get no gradient.
+    Backward, with g = dL/dy [..., out] and S = diag(sigma) + M: dL/dx = Vh^T S^T U^T g, and dL/dd_sigma = the
+    entries of (U^T g) (Vh x)^T, summed over tokens. sigma, U and Vh get no gradient.
     """
 
     @staticmethod
