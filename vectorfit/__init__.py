@@ -4,8 +4,8 @@ from .config import VectorFitConfig
 from .container import read_metadata
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
-from .heads import head_parameters
-from .inject import disabled, inject, merge, remove, set_strength, unmerge, vector_parameters
+from .inject import disabled, inject, merge, remove, set_strength, unmerge
+from .injection import head_parameters, vector_parameters
 from .layers import VectorFitLayer
 from .optim import parameter_groups
 from .plan import LayerPlan, Plan, plan

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .layers import VectorFitLayer
-from .modules import Models, vectorfit_layers
 from .sharding import gathered
 
 PROBES = 4  # random pairs per layer
@@ -20,10 +19,12 @@ def canonical_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "text_model")
 
 
-def base_layers(models: Models, paths: Collection[str] | None = None) -> dict[str, VectorFitLayer]:
-    """The adapted layers by canonical path, in sorted order; `paths` narrows them."""
-    layers = {canonical_name(path): layer for path, layer in vectorfit_layers(models)}
-    return {path: layers[path] for path in sorted(layers) if paths is None or path in paths}
+def by_canonical_path(
+    layers: Mapping[str, VectorFitLayer], only: Collection[str] | None = None
+) -> dict[str, VectorFitLayer]:
+    """Layers by canonical path, in sorted order; `only` are the canonical paths to keep."""
+    renamed = {canonical_name(path): layer for path, layer in layers.items()}
+    return {path: renamed[path] for path in sorted(renamed) if only is None or path in only}
 
 
 def base_matrix(layer: VectorFitLayer) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .errors import VectorFitError
-from .inject import vector_parameters
+from .injection import vector_parameters
 from .modules import Models, named_modules
 from .sharding import gathered
 

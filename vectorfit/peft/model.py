@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vectorfit.config import VARIANTS
 from vectorfit.errors import VectorFitError
 from vectorfit.fingerprint import (
-    base_layers,
+    by_canonical_path,
     canonical_name,
     matrices_sha256,
     sketch,
@@ -139,7 +139,7 @@ class VectorFitModel(BaseTuner):
         config = self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if config.base_sketch is None:
-            adapted = base_layers(model).items()
+            adapted = by_canonical_path(dict(vectorfit_layers(model))).items()
             config.base_sketch = sketch({path: layer for path, layer in adapted if adapter_name in _adapters(layer)})
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
