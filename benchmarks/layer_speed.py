@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from benchmarks.methods import Rebuilt
 from benchmarks.starter_scores import write_table
-from vectorfit.layers import DIAGONAL, VectorFitLinear, _Dense, _Factored, factored_is_cheaper
+from vectorfit.layers import VectorFitLinear
+from vectorfit.pattern import DIAGONAL
+from vectorfit.products import DenseProduct, FactoredProduct, factored_is_cheaper
 
 # out, in, tokens, dtype: layers of Stable Diffusion v1.4's UNet and of an encoder
 SHAPES = (
@@ -52,11 +54,11 @@ def ways(out: int, columns: int) -> dict[str, Callable[[Tensor], Tensor]]:
     U, sigma, Vh, d_sigma, d_bias = layer.U, layer.sigma, layer.Vh, layer.d_sigma, layer.d_bias
 
     def factored(x: Tensor) -> Tensor:
-        return _Factored.apply(x, d_sigma, sigma, U, Vh, *DIAGONAL) + (base.bias + d_bias).to(x.dtype)
+        return FactoredProduct.apply(x, d_sigma, sigma, U, Vh, DIAGONAL, None) + (base.bias + d_bias).to(x.dtype)
 
     def dense(x: Tensor) -> Tensor:
         in_use = (U.bfloat16(), Vh.bfloat16()) if x.dtype == torch.bfloat16 else (U, Vh)
-        return _Dense.apply(x, d_sigma, base.bias + d_bias, base.weight, *in_use, *DIAGONAL)
+        return DenseProduct.apply(x, d_sigma, base.bias + d_bias, base.weight, *in_use, DIAGONAL, None)
 
     def plain(x: Tensor) -> Tensor:
         return F.linear(x, base.weight.to(x.dtype), base.bias.to(x.dtype))

@@ -16,7 +16,7 @@ import torch
 import vectorfit as vf
 from benchmarks.sd14_step import build
 from benchmarks.starter_scores import write_table
-from vectorfit.plan import vectorfit_layers
+from vectorfit.modules import vectorfit_layers
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.pipeline import adapted_models, set_subjects
 

@@ -4,9 +4,10 @@ from .config import VectorFitConfig
 from .container import read_metadata
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
-from .heads import head_parameters
-from .inject import disabled, inject, merge, remove, set_strength, unmerge, vector_parameters
+from .inject import disabled, inject, merge, remove, set_strength, unmerge
+from .injection import head_parameters, vector_parameters
 from .layers import VectorFitLayer
+from .optim import parameter_groups
 from .plan import LayerPlan, Plan, plan
 from .vectors_file import load_vectors, save_vectors, set_subjects
 
@@ -26,6 +27,7 @@ __all__ = [
     "inject",
     "load_vectors",
     "merge",
+    "parameter_groups",
     "plan",
     "read_metadata",
     "remove",

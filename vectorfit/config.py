@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .errors import VectorFitError
-from .patterns import PATTERNS
+from .pattern import PATTERNS, Pattern, pattern_named
 from .roles import ATTENTION, FEED_FORWARD, OTHER
 
 _EVERYWHERE = (ATTENTION, FEED_FORWARD, OTHER)
@@ -31,7 +31,7 @@ class VectorFitConfig:
             paper's "all the bias vectors"; it changes nothing in variants without biases.
         modules_to_save: names of modules to train whole, such as a fresh classifier, in the same form.
         pattern: which entries of `M` in `dW = U M Vh` are trained; "plain" is the diagonal and VectorFit, the others
-            are SVFT's: "banded", "random" and "top_k" (see `patterns.entries_of`).
+            are SVFT's: "banded", "random" and "top_k" (see `pattern.PATTERNS`).
         pattern_width: the diagonals beside the main one, on each side, of "banded"; "random" and "top_k" have as many
             entries.
 
@@ -66,6 +66,11 @@ class VectorFitConfig:
     @property
     def trains_norms(self) -> bool:
         return self.bias == "all" and bool(VARIANTS[self.variant]["bias"])
+
+    @property
+    def matrix_pattern(self) -> Pattern:
+        """The pattern of M."""
+        return pattern_named(self.pattern, self.pattern_width)
 
     def kinds(self, role: str) -> tuple[str, ...]:
         """The vectors trained in a layer of a role: "sigma", "bias", both or none."""

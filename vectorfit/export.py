@@ -13,11 +13,10 @@ from torch import Tensor
 
 from .errors import VectorFitError
 from .fingerprint import canonical_name
-from .heads import heads, keep
-from .inject import forget, replace
+from .inject import holders_of_modules, replace
+from .injection import drop_records
 from .layers import VectorFitLayer
-from .patterns import times
-from .plan import Models, vectorfit_layers
+from .modules import Models, vectorfit_layers
 
 NAMINGS = ("diffusers", "kohya", "peft")
 
@@ -36,6 +35,7 @@ class Export:
 
 def bake(models: Models) -> None:
     """Makes the effective weights the models' own and puts plain layers back: nothing of VectorFit remains."""
+    holders = holders_of_modules(models)
     with torch.no_grad():
         for _, layer in list(vectorfit_layers(models)):
             weight, bias = layer.composed()
@@ -44,10 +44,8 @@ def bake(models: Models) -> None:
             if bias is not None:
                 layer.base.bias.data.copy_(bias)
             layer.base.train(layer.training)
-            replace(models, layer, layer.base)
-    for module in heads(models).values():
-        keep(module)
-    forget(models)
+            replace(holders, layer, layer.base)
+    drop_records(models)
 
 
 def _with_text_model(path: str) -> str:
@@ -67,10 +65,10 @@ def _kohya(path: str) -> str:
 
 
 def _layers(models: Models) -> list[tuple[str, VectorFitLayer]]:
-    found = sorted((canonical_name(path), layer) for path, layer in vectorfit_layers(models))
-    if not found:
+    layers = sorted((canonical_name(path), layer) for path, layer in vectorfit_layers(models))
+    if not layers:
         raise VectorFitError("the model has no VectorFit layers to export; load a subject first")
-    return found
+    return layers
 
 
 def _norm(parts: list[Tensor]) -> float:
@@ -80,14 +78,11 @@ def _norm(parts: list[Tensor]) -> float:
 def _low_rank(layer: VectorFitLayer, rank: int) -> tuple[Tensor, Tensor]:
     """The best factors of dW: up [out, r] and down [r, in], each with the square root of its singular value."""
     assert layer.d_sigma is not None
-    U, Vh, d_sigma = layer.U, layer.Vh, layer.strength * layer.d_sigma.detach().float()
-    if layer.rows is not None:
-        M = times(torch.eye(len(Vh), device=U.device), d_sigma, *layer.place)
-        left, d_sigma, right = torch.linalg.svd(M.double(), full_matrices=False)
-        U, Vh, d_sigma = U @ left.float(), right.float() @ Vh, d_sigma.float()
-    largest = d_sigma.abs().topk(min(rank, len(d_sigma))).indices
-    root = d_sigma[largest].abs().sqrt()
-    up = U[:, largest] * (root * d_sigma[largest].sign())
+    d_sigma = layer.strength * layer.d_sigma.detach().float()
+    U, values, Vh = layer.pattern.singular_form(layer.U, d_sigma, layer.Vh, layer.positions)
+    largest = values.abs().topk(min(rank, len(values))).indices
+    root = values[largest].abs().sqrt()
+    up = U[:, largest] * (root * values[largest].sign())
     return up, root[:, None] * Vh[largest]
 
 
@@ -118,7 +113,7 @@ def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool =
             "kohya's names have no place for biases; use the diffusers naming, or the exact difference"
         )
     tensors: dict[str, Tensor] = {}
-    kept, whole, lost = [], [], []
+    kept, total, lost = [], [], []
     for path, layer in _layers(models):
         if layer.d_bias is not None:
             lost.append(layer.d_bias.detach())
@@ -126,7 +121,7 @@ def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool =
             continue
         up, down = _low_rank(layer, rank)
         kept.append(torch.linalg.vector_norm(up, dim=0) * torch.linalg.vector_norm(down, dim=1))
-        whole.append(layer.strength * layer.d_sigma.detach())
+        total.append(layer.strength * layer.d_sigma.detach())
         up, down = _shaped(layer, up, down)
         if naming == "kohya":
             name = _kohya(path)
@@ -140,7 +135,7 @@ def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool =
             tensors[f"{name}.lora_B.bias"] = (
                 torch.zeros(len(layer.U)) if delta is None else layer.strength * delta.detach()
             )
-    share = _norm(kept) / _norm(whole) if whole and _norm(whole) else 1.0
+    share = _norm(kept) / _norm(total) if total and _norm(total) else 1.0
     carried = 1.0 if biases or not _norm(lost) else 0.0
     return Export(_on_cpu(tensors), share, carried)
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .layers import VectorFitLayer
-from .patterns import times
-from .plan import Models, vectorfit_layers, whole
+from .sharding import gathered
 
 PROBES = 4  # random pairs per layer
 
@@ -20,14 +19,16 @@ def canonical_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "text_model")
 
 
-def base_layers(models: Models, paths: Collection[str] | None = None) -> dict[str, VectorFitLayer]:
-    """The adapted layers by canonical path, in sorted order; `paths` narrows them."""
-    layers = {canonical_name(path): layer for path, layer in vectorfit_layers(models)}
-    return {path: layers[path] for path in sorted(layers) if paths is None or path in paths}
+def by_canonical_path(
+    layers: Mapping[str, VectorFitLayer], only: Collection[str] | None = None
+) -> dict[str, VectorFitLayer]:
+    """Layers by canonical path, in sorted order; `only` are the canonical paths to keep."""
+    renamed = {canonical_name(path): layer for path, layer in layers.items()}
+    return {path: renamed[path] for path in sorted(renamed) if only is None or path in only}
 
 
 def base_matrix(layer: VectorFitLayer) -> Tensor:
-    return layer.matrix(whole((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
+    return layer.matrix(gathered((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
 
 
 def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:
@@ -108,7 +109,7 @@ def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) ->
         generator = torch.Generator().manual_seed(seed)
         left = torch.randn(PROBES, layer.U.shape[0], generator=generator).to(layer.U)
         right = torch.randn(PROBES, layer.Vh.shape[1], generator=generator).to(layer.U)
-        applied = times(left @ layer.U, delta.to(layer.U), *layer.place)  # a^T U M
+        applied = layer.pattern.times(left @ layer.U, delta.to(layer.U), layer.positions)  # a^T U M
         values += (applied * (right @ layer.Vh.T)).sum(1).tolist()
     return [float(f"{value:.5g}") for value in values]
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from .errors import VectorFitError
-from .inject import vector_parameters
-from .plan import Models, named_modules, whole
+from .injection import vector_parameters
+from .modules import Models, named_modules
+from .sharding import gathered
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class AdaptiveVectorFreezing:
     def strengths(self) -> dict[str, float]:
         """S_v of each vector now: the mean absolute distance from its start. Eq. 4."""
         vectors = vector_parameters(self.models)
-        means = torch.stack([whole(vector.detach()).abs().mean() for vector in vectors.values()])
+        means = torch.stack([gathered(vector.detach()).abs().mean() for vector in vectors.values()])
         return dict(zip(vectors, means.tolist(), strict=True))
 
     def averages(self) -> dict[str, float]:

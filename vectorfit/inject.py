@@ -1,6 +1,6 @@
 """Puts VectorFit layers into a model and takes them out again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -8,22 +8,27 @@ from torch import nn
 
 from .config import VectorFitConfig
 from .errors import VectorFitError
-from .heads import give_back, heads, originals, set_values, train_whole
-from .layers import layer_for
-from .plan import Models, Plan, named_models, named_modules, plan, saved_modules, vectorfit_layers
+from .injection import Head, Record, drop_records, injection_of, keep_record
+from .layers import VectorFitLayer, layer_for
+from .modules import Models, named_models, named_modules
+from .plan import Plan, plan, saved_modules
+
+Holders = Mapping[int, list[tuple[nn.Module, str]]]
 
 
-def _parents(models: Models, layer: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Every module that holds a layer, and the attribute it holds it under: a shared layer has several."""
-    parents = {id(module): module for _, module in named_modules(models)}
-    found = [(p, name) for p in parents.values() for name, child in p._modules.items() if child is layer]
-    if not found:
-        raise VectorFitError("the model itself is the layer: it needs a parent module to be replaced in")
-    return found
+def holders_of_modules(models: Models) -> Holders:
+    """By the identity of a module, the modules that hold it and under which attribute: a shared one has several."""
+    holders: dict[int, list[tuple[nn.Module, str]]] = {}
+    for parent in {id(module): module for _, module in named_modules(models)}.values():
+        for name, child in parent._modules.items():
+            holders.setdefault(id(child), []).append((parent, name))
+    return holders
 
 
-def _trainable_names(model: nn.Module) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+def replace(holders: Holders, module: nn.Module, replacement: nn.Module) -> None:
+    """Puts a module in another's place, wherever that is held."""
+    for holder, name in holders[id(module)]:
+        setattr(holder, name, replacement)
 
 
 def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
@@ -35,43 +40,38 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
         VectorFitError: as `plan` does; a layer that cannot be factorised, with its path; a model already injected.
     """
     config = config or VectorFitConfig()
-    present = next(vectorfit_layers(models), None)
+    present = next(iter(injection_of(models).layers), None)
     if present is not None:
-        raise VectorFitError(f"{present[0]} is a VectorFit layer already; call vectorfit.remove(model) first")
-    planned, replacements = plan(models, config), []
-    modules = dict(named_modules(models))
+        raise VectorFitError(f"{present} is a VectorFit layer already; call vectorfit.remove(model) first")
+    planned = plan(models, config)
+    holders, modules = holders_of_modules(models), dict(named_modules(models))
+    replacements: list[tuple[nn.Module, VectorFitLayer]] = []
     for layer in planned.layers:
         module = modules[layer.path]
         kind = layer_for(module)
         assert kind is not None  # the plan has made sure
+        if id(module) not in holders:
+            raise VectorFitError(
+                f"{layer.path}: the model itself is the layer: it needs a parent module to be replaced in"
+            )
         try:
-            _parents(models, module)
-            replacements.append((module, kind(module, tuple(layer.vectors), config.pattern, config.pattern_width)))
+            replacements.append((module, kind(module, tuple(layer.vectors), config.matrix_pattern)))
         except VectorFitError as error:
             raise VectorFitError(f"{layer.path}: {error}") from error
+    trainable_before = {
+        id(model): frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+        for model in named_models(models).values()
+    }
     for model in named_models(models).values():
-        # Kept on the module so that `remove` restores what was trainable before.
-        model.__dict__["_vectorfit_required_grad"] = _trainable_names(model)
-        model.__dict__["_vectorfit_config"] = config
         model.requires_grad_(False)
     for module, replacement in replacements:
-        replace(models, module, replacement)
-    for whole in saved_modules(models, config.modules_to_save).values():
-        train_whole(whole)
+        replace(holders, module, replacement)
+    heads = tuple(Head.of(module) for module in saved_modules(models, config.modules_to_save).values())
+    for model in named_models(models).values():
+        own_modules = {id(module) for module in model.modules()}
+        own_heads = tuple(head for head in heads if id(head.module) in own_modules)
+        keep_record(model, Record(config, trainable_before[id(model)], own_heads))
     return planned
-
-
-def injected_config(models: Models) -> VectorFitConfig:
-    """The configuration that the models were injected with."""
-    found = (model.__dict__.get("_vectorfit_config") for model in named_models(models).values())
-    return next((config for config in found if config is not None), VectorFitConfig())
-
-
-def vector_parameters(models: Models) -> dict[str, nn.Parameter]:
-    """The trainable vectors, named `<module path>.sigma` and `.bias`: the one definition of "trainable"."""
-    return {
-        f"{path}.{kind}": vector for path, layer in vectorfit_layers(models) for kind, vector in layer.vectors.items()
-    }
 
 
 def merge(models: Models) -> None:
@@ -80,69 +80,51 @@ def merge(models: Models) -> None:
     Raises:
         VectorFitError: a delta is NaN or infinite; no weight is touched.
     """
-    broken = [name for name, vector in vector_parameters(models).items() if not torch.isfinite(vector).all()]
+    injection = injection_of(models)
+    broken = [name for name, vector in injection.vectors.items() if not torch.isfinite(vector).all()]
     if broken:
         raise VectorFitError(f"{broken[0]} holds NaN or infinity ({len(broken)} such vectors); nothing was merged")
-    for _, layer in vectorfit_layers(models):
+    for layer in injection.layers.values():
         layer.merge()
 
 
 def unmerge(models: Models) -> None:
     """Undoes `merge`, bit for bit."""
-    for _, layer in vectorfit_layers(models):
+    for layer in injection_of(models).layers.values():
         layer.unmerge()
 
 
 def remove(models: Models) -> None:
     """Puts the original modules back, those trained whole with their original values, and leaves no trace."""
-    for whole in heads(models).values():
-        give_back(whole)
-    for _, layer in list(vectorfit_layers(models)):
+    injection, holders = injection_of(models), holders_of_modules(models)
+    for head in injection.heads.values():
+        head.set_values(head.original)
+    for layer in injection.layers.values():
         layer.unmerge()
         layer.base.train(layer.training)
-        replace(models, layer, layer.base)
-    forget(models)
-
-
-def replace(models: Models, layer: nn.Module, replacement: nn.Module) -> None:
-    """Puts a module in another's place, wherever that stands."""
-    for parent, name in _parents(models, layer):
-        setattr(parent, name, replacement)
-
-
-def forget(models: Models) -> None:
-    """What was trainable before the injection is so again."""
-    for model in named_models(models).values():
-        model.__dict__.pop("_vectorfit_config", None)
-        required = model.__dict__.pop("_vectorfit_required_grad", None)
-        if required is not None:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(name in required)
+        replace(holders, layer, layer.base)
+    drop_records(models)
 
 
 def set_strength(models: Models, strength: float) -> None:
     """Scales all deltas: 0 is the base, 1 the trained subject. A merged model is merged anew."""
-    for _, layer in vectorfit_layers(models):
-        layer.strength = float(strength)
-        if layer.merged:
-            layer.remerge()
+    injection_of(models).set_strength(strength)
 
 
 @contextmanager
 def disabled(models: Models) -> Iterator[None]:
     """Within the context the models are exactly the base, merged or not."""
-    before = [(layer, layer.enabled) for _, layer in vectorfit_layers(models)]
-    trained = {
-        module: {n: p.detach().clone() for n, p in module.named_parameters()} for module in heads(models).values()
-    }
+    injection = injection_of(models)
+    enabled_before = [(layer, layer.enabled) for layer in injection.layers.values()]
+    trained_values = [(head, head.values()) for head in injection.heads.values()]
     try:
-        for layer, _ in before:
+        for layer, _ in enabled_before:
             layer.enabled = False
-        for module in trained:
-            set_values(module, originals(module))
+        for head, _ in trained_values:
+            head.set_values(head.original)
         yield
     finally:
-        for layer, enabled in before:
+        for layer, enabled in enabled_before:
             layer.enabled = enabled
-        for module, values in trained.items():
-            set_values(module, values)
+        for head, values in trained_values:
+            head.set_values(values)

@@ -1,141 +1,18 @@
-"""The layers: linear maps and convolutions whose singular values and biases are trained.
+"""The layers: linear maps, convolutions and LayerNorms whose singular values and biases are trained.
 
-Legend: `N` tokens, `out` x `in` the weight as a matrix, `r = min(out, in)`.
-U [out, r], sigma [r], Vh [r, in], d_sigma [n], d_bias [out]. M [r, r] has d_sigma for entries: on its diagonal, where
-n is r, or at the `rows` and `columns` of a pattern (`patterns`).
+Legend: `out` x `in` the weight as a matrix, `r = min(out, in)`, `n` trained entries of M (`pattern`).
+U [out, r], sigma [r], Vh [r, in], d_sigma [n], d_bias [out], `positions` [2, n] or None. `products` has the equations.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .factor_cache import factors
-from .patterns import entries, entries_of, num_entries, product_work, summed, times
-
-Place = tuple[Tensor | None, Tensor | None]  # the rows and columns of M's entries
-DIAGONAL: Place = (None, None)
-
-
-def compose(weight: Tensor, d_sigma: Tensor, U: Tensor, Vh: Tensor, place: Place = DIAGONAL) -> Tensor:
-    """Eq. 2: W = W0 + U diag(d_sigma) Vh, in the precision of W0 or U, the higher. Shapes as in the module's legend."""
-    change = times(U, d_sigma.to(U.dtype), *place) @ Vh
-    return weight.to(torch.promote_types(weight.dtype, U.dtype)) + change
-
-
-def factored_is_cheaper(tokens: int, out: int, columns: int, more: int = 0) -> bool:
-    """Whether `U (sigma * (Vh x))` takes fewer multiply-adds, forward and backward, than composing W.
-
-    Factored: 2 N r (out + in). Dense: 3 N out in for the products with W, and 2 r out in to compose W and to take
-    diag(U^T G Vh^T). `more` is what a row's product with an M of more than the diagonal takes (`product_work`): N times
-    for every product, in the dense way out times to compose and in times for the gradient.
-    """
-    r = min(out, columns)
-    factored = 2 * tokens * r * (out + columns) + 3 * tokens * more
-    dense = 3 * tokens * out * columns + 2 * r * out * columns + more * (out + columns)
-    return factored < dense
-
-
-def _sigma_gradient(G: Tensor, U: Tensor, Vh: Tensor, place: Place) -> Tensor:
-    """dL/d_sigma = diag(U^T G V) for G = dL/dW [out, in]: Eq. 11 corrected. Of other patterns, their entries of it."""
-    return entries((U.T @ G.to(U.dtype)).T, Vh.T, *place)
-
-
-class _Dense(torch.autograd.Function):
-    """y = x W^T + b with W composed; backward makes dx, d_sigma, db and nothing for W0, U, Vh."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        d_sigma: Tensor,
-        bias: Tensor | None,
-        weight: Tensor,
-        U: Tensor,
-        Vh: Tensor,
-        rows: Tensor | None,
-        columns: Tensor | None,
-    ) -> Tensor:
-        composed = compose(weight, d_sigma, U, Vh, (rows, columns)).to(weight.dtype).to(x.dtype)
-        ctx.save_for_backward(x, composed, U, Vh, rows, columns)
-        return F.linear(x, composed, None if bias is None else bias.to(x.dtype))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        x, composed, U, Vh, rows, columns = ctx.saved_tensors
-        dx = grad @ composed if ctx.needs_input_grad[0] else None
-        flat, d_sigma, d_bias = grad.flatten(0, -2), None, None
-        if ctx.needs_input_grad[1]:
-            G = flat.T @ x.flatten(0, -2)  # [out, in]
-            d_sigma = _sigma_gradient(G, U, Vh, (rows, columns))
-        if ctx.needs_input_grad[2]:
-            d_bias = summed(flat)
-        return dx, d_sigma, d_bias, None, None, None, None, None
-
-
-class _Factored(torch.autograd.Function):
-    """y = U ((sigma + d_sigma) * (Vh x)); keeps Vh x, which is r wide, and not x."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        d_sigma: Tensor,
-        sigma: Tensor,
-        U: Tensor,
-        Vh: Tensor,
-        rows: Tensor | None,
-        columns: Tensor | None,
-    ) -> Tensor:
-        U, Vh = U.to(x.dtype), Vh.to(x.dtype)
-        # On the diagonal sigma and its delta add up to one scale; elsewhere M comes on top.
-        plain = rows is None
-        scale, M = ((sigma + d_sigma if plain else sigma).to(x.dtype), None if plain else d_sigma.to(x.dtype))
-        projected = x @ Vh.T  # [N, r]
-        ctx.save_for_backward(projected, scale, M, U, Vh, rows, columns)
-        scaled = projected * scale
-        return (scaled if M is None else scaled + times(projected, M, columns, rows)) @ U.T
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        projected, scale, M, U, Vh, rows, columns = ctx.saved_tensors
-        back = grad @ U  # [N, r]
-        dx = d_sigma = None
-        if ctx.needs_input_grad[0]:
-            scaled = back * scale
-            dx = (scaled if M is None else scaled + times(back, M, rows, columns)) @ Vh
-        if ctx.needs_input_grad[1]:
-            d_sigma = entries(back.flatten(0, -2), projected.flatten(0, -2), rows, columns)
-        return dx, d_sigma, None, None, None, None, None
-
-
-class _Compose(torch.autograd.Function):
-    """W = W0 + U diag(d_sigma) Vh, whose gradient is taken for d_sigma alone."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        d_sigma: Tensor,
-        weight: Tensor,
-        U: Tensor,
-        Vh: Tensor,
-        rows: Tensor | None,
-        columns: Tensor | None,
-    ) -> Tensor:
-        ctx.save_for_backward(U, Vh, rows, columns)
-        return compose(weight, d_sigma, U, Vh, (rows, columns)).to(weight.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        U, Vh, rows, columns = ctx.saved_tensors
-        return _sigma_gradient(grads[0], U, Vh, (rows, columns)), None, None, None, None, None
+from .pattern import DIAGONAL, Pattern
+from .products import ComposedWeight, DenseProduct, FactoredProduct, compose, factored_is_cheaper
 
 
 class VectorFitLayer(nn.Module):
@@ -152,21 +29,21 @@ class VectorFitLayer(nn.Module):
     U: Tensor  # None, as are sigma and Vh, where no sigma is trained
     sigma: Tensor
     Vh: Tensor
-    rows: Tensor | None
-    columns: Tensor | None
+    positions: Tensor | None
+    pattern: Pattern
     base: Any
     d_sigma: nn.Parameter | None
     d_bias: nn.Parameter | None
 
     def __init__(
-        self, base: nn.Module, kinds: tuple[str, ...] = ("sigma", "bias"), pattern: str = "plain", width: int = 1
+        self, base: nn.Module, kinds: tuple[str, ...] = ("sigma", "bias"), pattern: Pattern = DIAGONAL
     ) -> None:
         super().__init__()
         holder: Any = base
         self.weight, self.bias = holder.weight, holder.bias
         self._prepare(base)
-        self.factorise(kinds, pattern, width)
-        sizes = self.vector_sizes(kinds, pattern, width)
+        self.factorise(kinds, pattern)
+        sizes = self.vector_sizes(kinds, pattern)
         start = {kind: nn.Parameter(torch.zeros(size, device=self.weight.device)) for kind, size in sizes.items()}
         self.d_sigma, self.d_bias = start.get("sigma"), start.get("bias")
         self.enabled = True
@@ -180,19 +57,22 @@ class VectorFitLayer(nn.Module):
         self.__dict__["base"] = base
         self.train(base.training)
 
-    def factorise(self, kinds: tuple[str, ...], pattern: str, width: int) -> None:
-        """Registers the factors and where M has entries. Without sigma there is nothing to factorise for."""
-        found = factors(self.matrix(self.weight)) if "sigma" in kinds else (None, None, None)
-        U, _, Vh = found
-        place = DIAGONAL if U is None or Vh is None else entries_of(pattern, width, U, Vh)
-        for name, value in zip(("U", "sigma", "Vh", "rows", "columns"), (*found, *place), strict=True):
+    def factorise(self, kinds: tuple[str, ...], pattern: Pattern) -> None:
+        """Registers the factors and the positions of the pattern's entries; all are None where no sigma is trained."""
+        U = sigma = Vh = positions = None
+        if "sigma" in kinds:
+            U, sigma, Vh = factors(self.matrix(self.weight))
+            positions = pattern.positions(U, Vh)
+        self.pattern = pattern
+        for name, value in {"U": U, "sigma": sigma, "Vh": Vh, "positions": positions}.items():
             self.register_buffer(name, value, persistent=False)
 
-    def vector_sizes(self, kinds: tuple[str, ...], pattern: str, width: int) -> dict[str, int]:
-        """The lengths of the vectors of these kinds, as far as the base has them."""
-        out, columns = self.matrix(self.weight).shape if "sigma" in kinds else (len(self.matrix(self.weight)), 0)
-        sizes = {"sigma": num_entries(pattern, min(out, columns), width) if columns else 0}
-        sizes["bias"] = out if self.bias is not None else 0
+    def vector_sizes(self, kinds: tuple[str, ...], pattern: Pattern) -> dict[str, int]:
+        """The lengths of the vectors of these kinds; a base without a bias has none of that kind."""
+        matrix = self.matrix(self.weight)
+        sizes = {"sigma": 0, "bias": len(matrix) if self.bias is not None else 0}
+        if "sigma" in kinds:
+            sizes["sigma"] = pattern.size(min(matrix.shape))
         return {kind: sizes[kind] for kind in kinds if sizes[kind]}
 
     def __getattr__(self, name: str) -> Any:
@@ -216,11 +96,18 @@ class VectorFitLayer(nn.Module):
         return matrix
 
     def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What the base does to x, with this weight and bias in place of its own."""
+        """What the base does to x, with this weight and bias in place of its own.
+
+        Shapes: weight as the base keeps it, bias [out]; x and the result as each kind of layer says.
+        """
         raise NotImplementedError
 
     def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
-        """What the base does to x with the effective weight, differentiable in `d_sigma` and `bias`."""
+        """What the base does to x with the effective weight, differentiable in `x`, `d_sigma` and `bias`.
+
+        Shapes: x and the result as in `transform`; d_sigma [n], times the strength, or None where no sigma is trained;
+        bias [out], the effective one, or None where the base has none.
+        """
         raise NotImplementedError
 
     @property
@@ -255,16 +142,11 @@ class VectorFitLayer(nn.Module):
     def factored_is_cheaper(self, tokens: int) -> bool:
         """Which way to train a layer with a sigma at this number of tokens; see the function of that name."""
         out, r, columns = len(self.U), len(self.Vh), self.Vh.shape[1]
-        return factored_is_cheaper(tokens, out, columns, 0 if self.rows is None else product_work(r, len(self.rows)))
-
-    @property
-    def place(self) -> Place:
-        """Where the entries of d_sigma stand in M."""
-        return self.rows, self.columns
+        return factored_is_cheaper(tokens, out, columns, self.pattern.work(r))
 
     def change(self, d_sigma: Tensor) -> Tensor:
-        """dW = U M Vh of these entries, as a matrix [out, in]."""
-        return times(self.U, d_sigma, *self.place) @ self.Vh
+        """dW = U M Vh of these entries. Shapes: d_sigma [n]; result [out, in]."""
+        return self.pattern.times(self.U, d_sigma, self.positions) @ self.Vh
 
     def _delta_bias(self) -> Tensor | None:
         return None if self.d_bias is None else self.strength * self.d_bias
@@ -275,8 +157,8 @@ class VectorFitLayer(nn.Module):
         composed = weight
         if self.d_sigma is not None:
             d_sigma = self.strength * self.d_sigma
-            matrix = compose(self.matrix(weight), d_sigma, self.U, self.Vh, self.place).to(weight.dtype)
-            composed = self.unmatrix(matrix, weight.shape)
+            matrix = compose(self.matrix(weight), d_sigma, self.U, self.Vh, self.pattern, self.positions)
+            composed = self.unmatrix(matrix.to(weight.dtype), weight.shape)
         delta = self._delta_bias()
         return composed, bias if bias is None or delta is None else (bias.float() + delta).to(bias.dtype)
 
@@ -345,9 +227,10 @@ class VectorFitLinear(VectorFitLayer):
                 U, Vh = self.U, self.Vh
                 if self.training and x.dtype == torch.bfloat16:  # rounds the change alone, and is several times faster
                     U, Vh = U.to(x.dtype), Vh.to(x.dtype)
-                dense: Tensor = _Dense.apply(x, d_sigma, bias, self.matrix(self.weight), U, Vh, *self.place)
+                weight = self.matrix(self.weight)
+                dense: Tensor = DenseProduct.apply(x, d_sigma, bias, weight, U, Vh, self.pattern, self.positions)
                 return dense
-            y: Tensor = _Factored.apply(x, d_sigma, self.sigma, self.U, self.Vh, *self.place)
+            y: Tensor = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, self.pattern, self.positions)
             return y if bias is None else y + bias.to(y.dtype)
 
 
@@ -392,13 +275,14 @@ class VectorFitConv2d(VectorFitLayer):
             return self.transform(x, self.weight, bias)
         stride = self.base.stride[0] * self.base.stride[1]
         positions = x.shape[0] * x.shape[-2] * x.shape[-1] // stride
-        if self.training and self.rows is None and self.factored_is_cheaper(positions):
+        if self.training and self.pattern.is_diagonal and self.factored_is_cheaper(positions):
             # Vh as r filters, then U as a 1 x 1 convolution: no gradient of a weight is ever made.
             filters = self.Vh.view(-1, *self.weight.shape[1:]).to(x.dtype)
             projected = self.transform(x, filters, None)
             scale = (self.sigma + d_sigma).to(projected.dtype)
             return F.conv2d(projected * scale[:, None, None], self.U[..., None, None].to(x.dtype), bias)
-        weight = _Compose.apply(d_sigma, self.matrix(self.weight), self.U, self.Vh, *self.place)
+        matrix = self.matrix(self.weight)
+        weight = ComposedWeight.apply(d_sigma, matrix, self.U, self.Vh, self.pattern, self.positions)
         return self.transform(x, self.unmatrix(weight, self.weight.shape).to(x.dtype), bias)
 
 

@@ -1,7 +1,7 @@
 """Which vectors of a model VectorFit trains, worked out from names and shapes alone."""
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from .config import VARIANTS, VectorFitConfig
 from .errors import VectorFitError
-from .layers import VectorFitConv2d, VectorFitLayer, VectorFitNorm, layer_for
-from .patterns import num_entries
+from .layers import VectorFitConv2d, VectorFitNorm, layer_for
+from .modules import Models, is_named, named_models, named_modules, vectorfit_layers, weight_owners
 from .roles import role
-
-Models = nn.Module | Mapping[str, nn.Module]
 
 # Names under which transformers keep the output layer that a task brings along.
 OUTPUT_HEADS = ("lm_head", "classifier", "score", "qa_outputs")
@@ -63,52 +61,11 @@ class Plan:
 
     def summary(self) -> str:
         share = 100 * self.num_trainable / self.num_total if self.num_total else 0.0
-        whole = f", and {self.num_saved:,} in modules trained whole" if self.saved else ""
+        heads = f", and {self.num_saved:,} in modules trained whole" if self.saved else ""
         return (
             f"{self.num_vectors} vectors in {len(self.layers)} layers, "
-            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %){whole}"
+            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %){heads}"
         )
-
-
-def named_models(models: Models) -> dict[str, nn.Module]:
-    """The models by name, where one module alone has the name ""."""
-    return {"": models} if isinstance(models, nn.Module) else dict(models)
-
-
-def join(*parts: str) -> str:
-    """A dotted path of the non-empty parts."""
-    return ".".join(part for part in parts if part)
-
-
-def named_modules(models: Models) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of one or several models with their paths, each once, in the models' order.
-
-    What lies inside an adapted layer, such as the base layer that PEFT wraps, is that layer's own affair.
-    """
-    for prefix, model in named_models(models).items():
-        adapted = None
-        for path, module in model.named_modules():
-            if adapted is not None and path.startswith(f"{adapted}."):
-                continue
-            adapted = path if isinstance(module, VectorFitLayer) else None
-            yield join(prefix, path), module
-
-
-def vectorfit_layers(models: Models) -> Iterator[tuple[str, VectorFitLayer]]:
-    """The adapted layers of one or several models with their paths, in the models' order."""
-    for path, module in named_modules(models):
-        if isinstance(module, VectorFitLayer):
-            yield path, module
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all its parts where FSDP has shared it out among processes, which must all ask; else as it is."""
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return full
-
-
-def _matches(path: str, name: str) -> bool:
-    return path == name or path.endswith("." + name)
 
 
 def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module]:
@@ -116,7 +73,7 @@ def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module
     found: dict[str, nn.Module] = {}
     modules = dict(named_modules(models))
     for name in names:
-        matching = {path: module for path, module in modules.items() if path and _matches(path, name)}
+        matching = {path: module for path, module in modules.items() if path and is_named(path, name)}
         if not matching:
             last_parts = {path.split(".")[-1] for path in modules}
             nearest = ", ".join(map(repr, difflib.get_close_matches(name, last_parts, 3, 0.4))) or "none is near"
@@ -155,15 +112,6 @@ def _is_tied_head(
     return any(isinstance(modules[other], nn.Embedding) for other in owners[id(module.weight)] if other != path)
 
 
-def weight_owners(models: Models) -> dict[int, list[str]]:
-    """The paths of the modules that hold each parameter, by the parameter's identity."""
-    owners: dict[int, list[str]] = {}
-    for path, module in named_modules(models):
-        for parameter in module.parameters(recurse=isinstance(module, VectorFitLayer)):
-            owners.setdefault(id(parameter), []).append(path)
-    return owners
-
-
 def _candidates(models: Models) -> dict[str, nn.Module]:
     """The modules that could be meant by a target: whatever has a weight that is a matrix or a kernel."""
     return {
@@ -177,9 +125,9 @@ def _check_names(models: Models, config: VectorFitConfig, candidates: Collection
     modules = dict(named_modules(models))
     for name_of in ("target_modules", "exclude_modules"):
         for name in getattr(config, name_of) or ():
-            if any(_matches(path, name) for path in candidates):
+            if any(is_named(path, name) for path in candidates):
                 continue
-            other = next((path for path in modules if path and _matches(path, name)), None)
+            other = next((path for path in modules if path and is_named(path, name)), None)
             if other is not None:
                 kind = type(modules[other]).__name__
                 raise VectorFitError(
@@ -200,20 +148,20 @@ def kinds_of(path: str, module: nn.Module, config: VectorFitConfig) -> tuple[str
 
 def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitConfig) -> dict[str, int]:
     """The sizes of the vectors that a layer's plan has."""
-    sigma = num_entries(config.pattern, min(shape), config.pattern_width)
+    sigma = config.matrix_pattern.size(min(shape))
     sizes = {"sigma": sigma, "bias": shape[0] if module.bias is not None else 0}
     return {kind: sizes[kind] for kind in kinds_of(path, module, config) if sizes[kind]}
 
 
 def _wanted(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
-    if any(_matches(path, name) for name in config.exclude_modules):
+    if any(is_named(path, name) for name in config.exclude_modules):
         return False
     if layer_for(module) is VectorFitNorm:
         in_a_block = any(part.isdigit() for part in path.split("."))
-        named = any(_matches(path, name) for name in config.target_modules or ())
+        named = any(is_named(path, name) for name in config.target_modules or ())
         return named or (config.trains_norms and in_a_block and module.weight is not None)
     if config.target_modules is not None:
-        return any(_matches(path, name) for name in config.target_modules)
+        return any(is_named(path, name) for name in config.target_modules)
     if path.split(".")[-1] in OUTPUT_HEADS:
         return False
     # By default every linear layer; subclasses that compute something else are left, quantised ones are spoken of.
@@ -236,10 +184,10 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
     candidates = _candidates(models)
     _check_names(models, config, list(candidates))
     saved = saved_modules(models, config.modules_to_save)
-    whole = {id(inner) for module in saved.values() for inner in module.modules()}
+    in_saved = {id(inner) for module in saved.values() for inner in module.modules()}
     owners, modules, layers = weight_owners(models), dict(named_modules(models)), []
     for path, module in candidates.items():
-        if id(module) in whole or not _wanted(path, module, config):
+        if id(module) in in_saved or not _wanted(path, module, config):
             continue
         if config.target_modules is None and _is_tied_head(path, module, owners, modules):
             continue

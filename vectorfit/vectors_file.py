@@ -12,10 +12,10 @@ from torch import Tensor
 from . import container
 from .atomic import PathLike
 from .config import VectorFitConfig
-from .container import PREFIX, read_metadata
+from .container import PREFIX
 from .errors import VectorFitError
 from .fingerprint import (
-    base_layers,
+    by_canonical_path,
     canonical_name,
     probe,
     probe_error,
@@ -23,14 +23,17 @@ from .fingerprint import (
     unlike_layers,
     weights_sha256,
 )
-from .heads import head_parameters, heads, originals, set_values
-from .inject import inject, injected_config, remove, set_strength, vector_parameters
+from .inject import inject, remove
+from .injection import Injection, injection_of
 from .layers import VectorFitLayer, layer_for
-from .plan import Models, named_modules, vectorfit_layers, whole
+from .modules import Models, named_modules
+from .pattern import Pattern
+from .sharding import gathered
 
 FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"
 HARMLESS = 1e-3  # relative error of dW at which deltas on other weights still count as the same
-CONFIG_FIELDS = ("variant", "bias", "pattern", "pattern_width")  # of the configuration, what a file tells
+PATTERN_FIELDS = ("pattern", "pattern_width")
+CONFIG_FIELDS = ("variant", "bias", *PATTERN_FIELDS)  # the part of the configuration that a file keeps
 
 
 def save_vectors(
@@ -51,17 +54,20 @@ def save_vectors(
     """
     if dtype not in (torch.float32, torch.float16):
         raise VectorFitError(f"{path}: dtype is {dtype}, expected torch.float32 or torch.float16")
-    parameters = {**vector_parameters(models), **head_parameters(models)}
-    vectors = {canonical_name(n): whole(v.detach()).to(dtype).cpu().contiguous() for n, v in parameters.items()}
+    injection = injection_of(models)
+    vectors = {
+        canonical_name(name): gathered(parameter.detach()).to(dtype).cpu().contiguous()
+        for name, parameter in injection.parameters.items()
+    }
     if not vectors:
         raise VectorFitError(f"{path}: the model has no VectorFit layers to save; call vectorfit.inject first")
-    foreign = [name for name in vector_parameters(models) if name.rpartition(".")[2] not in ("sigma", "bias")]
+    foreign = [name for name in injection.vectors if name.rpartition(".")[2] not in ("sigma", "bias")]
     if foreign:
         raise VectorFitError(
             f"{path}: {foreign[0]} is an adapter's of a PEFT model; save that with its save_pretrained, and convert "
             "the folder with vectorfit.peft.to_delta_file"
         )
-    layers, config = base_layers(models), injected_config(models)
+    layers = by_canonical_path(injection.layers)
     own = {
         "base_model": base_model,
         "base_revision": base_revision or "",
@@ -70,8 +76,8 @@ def save_vectors(
         "probe": json.dumps(probe(layers, vectors), separators=(",", ":")),
         "factorisation": FACTORISATION,
         "versions": f"torch {torch.__version__}",
-        "modules_to_save": json.dumps(sorted(canonical_name(path) for path in heads(models))),
-        "config": json.dumps({field: getattr(config, field) for field in CONFIG_FIELDS}, sort_keys=True),
+        "modules_to_save": json.dumps(sorted(map(canonical_name, injection.heads))),
+        "config": json.dumps({field: getattr(injection.config, field) for field in CONFIG_FIELDS}, sort_keys=True),
     }
     container.write(path, vectors, own, metadata)
 
@@ -87,12 +93,11 @@ def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     return dict(sorted(subject.vectors.items())), subject.metadata
 
 
-def pattern_of(path: PathLike, metadata: Mapping[str, str]) -> tuple[str, int]:
-    """The pattern of a file's sigmas and its width. Raises VectorFitError when its configuration is damaged."""
+def pattern_of(path: PathLike, metadata: Mapping[str, str]) -> Pattern:
+    """The pattern of a file's sigmas. Raises VectorFitError when its configuration is damaged."""
     try:
-        told = json.loads(metadata.get(PREFIX + "config", "{}"))
-        config = VectorFitConfig(pattern=told.get("pattern", "plain"), pattern_width=told.get("pattern_width", 1))
-        return config.pattern, config.pattern_width
+        saved = json.loads(metadata.get(PREFIX + "config", "{}"))
+        return VectorFitConfig(**{name: saved[name] for name in PATTERN_FIELDS if name in saved}).matrix_pattern
     except (ValueError, TypeError, AttributeError, VectorFitError) as error:
         raise VectorFitError(f"{path}: its configuration is damaged ({error})") from error
 
@@ -112,8 +117,8 @@ class _Subject:
         return f"it was trained on {base!r}, load it on that base model"
 
     @property
-    def pattern(self) -> tuple[str, int]:
-        """The pattern of its sigmas and its width."""
+    def pattern(self) -> Pattern:
+        """The pattern of its sigmas."""
         return pattern_of(self.path, self.metadata)
 
     @property
@@ -137,17 +142,14 @@ class _Subject:
         return {name.rpartition(".")[0] for name in self.vectors}
 
 
-def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
-    """Injects the layers that the files adapt, where they are not injected yet; says whether it did."""
-    present = {canonical_name(path) for path, _ in vectorfit_layers(models)}
-    present_heads = {canonical_name(path) for path in heads(models)}
+def _inject_missing(models: Models, before: Injection, loaded: Sequence[_Subject]) -> Injection:
+    """What is injected once every layer that the files adapt is; `before` itself where none was missing."""
+    present, present_heads = set(map(canonical_name, before.layers)), set(map(canonical_name, before.heads))
     wanted = present.union(*(subject.layers for subject in loaded))
     wanted_heads = present_heads.union(*(subject.heads for subject in loaded))
-    before = injected_config(models)
-    pattern, width = _common_pattern(loaded) or (before.pattern, before.pattern_width)
-    same_pattern = pattern == before.pattern and (pattern == "plain" or width == before.pattern_width)
-    if wanted == present and wanted_heads == present_heads and same_pattern:
-        return False
+    pattern = _common_pattern(loaded) or before.config.matrix_pattern
+    if wanted == present and wanted_heads == present_heads and pattern == before.config.matrix_pattern:
+        return before
     modules = {canonical_name(path): (path, module) for path, module in named_modules(models)}
     paths = {name: path for name, (path, module) in modules.items() if layer_for(module) is not None}
     for subject in loaded:
@@ -159,15 +161,12 @@ def _inject_missing(models: Models, loaded: Sequence[_Subject]) -> bool:
             )
     remove(models)
     targets = tuple(paths[name] for name in sorted(wanted))
-    whole = tuple(modules[name][0] for name in sorted(wanted_heads))
-    inject(
-        models,
-        VectorFitConfig(target_modules=targets, modules_to_save=whole, pattern=pattern, pattern_width=width),
-    )
-    return True
+    saved = tuple(modules[name][0] for name in sorted(wanted_heads))
+    inject(models, VectorFitConfig(target_modules=targets, modules_to_save=saved, **pattern.fields))
+    return injection_of(models)
 
 
-def _common_pattern(loaded: Sequence[_Subject]) -> tuple[str, int] | None:
+def _common_pattern(loaded: Sequence[_Subject]) -> Pattern | None:
     """The one pattern of all files, None without files. Raises VectorFitError where they differ: they do not add up."""
     for subject in loaded[1:]:
         if subject.pattern != loaded[0].pattern:
@@ -178,9 +177,8 @@ def _common_pattern(loaded: Sequence[_Subject]) -> tuple[str, int] | None:
     return loaded[0].pattern if loaded else None
 
 
-def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
-    parameters = {canonical_name(name): p for name, p in vector_parameters(models).items()}
-    parameters |= {canonical_name(name): p for name, p in head_parameters(models).items()}
+def _verify(injection: Injection, subject: _Subject, tolerated_error: float) -> None:
+    parameters = {canonical_name(name): parameter for name, parameter in injection.parameters.items()}
     metadata, problems = subject.metadata, []
     if metadata.get(PREFIX + "num_vectors") != str(len(subject.tensors)):
         problems.append(f"it holds {len(subject.tensors)} vectors, expected {metadata.get(PREFIX + 'num_vectors')}")
@@ -195,13 +193,15 @@ def _verify(models: Models, subject: _Subject, tolerated_error: float) -> None:
         more = f" and {len(problems) - 3} more problems" if len(problems) > 3 else ""
         raise VectorFitError(f"{subject.path}: {'; '.join(problems[:3])}{more}; {subject.remedy}")
     container.require_untouched(subject.path, subject.tensors, subject.metadata)
-    expected, layers = metadata.get(PREFIX + "base_sha256"), base_layers(models, subject.layers)
+    expected, layers = metadata.get(PREFIX + "base_sha256"), by_canonical_path(injection.layers, subject.layers)
     got = weights_sha256(layers)
     if expected != got:
         what = f"made for base weights with SHA-256 {str(expected)[:12]}..., got {got[:12]}..."
         _judge_other_weights(subject, layers, what, tolerated_error)
-    elif subject.pattern[0] == "top_k" and not _probed_error(subject, layers) <= tolerated_error:
-        raise VectorFitError(f"{subject.path}: its top-k entries come out at other places here; {subject.remedy}")
+    elif subject.pattern.depends_on_factors and not _probed_error(subject, layers) <= tolerated_error:
+        raise VectorFitError(
+            f"{subject.path}: its {subject.pattern} entries are at other positions here; {subject.remedy}"
+        )
 
 
 def _probed_error(subject: _Subject, layers: Mapping[str, VectorFitLayer]) -> float:
@@ -238,31 +238,39 @@ def set_subjects(
     Raises:
         VectorFitError: a file is damaged, or its deltas belong to other weights: with path, got, expected and remedy.
     """
-    loaded = [_Subject(path, strength, *container.read(path)) for path, strength in subjects]
+    _load(models, subjects, 1.0, tolerated_error)
+
+
+def _load(
+    models: Models, subjects: Sequence[tuple[PathLike, float]], strength: float, tolerated_error: float
+) -> list[_Subject]:
+    """As `set_subjects`, with one `strength` more for all of them; returns the files as read."""
+    loaded = [_Subject(path, own_strength, *container.read(path)) for path, own_strength in subjects]
     for subject in loaded:
         if PREFIX + "baseline" in subject.metadata:
             method = subject.metadata[PREFIX + "baseline"]
             raise VectorFitError(f"{subject.path}: a file of {method}, not of VectorFit; vf_training.methods loads it")
     _refuse_two_heads(loaded)
-    was_injected = next(vectorfit_layers(models), None) is not None
-    injected = _inject_missing(models, loaded)
+    before = injection_of(models)
+    injection = _inject_missing(models, before, loaded)
     try:
         for subject in loaded:
-            _verify(models, subject, tolerated_error)
+            _verify(injection, subject, tolerated_error)
     except VectorFitError:
-        if injected and not was_injected:
+        if not before.layers:
             remove(models)
         raise
-    _add_up(models, loaded)
-    _set_heads(models, loaded)
-    set_strength(models, 1.0)
+    _add_up(injection, loaded)
+    _set_heads(injection, loaded)
+    injection.set_strength(strength)
+    return loaded
 
 
 @torch.no_grad()
-def _add_up(models: Models, loaded: Sequence[_Subject]) -> None:
+def _add_up(injection: Injection, loaded: Sequence[_Subject]) -> None:
     """Every delta as the sum of the files' own, each with its strength."""
     deltas = [(subject.strength, subject.vectors) for subject in loaded]
-    for name, parameter in vector_parameters(models).items():
+    for name, parameter in injection.vectors.items():
         total, key = torch.zeros_like(parameter), canonical_name(name)
         for strength, vectors in deltas:
             if key in vectors:
@@ -270,11 +278,12 @@ def _add_up(models: Models, loaded: Sequence[_Subject]) -> None:
         parameter.copy_(total)
 
 
-def _set_heads(models: Models, loaded: Sequence[_Subject]) -> None:
-    """Every module trained whole as the file has it that brings it, or as the base has it."""
-    for path, module in heads(models).items():
-        bringing = [subject for subject in loaded if canonical_name(path) in subject.heads]
-        set_values(module, bringing[0].head(canonical_name(path)) if bringing else originals(module))
+def _set_heads(injection: Injection, loaded: Sequence[_Subject]) -> None:
+    """Gives every module trained whole the values of the file that has it, or the base's where none does."""
+    for path, head in injection.heads.items():
+        name = canonical_name(path)
+        subject = next((subject for subject in loaded if name in subject.heads), None)
+        head.set_values(subject.head(name) if subject else head.original)
 
 
 def _refuse_two_heads(loaded: Sequence[_Subject]) -> None:
@@ -295,6 +304,5 @@ def load_vectors(
     Raises:
         VectorFitError: as `set_subjects` does.
     """
-    set_subjects(models, [(path, 1.0)], tolerated_error=tolerated_error)
-    set_strength(models, strength)
-    return read_metadata(path)
+    (subject,) = _load(models, [(path, 1.0)], strength, tolerated_error)
+    return subject.metadata

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vectorfit.plan import Models
+from vectorfit.modules import Models
 from vf_training.runs import RunFolder
 
 from .optimization import Optimization

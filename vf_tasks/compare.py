@@ -185,7 +185,7 @@ def _spectra(found: Sequence[Group]) -> Figure | None:
     file = mine.runs[0].vectors
     vectors, metadata = read_vectors(file)
     changes = {name.removesuffix(".sigma"): v.float() for name, v in vectors.items() if name.endswith(".sigma")}
-    if pattern_of(file, metadata)[0] != "plain":
+    if not pattern_of(file, metadata).is_diagonal:
         return None
     full = next((group for group in found if group.method == "full"), None)
     compared = None

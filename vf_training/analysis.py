@@ -366,7 +366,7 @@ def analyze(
         "frozen": frozen_spans(entries),
         "steps_frozen": {n: sum(b - a + 1 for a, b in spans) for n, spans in frozen_spans(entries).items()},
     }
-    plain = pattern_of(file, metadata)[0] == "plain"
+    plain = pattern_of(file, metadata).is_diagonal
     if changes and plain:  # of wider patterns the entries are no singular values
         compared = None
         if base is not None and full is not None:

@@ -8,7 +8,7 @@ from torch import nn
 
 import vectorfit as vf
 from vectorfit.export import bake, difference, lora
-from vectorfit.plan import vectorfit_layers
+from vectorfit.modules import vectorfit_layers
 
 
 class Net(nn.Module):

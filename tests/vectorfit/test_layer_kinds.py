@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import vectorfit as vf
 from vectorfit.layers import VectorFitConv1D, VectorFitConv2d, VectorFitLinear, VectorFitNorm
-from vectorfit.plan import vectorfit_layers
+from vectorfit.modules import vectorfit_layers
 
 CONVOLUTIONS = (
     {},

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 import vectorfit as vf
-from vectorfit.layers import DIAGONAL, VectorFitLinear, _Dense, _Factored, factored_is_cheaper
+from vectorfit.layers import VectorFitLinear
+from vectorfit.pattern import DIAGONAL
+from vectorfit.products import DenseProduct, FactoredProduct, factored_is_cheaper
 from vectorfit.svd import decompose
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -57,8 +59,12 @@ def test_gradcheck_of_both_ways_in_float64(shape):
     x = torch.randn(2, 4, columns, dtype=torch.float64, requires_grad=True)
     d_sigma = torch.randn(len(sigma), dtype=torch.float64, requires_grad=True)
     bias = torch.randn(rows, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, s, b: _Dense.apply(x, s, b, weight, U, Vh, *DIAGONAL), (x, d_sigma, bias))
-    assert torch.autograd.gradcheck(lambda x, s: _Factored.apply(x, s, sigma, U, Vh, *DIAGONAL), (x, d_sigma))
+    assert torch.autograd.gradcheck(
+        lambda x, s, b: DenseProduct.apply(x, s, b, weight, U, Vh, DIAGONAL, None), (x, d_sigma, bias)
+    )
+    assert torch.autograd.gradcheck(
+        lambda x, s: FactoredProduct.apply(x, s, sigma, U, Vh, DIAGONAL, None), (x, d_sigma)
+    )
 
 
 @pytest.mark.parametrize("tokens", [2, 200])

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 import vectorfit as vf
 import vectorfit.peft as vp
-from vectorfit.vectors_file import read_metadata
+from vectorfit.container import read_metadata
 
 OLD = pytest.mark.skipif(
     Version(peft.__version__) < Version("0.20"), reason="older PEFT writes the vectors of all adapters into every file"

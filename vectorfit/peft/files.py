@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vectorfit.atomic import PathLike, write_atomically
 from vectorfit.errors import VectorFitError
-from vectorfit.fingerprint import base_layers, base_matrix, canonical_name, sketch, weights_sha256
-from vectorfit.heads import head_parameters, heads
-from vectorfit.inject import inject, remove, vector_parameters
-from vectorfit.plan import Models, join, named_models, vectorfit_layers
+from vectorfit.fingerprint import base_matrix, by_canonical_path, canonical_name, sketch, weights_sha256
+from vectorfit.inject import inject, remove
+from vectorfit.injection import injection_of
+from vectorfit.modules import Models, join, named_models, vectorfit_layers
 from vectorfit.vectors_file import load_vectors, save_vectors
 
 from .config import NAME, VectorFitConfig
@@ -45,11 +45,11 @@ def to_delta_file(
         configs[0].core(sorted(targets)), modules_to_save=tuple({n.rpartition(".")[0] for n in whole})
     )
     inject(models, core)
+    parameters = injection_of(models).parameters
     try:
         for name, (config, _) in adapters.items():
-            layers = base_layers(named_models(models)[name])
+            layers = by_canonical_path(dict(vectorfit_layers(named_models(models)[name])))
             verify(f"{folder}/{name}", config, {path: base_matrix(layer) for path, layer in layers.items()})
-        parameters = {**vector_parameters(models), **head_parameters(models)}
         unlike = set(parameters) ^ (set(vectors) | set(whole))
         if unlike:
             raise VectorFitError(
@@ -80,22 +80,21 @@ def to_adapter(models: Models, path: PathLike, folder: PathLike) -> None:
         )
     metadata = load_vectors(models, path)
     try:
-        told = json.loads(metadata["vectorfit.config"])
+        core = json.loads(metadata["vectorfit.config"])
         present = {canonical_name(name) for name in load_file(path)}
         for prefix, model in named_models(models).items():
-            values = {
-                name: v for name, v in vector_parameters(model).items() if canonical_name(join(prefix, name)) in present
-            }
+            injection = injection_of(model)
+            values = {name: v for name, v in injection.vectors.items() if canonical_name(join(prefix, name)) in present}
             tensors = {_adapter_name(name): value for name, value in values.items()}
-            tensors |= {f"{WRAPPER}{name}": value for name, value in head_parameters(model).items()}
-            layers = base_layers(model, {canonical_name(name.rpartition(".")[0]) for name in values})
+            tensors |= {f"{WRAPPER}{name}": value for name, value in injection.head_parameters.items()}
+            layers = by_canonical_path(injection.layers, {canonical_name(name.rpartition(".")[0]) for name in values})
             config = VectorFitConfig(
                 target_modules=sorted({name.rpartition(".")[0] for name in values}),
-                modules_to_save=sorted(heads(model)) or None,
-                variant=told["variant"],
-                norm_biases=told["bias"] == "all",
-                pattern=told.get("pattern", "plain"),
-                pattern_width=told.get("pattern_width", 1),
+                modules_to_save=sorted(injection.heads) or None,
+                variant=core["variant"],
+                norm_biases=core["bias"] == "all",
+                pattern=core.get("pattern", "plain"),
+                pattern_width=core.get("pattern_width", 1),
                 base_model_name_or_path=metadata["vectorfit.base_model"],
                 base_sha256=weights_sha256(layers),
                 base_sketch=sketch(layers),

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vectorfit.errors import VectorFitError
 from vectorfit.layers import VectorFitConv1D, VectorFitConv2d, VectorFitLayer, VectorFitLinear, VectorFitNorm
+from vectorfit.pattern import DIAGONAL
 
 from .config import VectorFitConfig
 
@@ -25,9 +26,8 @@ class VectorFitTunerLayer(BaseTunerLayer):
         self.scaling: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self.shape_of_M: tuple[str, int] | None = None  # pattern and width, which all adapters share
         self._prepare(base_layer)
-        self.factorise((), "plain", 1)
+        self.factorise((), DIAGONAL)
 
     def update_layer(self, adapter_name: str, kinds: tuple[str, ...], config: VectorFitConfig) -> None:
         """Adds an adapter whose vectors are zero, in float32 whatever the base's precision.
@@ -35,31 +35,28 @@ class VectorFitTunerLayer(BaseTunerLayer):
         Raises:
             VectorFitError: its pattern is not that of the adapters before it.
         """
-        shape = (config.pattern, config.pattern_width)
+        pattern = config.core().matrix_pattern
         self.require_same_pattern(kinds, config)
-        if "sigma" in kinds and self.shape_of_M is None:
-            self.factorise(kinds, *shape)
-            self.shape_of_M = shape
-        for kind, size in self.vector_sizes(kinds, *shape).items():
+        if "sigma" in kinds and not len(self.vectorfit_sigma):
+            self.factorise(kinds, pattern)
+        for kind, size in self.vector_sizes(kinds, pattern).items():
             vector = nn.Parameter(torch.zeros(size, device=self.weight.device))
             getattr(self, PARAMETERS[kind])[adapter_name] = vector
         self.scaling[adapter_name] = 1.0
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def require_same_pattern(self, kinds: tuple[str, ...], config: VectorFitConfig) -> None:
-        """Raises VectorFitError for an adapter whose pattern is not that of the adapters that are there."""
-        shape = (config.pattern, config.pattern_width)
-        if "sigma" in kinds and self.shape_of_M not in (None, shape):
+        """Raises VectorFitError for an adapter whose pattern is not that of the adapters before it: all share one."""
+        pattern = config.core().matrix_pattern
+        if "sigma" in kinds and len(self.vectorfit_sigma) and pattern != self.pattern:
             raise VectorFitError(
-                f"the adapter's pattern is {shape}, that of the adapters before it {self.shape_of_M}; load it on a "
+                f"the adapter's pattern is {pattern}, that of the adapters before it {self.pattern}; load it on a "
                 "model of its own"
             )
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         self.scaling.pop(adapter_name, None)
-        if not len(self.vectorfit_sigma):
-            self.shape_of_M = None
 
     @property
     def enabled(self) -> bool:

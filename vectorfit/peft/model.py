@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vectorfit.config import VARIANTS
 from vectorfit.errors import VectorFitError
 from vectorfit.fingerprint import (
-    base_layers,
+    by_canonical_path,
     canonical_name,
     matrices_sha256,
     sketch,
@@ -21,7 +21,9 @@ from vectorfit.fingerprint import (
     unlike_layers,
 )
 from vectorfit.layers import VectorFitLayer, layer_for
-from vectorfit.plan import kinds_of, named_modules, plan, vectorfit_layers, weight_owners, whole, why_not
+from vectorfit.modules import named_modules, vectorfit_layers, weight_owners
+from vectorfit.plan import kinds_of, plan, why_not
+from vectorfit.sharding import gathered
 
 from .config import VectorFitConfig
 from .layer import TUNER_LAYERS, VectorFitTunerLayer
@@ -58,7 +60,7 @@ class VectorFitModel(BaseTuner):
             kind: Any = layer_for(base)
             if "sigma" in kinds or ("bias" in kinds and base.bias is not None):
                 weight = (module.pristine or (base.weight,))[0] if isinstance(module, VectorFitLayer) else base.weight
-                matrices[canonical_name(path)] = kind.matrix(whole(weight.detach()))
+                matrices[canonical_name(path)] = kind.matrix(gathered(weight.detach()))
         if not matrices:
             raise VectorFitError(
                 f"nothing to train: none of {len(peft_config.target_modules)} targets has what the variant "
@@ -137,7 +139,7 @@ class VectorFitModel(BaseTuner):
         config = self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if config.base_sketch is None:
-            adapted = base_layers(model).items()
+            adapted = by_canonical_path(dict(vectorfit_layers(model))).items()
             config.base_sketch = sketch({path: layer for path, layer in adapted if adapter_name in _adapters(layer)})
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
-from vectorfit.plan import Models
+from vectorfit.modules import Models
 from vectorfit.roles import role
 
 from .change_file import ChangeFile

@@ -17,7 +17,7 @@ from vectorfit import VectorFitError, container
 from vectorfit.atomic import PathLike
 from vectorfit.container import PREFIX
 from vectorfit.fingerprint import canonical_name, tensors_sha256
-from vectorfit.plan import Models
+from vectorfit.modules import Models
 
 from .method import Options, Technique, Trained, parameters_of
 

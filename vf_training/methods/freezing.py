@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from vectorfit import AdaptiveVectorFreezing
-from vectorfit.plan import Models
+from vectorfit.modules import Models
 
 
 class RandomVectorFreezing(AdaptiveVectorFreezing):

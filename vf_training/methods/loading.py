@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from vectorfit import read_metadata
 from vectorfit.atomic import PathLike
 from vectorfit.container import PREFIX
-from vectorfit.plan import Models, named_models
+from vectorfit.modules import Models, named_models
 
 from .change_file import BASELINE
 from .method import Method

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vectorfit.fingerprint import canonical_name
 from vectorfit.layers import layer_for
-from vectorfit.plan import Models, join
+from vectorfit.modules import Models, join
 
 from .change_file import ChangeFile, add
 from .method import Options, Trained, modules_of

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vectorfit import AdaptiveVectorFreezing, VectorFitConfig
 from vectorfit.atomic import PathLike
-from vectorfit.plan import Models, Plan, join, named_models
+from vectorfit.modules import Models, join, named_models
+from vectorfit.plan import Plan
 
 DREAMBOOTH, TASKS = "dreambooth", "tasks"  # who offers a method
 

@@ -10,7 +10,7 @@ import torch
 
 from vectorfit import VectorFitConfig, VectorFitError, plan
 from vectorfit.atomic import PathLike
-from vectorfit.plan import Models, named_models
+from vectorfit.modules import Models, named_models
 from vectorfit.roles import ATTENTION, FEED_FORWARD
 
 from .adapters import Adapters

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vectorfit import VectorFitError, vector_parameters
-from vectorfit.plan import Models, vectorfit_layers
+from vectorfit.modules import Models, vectorfit_layers
 
 
 def l1(models: Models) -> Tensor:
@@ -20,7 +20,7 @@ def set_sigma_dropout(models: Models, probability: float) -> None:
     """
     if not 0 <= probability < 1:
         raise VectorFitError(f"probability: got {probability}, expected at least 0 and below 1")
-    wider = next((path for path, layer in vectorfit_layers(models) if layer.rows is not None), None)
+    wider = next((path for path, layer in vectorfit_layers(models) if not layer.pattern.is_diagonal), None)
     if wider is not None:
         raise VectorFitError(f"{wider}: it trains a pattern wider than the diagonal; dropout is for the plain pattern")
     for _, layer in vectorfit_layers(models):

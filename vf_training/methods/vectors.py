@@ -8,7 +8,7 @@ from torch import nn
 import vectorfit as vf
 from vectorfit.atomic import PathLike
 from vectorfit.container import PREFIX
-from vectorfit.plan import Models
+from vectorfit.modules import Models
 
 from .method import Options, Technique, Trained
 from .regularizers import set_sigma_dropout

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from vectorfit.plan import Models
+from vectorfit.modules import Models
 
 from .change_file import ChangeFile, add
 from .method import Options, Trained, parameters_of

@@ -39,7 +39,7 @@ def test_svft_is_the_papers_random_pattern_without_biases(old):
     sizes = {name: parameter.numel() for name, parameter in trained.parameters.items()}
     assert sizes["layer.0.attention.query.sigma"] == 8 * 5 - 2 * 3  # as many as a band of two on each side
     layer = trained.models[""].layer[0].attention["query"]
-    assert not (layer.rows - layer.columns).abs().le(2).all()
+    assert not (layer.positions[0] - layer.positions[1]).abs().le(2).all()
 
 
 def test_the_size_of_a_method_is_its_own_unless_a_task_asks_for_another(old):

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vectorfit as vf
-from vectorfit import patterns
+from vectorfit import pattern as pattern_module
 from vectorfit.export import bake, difference, lora
-from vectorfit.layers import VectorFitConv2d, VectorFitLinear, _Dense, _Factored
-from vectorfit.patterns import PATTERNS, entries, entries_of, num_entries, times
+from vectorfit.layers import VectorFitConv2d, VectorFitLinear
+from vectorfit.pattern import PATTERNS, pattern_named
+from vectorfit.products import DenseProduct, FactoredProduct
 from vectorfit.svd import decompose
 
 WIDER = tuple(pattern for pattern in PATTERNS if pattern != "plain")
@@ -32,10 +33,9 @@ def disturb(net):
 
 def dense_M(layer):
     M = torch.zeros(len(layer.Vh), len(layer.Vh), dtype=torch.float64)
-    rows, columns = layer.place
-    if rows is None:
+    if layer.positions is None:
         return M + layer.d_sigma.detach().double().diag()
-    M[rows, columns] = layer.d_sigma.detach().double()
+    M[tuple(layer.positions)] = layer.d_sigma.detach().double()
     return M
 
 
@@ -52,27 +52,28 @@ def test_any_pattern_starts_as_the_base_bit_for_bit(pattern):
 @settings(max_examples=60, deadline=None)
 def test_no_entry_is_taken_twice_and_every_pattern_has_as_many_as_the_band(r, width, pattern, extra):
     U, _, Vh = decompose(torch.randn(r + extra, r, generator=torch.Generator().manual_seed(r)))
-    rows, columns = entries_of(pattern, width, U, Vh)
+    taken = pattern_named(pattern, width)
+    rows, columns = taken.positions(U, Vh)
     places = set(zip(rows.tolist(), columns.tolist(), strict=True))
     band = sum(abs(i - j) <= width for i in range(r) for j in range(r))
-    assert len(places) == len(rows) == band == num_entries(pattern, r, width)
+    assert len(places) == len(rows) == band == taken.size(r)
     assert all(0 <= row < r and 0 <= column < r for row, column in places)
 
 
 def test_the_band_is_a_band_and_the_lot_scatters():
     U, _, Vh = decompose(torch.randn(30, 30))
-    rows, columns = entries_of("banded", 2, U, Vh)
+    rows, columns = pattern_named("banded", 2).positions(U, Vh)
     assert (rows - columns).abs().max() == 2
-    rows, columns = entries_of("random", 2, U, Vh)
+    rows, columns = pattern_named("random", 2).positions(U, Vh)
     assert (rows - columns).abs().max() > 20
-    assert torch.equal(rows, entries_of("random", 2, *decompose(torch.randn(40, 30))[::2])[0])
+    assert torch.equal(rows, pattern_named("random", 2).positions(*decompose(torch.randn(40, 30))[::2])[0])
 
 
 def test_top_k_goes_by_magnitude():
     torch.manual_seed(0)
     U, _, Vh = decompose(torch.randn(16, 16))
     alignment = (U.T @ Vh.T).abs()
-    rows, columns = entries_of("top_k", 1, U, Vh)
+    rows, columns = pattern_named("top_k", 1).positions(U, Vh)
     chosen = torch.zeros(16, 16, dtype=torch.bool)
     chosen[rows, columns] = True
     assert alignment[chosen].min() >= alignment[~chosen].max()
@@ -81,26 +82,26 @@ def test_top_k_goes_by_magnitude():
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("shape", [(5, 5), (4, 7), (7, 4)])
-@pytest.mark.parametrize("gathered", [0, patterns.GATHERED], ids=["entries", "whole"])
+@pytest.mark.parametrize("gathered", [0, pattern_module.GATHERED], ids=["entries", "whole"])
 def test_gradcheck_and_the_dense_reference_in_float64(pattern, shape, gathered, monkeypatch):
-    monkeypatch.setattr(patterns, "GATHERED", gathered)
+    monkeypatch.setattr(pattern_module, "GATHERED", gathered)
     torch.manual_seed(0)
     out, columns = shape
-    layer = VectorFitLinear(nn.Linear(columns, out), pattern=pattern)
+    layer = VectorFitLinear(nn.Linear(columns, out), pattern=pattern_named(pattern, 1))
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     U, sigma, Vh = (factor.double() for factor in (layer.U, layer.sigma, layer.Vh))
     values = torch.randn(len(layer.d_sigma), dtype=torch.float64)
     x = torch.randn(2, 3, columns, dtype=torch.float64, requires_grad=True)
-    M = torch.diag(values) if layer.rows is None else torch.zeros(len(Vh), len(Vh), dtype=torch.float64)
-    if layer.rows is not None:
-        M[layer.place] = values
+    M = torch.diag(values) if layer.positions is None else torch.zeros(len(Vh), len(Vh), dtype=torch.float64)
+    if layer.positions is not None:
+        M[tuple(layer.positions)] = values
     values.requires_grad_()
 
     def dense(x, values):
-        return _Dense.apply(x, values, bias, weight, U, Vh, *layer.place)
+        return DenseProduct.apply(x, values, bias, weight, U, Vh, layer.pattern, layer.positions)
 
     def factored(x, values):
-        return _Factored.apply(x, values, sigma, U, Vh, *layer.place)
+        return FactoredProduct.apply(x, values, sigma, U, Vh, layer.pattern, layer.positions)
 
     assert torch.autograd.gradcheck(dense, (x, values))
     assert torch.autograd.gradcheck(factored, (x, values))
@@ -111,13 +112,14 @@ def test_gradcheck_and_the_dense_reference_in_float64(pattern, shape, gathered, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_are_the_same_with_the_whole_of_M_and_with_its_entries(dtype, monkeypatch):
     torch.manual_seed(0)
-    rows, columns = entries_of("random", 1, torch.eye(30), torch.eye(30))
-    X, B, values = torch.randn(40, 30, dtype=dtype), torch.randn(40, 30, dtype=dtype), torch.randn(len(rows))
+    taken = pattern_named("random", 1)
+    positions = taken.positions(torch.eye(30), torch.eye(30))
+    X, B, values = torch.randn(40, 30, dtype=dtype), torch.randn(40, 30, dtype=dtype), torch.randn(positions.shape[1])
     found = []
-    for gathered in (0, patterns.GATHERED):
-        monkeypatch.setattr(patterns, "GATHERED", gathered)
-        assert patterns.product_work(30, len(rows)) == (len(rows) if gathered == 0 else 900)
-        found.append((times(X, values.to(dtype), rows, columns), entries(X, B, rows, columns)))
+    for gathered in (0, pattern_module.GATHERED):
+        monkeypatch.setattr(pattern_module, "GATHERED", gathered)
+        assert taken.work(30) == (positions.shape[1] if gathered == 0 else 900)
+        found.append((taken.times(X, values.to(dtype), positions), taken.entries(X, B, positions)))
     (one, one_entries), (whole, whole_entries) = found
     near = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 5e-2}
     torch.testing.assert_close(one, whole, **near)
@@ -175,7 +177,7 @@ def test_it_trains_on_a_whole_model_and_a_convolution(pattern):
     net(torch.randn(64, 12)).square().sum().backward()
     assert all(vector.grad.abs().sum() > 0 for vector in vf.vector_parameters(net).values())
     base = nn.Conv2d(3, 5, 3)
-    layer, x = VectorFitConv2d(base, pattern=pattern), torch.randn(2, 3, 8, 8)
+    layer, x = VectorFitConv2d(base, pattern=pattern_named(pattern, 1)), torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         layer.d_sigma.normal_()
     matrix = layer.matrix(base.weight).double() + layer.U.double() @ dense_M(layer) @ layer.Vh.double()

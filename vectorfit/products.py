@@ -1,0 +1,158 @@
+"""Products with an adapted weight, and their gradients.
+
+Legend: `N` tokens, `out` x `in` the weight as a matrix, `r = min(out, in)`, `n` trained entries of M (`pattern`).
+W0 [out, in] = U diag(sigma) Vh, with U [out, r], sigma [r], Vh [r, in]. M [r, r] holds d_sigma [n]; its `positions` are
+[2, n], or None for the diagonal, where n = r. `...` stands for dimensions whose product is N.
+
+Source: Eq. 1-3 and 11 of VectorFit (arXiv 2503.19530).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from .pattern import DIAGONAL, Pattern, summed
+
+
+def compose(
+    weight: Tensor,
+    d_sigma: Tensor,
+    U: Tensor,
+    Vh: Tensor,
+    pattern: Pattern = DIAGONAL,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Eq. 2: W = W0 + U M Vh, in the precision of W0 or of U, whichever is higher.
+
+    Shapes: weight [out, in], d_sigma [n], U [out, r], Vh [r, in]; result [out, in].
+    """
+    change = pattern.times(U, d_sigma.to(U.dtype), positions) @ Vh
+    return weight.to(torch.promote_types(weight.dtype, U.dtype)) + change
+
+
+def factored_is_cheaper(tokens: int, out: int, columns: int, pattern_work: int = 0) -> bool:
+    """Whether `U (sigma * (Vh x))` takes fewer multiply-adds, forward and backward, than composing W.
+
+    Factored: 2 N r (out + in). Dense: 3 N out in for the products with W, and 2 r out in to compose W and to take
+    diag(U^T G Vh^T). `columns` is `in`. `pattern_work` is what a row takes in a product with M (`Pattern.work`): three
+    such products of N rows in the factored way; in the dense way one of `out` rows to compose W, and one of `in` rows
+    for the gradient.
+    """
+    r = min(out, columns)
+    factored = 2 * tokens * r * (out + columns) + 3 * tokens * pattern_work
+    dense = 3 * tokens * out * columns + 2 * r * out * columns + pattern_work * (out + columns)
+    return factored < dense
+
+
+def _sigma_gradient(G: Tensor, U: Tensor, Vh: Tensor, pattern: Pattern, positions: Tensor | None) -> Tensor:
+    """dL/dM = U^T G Vh^T, of which the pattern's entries are taken: of VectorFit diag(U^T G V), Eq. 11 corrected.
+
+    Shapes: G = dL/dW [out, in], U [out, r], Vh [r, in]; result [n].
+    """
+    return pattern.entries((U.T @ G.to(U.dtype)).T, Vh.T, positions)
+
+
+class DenseProduct(torch.autograd.Function):
+    """y = x W^T + b with W = W0 + U M Vh composed.
+
+    Backward, with g = dL/dy [..., out] and G = g^T x [out, in]: dL/dx = g W, dL/dd_sigma = the entries of U^T G Vh^T,
+    dL/db = g summed over tokens. W0, U and Vh get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [..., in]
+        d_sigma: Tensor,  # [n]
+        bias: Tensor | None,  # [out]
+        weight: Tensor,  # W0 [out, in]
+        U: Tensor,  # [out, r]
+        Vh: Tensor,  # [r, in]
+        pattern: Pattern,
+        positions: Tensor | None,  # [2, n]
+    ) -> Tensor:  # y [..., out]
+        composed = compose(weight, d_sigma, U, Vh, pattern, positions).to(weight.dtype).to(x.dtype)
+        ctx.save_for_backward(x, composed, U, Vh, positions)
+        ctx.pattern = pattern
+        return F.linear(x, composed, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads  # g [..., out]
+        x, composed, U, Vh, positions = ctx.saved_tensors
+        dx = grad @ composed if ctx.needs_input_grad[0] else None  # [..., in]
+        grad_rows, d_sigma, d_bias = grad.flatten(0, -2), None, None  # [N, out]
+        if ctx.needs_input_grad[1]:
+            G = grad_rows.T @ x.flatten(0, -2)  # [out, in]
+            d_sigma = _sigma_gradient(G, U, Vh, ctx.pattern, positions)  # [n]
+        if ctx.needs_input_grad[2]:
+            d_bias = summed(grad_rows)  # [out]
+        return dx, d_sigma, d_bias, None, None, None, None, None
+
+
+class FactoredProduct(torch.autograd.Function):
+    """y = U (diag(sigma) + M) Vh x, from right to left. It keeps Vh x, which is r wide, and not x.
+
+    Backward, with g = dL/dy [..., out] and S = diag(sigma) + M: dL/dx = Vh^T S^T U^T g, and dL/dd_sigma = the
+    entries of (U^T g) (Vh x)^T, summed over tokens. sigma, U and Vh get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [..., in]
+        d_sigma: Tensor,  # [n]
+        sigma: Tensor,  # [r]
+        U: Tensor,  # [out, r]
+        Vh: Tensor,  # [r, in]
+        pattern: Pattern,
+        positions: Tensor | None,  # [2, n]
+    ) -> Tensor:  # y [..., out]
+        U, Vh = U.to(x.dtype), Vh.to(x.dtype)
+        projected = x @ Vh.T  # [..., r]
+        ctx.save_for_backward(projected, sigma, d_sigma, U, Vh, positions)
+        ctx.pattern = pattern
+        return pattern.times_spectrum(projected, sigma, d_sigma, positions, transposed=True) @ U.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads  # g [..., out]
+        projected, sigma, values, U, Vh, positions = ctx.saved_tensors
+        grad_projected = grad @ U  # U^T g, [..., r]
+        dx = d_sigma = None
+        if ctx.needs_input_grad[0]:
+            dx = ctx.pattern.times_spectrum(grad_projected, sigma, values, positions) @ Vh  # [..., in]
+        if ctx.needs_input_grad[1]:
+            rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
+            d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
+        return dx, d_sigma, None, None, None, None, None
+
+
+class ComposedWeight(torch.autograd.Function):
+    """W = W0 + U M Vh. Backward gives dL/dd_sigma = the entries of U^T G Vh^T for G = dL/dW, and nothing else."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        d_sigma: Tensor,  # [n]
+        weight: Tensor,  # W0 [out, in]
+        U: Tensor,  # [out, r]
+        Vh: Tensor,  # [r, in]
+        pattern: Pattern,
+        positions: Tensor | None,  # [2, n]
+    ) -> Tensor:  # W [out, in]
+        ctx.save_for_backward(U, Vh, positions)
+        ctx.pattern = pattern
+        return compose(weight, d_sigma, U, Vh, pattern, positions).to(weight.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (G,) = grads  # [out, in]
+        U, Vh, positions = ctx.saved_tensors
+        return _sigma_gradient(G, U, Vh, ctx.pattern, positions), None, None, None, None, None
