@@ -1,4 +1,4 @@
-"""A stand-in for the engine that draws coloured squares, and a subject file of a few bytes."""
+"""A stand-in for the engine, and a small subject file."""
 
 import threading
 from pathlib import Path
@@ -12,7 +12,7 @@ from vf_dreambooth.pipeline import Drawn, adapted_models
 
 
 class FakeEngine:
-    """Draws a square whose colour tells subject and seed, and remembers its orders."""
+    """Returns squares whose colour encodes strength and seed, and records its orders."""
 
     def __init__(self, blanked: bool = False) -> None:
         self.orders: list[Order] = []
@@ -38,7 +38,7 @@ class FakeEngine:
 
 
 def write_subject(path: Path, noun: str = "dog", base: str = "starter", scale: float = 0.5) -> Path:
-    """A real subject file on the starter, of deltas that nobody trained."""
+    """A real subject file on the starter with made-up deltas."""
     models = adapted_models(load(resolve("starter")))
     vf.inject(models)
     for number, vector in enumerate(vf.vector_parameters(models).values()):
