@@ -117,9 +117,8 @@ class Jobs:
         """
         if not MIN_PHOTOS <= len(photos) <= MAX_PHOTOS:
             raise VectorFitError(f"got {len(photos)} photos; expected {MIN_PHOTOS} to {MAX_PHOTOS} of one subject")
-        temporary = (
-            self.root / PHOTOS / f".{secrets.token_hex(8)}"
-        )  # encoding takes seconds, so it is done before locking
+        # Encoding takes seconds, so it is done before locking.
+        temporary = self.root / PHOTOS / f".{secrets.token_hex(8)}"
         try:
             _store([open_photo(path) for path in photos], temporary)
             with self._lock():

@@ -123,7 +123,7 @@ class Library:
         if base is None or version != [base.revision, base.variant]:
             required = " ".join([repr(subject.base), *(repr(part) for part in version if part)])
             raise VectorFitError(
-                f"{subject.name} was trained on {required}, which this app did not load; start it with --base_model "
+                f"{subject.name} was trained on {required}, which this app does not have; start it with --base_model "
                 f"and that model. It has {' and '.join(sorted(self.bases)) or 'none'}"
             )
         return base
