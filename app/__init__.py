@@ -1,6 +1,6 @@
-"""The web page: prompt subjects, compare, mix, inspect, and train new ones."""
+"""The web page: generate images of subjects, compare, mix and inspect them, and train new ones."""
 
 import os
 
-# Before gradio is imported: nothing is reported to anyone, and nothing fetched to say what is new.
+# Set before gradio is imported: it then reports nothing and does not check for a new version.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -1,4 +1,4 @@
-"""`python app/app.py` opens the page; a Hugging Face Space starts here too. All else is in the package."""
+"""`python app/app.py` serves the page. A Hugging Face Space starts here too."""
 
 from vf_app.server import run
 

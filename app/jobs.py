@@ -1,7 +1,7 @@
-"""Trainings: each a process of its own, which goes on when the browser or the app is closed.
+"""Trainings. Each runs in its own process and continues when the browser or the app is closed.
 
-What is known of one is in files under the root: ROOT/.jobs/NAME.json and its output beside it, the photos in
-ROOT/photos/NAME/, and the run folder ROOT/NAME. A restarted app finds all of it again.
+The state of a training is in files under the root: ROOT/.jobs/NAME.json with the output beside it, the photos in
+ROOT/photos/NAME/, and the run folder ROOT/NAME. A restarted app reads them again.
 """
 
 import json
@@ -25,28 +25,28 @@ from vectorfit.atomic import write_atomically
 from vf_dreambooth.photos import open_photo
 from vf_training.runs import RunFolder
 
-from .subjects import NO_RUNS, PHOTOS, slug
+from .subjects import PHOTOS, RESERVED_FOLDERS, slug
 
 SCRIPT = "train_dreambooth_vectorfit"
-FEWEST_PHOTOS, MOST_PHOTOS = 3, 10
-MOST_WAITING = 20
+MIN_PHOTOS, MAX_PHOTOS = 3, 10
+MAX_WAITING = 20
 QUEUED, RUNNING, STOPPING, STOPPED, FINISHED, FAILED = "queued", "running", "stopping", "stopped", "finished", "failed"
 
 
 @dataclass
 class Job:
-    """What is recorded of a training. Its state follows from this, its process and its run folder."""
+    """The record of a training. Its state follows from this record, its process and its run folder."""
 
     name: str
-    arguments: list[str]  # of the training script, without its folders
+    arguments: list[str]  # of the training script, without the two folders
     queued_at: float  # seconds since the epoch
     waiting: bool = True
     pid: int | None = None
-    process_began: float = 0.0  # tells the process from a later one of the same pid
+    process_began: float = 0.0  # distinguishes the process from a later one with the same pid
     stop: bool = False
 
     def process(self) -> psutil.Process | None:
-        """The running process; None when it has ended."""
+        """The running process; None if it has ended."""
         try:
             process = psutil.Process(self.pid) if self.pid else None
             if process is None or abs(process.create_time() - self.process_began) > 1:
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a training is. `eta` is in seconds, None where nothing tells yet."""
+    """The progress of a training. `eta` is in seconds, None if it is not known yet."""
 
     name: str
     state: str
@@ -66,21 +66,21 @@ class Status:
     steps: int | None
     loss: float | None
     eta: float | None
-    message: str  # of the process: what it does before the first step, or why it failed
+    message: str  # the process's last line before the first step, or why it failed
     samples: Path | None  # the newest sample grid
 
 
 class Jobs:
-    """The trainings under a root, one running at a time, the others queued in the order they came in."""
+    """The trainings under a root. One runs at a time; the others wait in the order they were added."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.folder = root, root / ".jobs"
         self._children: list[subprocess.Popen] = []
         self._finished: dict[str, tuple[int, Status]] = {}
-        self._pace: dict[str, tuple[int, float]] = {}  # of each running job: a step, and when it was seen
+        self._pace: dict[str, tuple[int, float]] = {}  # per running job: the first step seen, and its time
 
     def _lock(self) -> FileLock:
-        """Two apps on one root take turns."""
+        """The lock that two apps on one root share."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / "lock")
 
@@ -88,61 +88,64 @@ class Jobs:
         write_atomically(self.folder / f"{job.name}.json", (json.dumps(asdict(job), indent=1) + "\n").encode())
 
     def all(self) -> list[Job]:
-        """Every training that was ever asked for here, the oldest first."""
-        # An ended child stays a zombie until it is asked for.
+        """Every training that was added here, the oldest first."""
+        # A child that has ended stays a zombie until it is polled.
         self._children = [child for child in self._children if child.poll() is None]
-        found = []
+        jobs = []
         for file in self.folder.glob("*.json"):
             try:
                 job = Job(**json.loads(file.read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError):
                 continue
-            found.append(job)
-        return sorted(found, key=lambda job: job.queued_at)
+            jobs.append(job)
+        return sorted(jobs, key=lambda job: job.queued_at)
 
     def find(self, name: str) -> Job:
-        """A training by name. Raises VectorFitError when there is none."""
+        """A training by name. Raises VectorFitError if there is none."""
         for job in self.all():
             if job.name == name:
                 return job
         raise VectorFitError(f"no training is called {name!r}; there are: {', '.join(j.name for j in self.all())}")
 
     def add(self, photos: Sequence[Path], name: str, arguments: Sequence[str]) -> Job:
-        """Queues a training of these photos, which are copied, and starts it if nothing else runs.
+        """Copies the photos, queues a training, and starts it if no other training runs.
 
-        `arguments` are the training script's, but for the two folders.
+        `arguments` are those of the training script, without the two folders.
 
         Raises:
-            VectorFitError: no photo or too many, unreadable ones, or the queue is full.
+            VectorFitError: there are too few or too many photos, a photo is unreadable, or the queue is full.
         """
-        if not FEWEST_PHOTOS <= len(photos) <= MOST_PHOTOS:
-            raise VectorFitError(f"got {len(photos)} photos; expected {FEWEST_PHOTOS} to {MOST_PHOTOS} of one subject")
-        aside = self.root / PHOTOS / f".{secrets.token_hex(8)}"  # encoding takes seconds, so before the lock
+        if not MIN_PHOTOS <= len(photos) <= MAX_PHOTOS:
+            raise VectorFitError(f"got {len(photos)} photos; expected {MIN_PHOTOS} to {MAX_PHOTOS} of one subject")
+        # Encoding takes seconds, so it is done before locking.
+        temporary = self.root / PHOTOS / f".{secrets.token_hex(8)}"
         try:
-            _store([open_photo(path) for path in photos], aside)
+            _store([open_photo(path) for path in photos], temporary)
             with self._lock():
                 waiting = sum(job.waiting for job in self.all())
-                if waiting >= MOST_WAITING:
-                    raise VectorFitError(f"{waiting} trainings are waiting, no more fit; try again when some are done")
-                job = Job(self._free(slug(name)), list(arguments), time.time())
-                aside.rename(self.root / PHOTOS / job.name)
+                if waiting >= MAX_WAITING:
+                    raise VectorFitError(
+                        f"{waiting} trainings are waiting, which is the limit; try again when some have finished"
+                    )
+                job = Job(self._free_name(slug(name)), list(arguments), time.time())
+                temporary.rename(self.root / PHOTOS / job.name)
                 self._write(job)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        self.tick()
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.start_next()
         return self.find(job.name)
 
-    def _free(self, name: str) -> str:
-        taken = {job.name for job in self.all()} | NO_RUNS
+    def _free_name(self, name: str) -> str:
+        taken = {job.name for job in self.all()} | RESERVED_FOLDERS
         taken |= {path.name for path in [*self.root.glob("*"), *(self.root / PHOTOS).glob("*")]}
         numbers = (f"{name}-{number}" for number in range(2, 10**6))
         return name if name not in taken else next(other for other in numbers if other not in taken)
 
     def stop(self, name: str) -> None:
-        """Ends a training after its running step, which leaves a checkpoint; takes a queued one out of the queue.
+        """Stops a training after its current step, with a checkpoint; removes a waiting one from the queue.
 
-        Before its first step it ends at once. Whoever is stopping or has ended is left alone: a second signal would
-        end a training in the middle of its checkpoint.
+        Before its first step a training ends at once. A training that is stopping or has ended gets no signal: a second
+        signal would interrupt the writing of the checkpoint.
         """
         with self._lock():
             job = self.find(name)
@@ -152,26 +155,26 @@ class Jobs:
             job.waiting, job.stop = False, True
             self._write(job)
             if process is not None:
-                with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                with suppress(psutil.NoSuchProcess):  # it has just ended
                     process.send_signal(signal.SIGTERM)
 
     def resume(self, name: str) -> None:
-        """Queues a stopped or failed training again; it goes on from its newest checkpoint.
+        """Queues a stopped or failed training again; it continues from its newest checkpoint.
 
         Raises:
-            VectorFitError: it runs, waits, or is finished.
+            VectorFitError: the training runs, waits, or has finished.
         """
         with self._lock():
             state = self.status(self.find(name)).state
             if state not in (STOPPED, FAILED):
-                raise VectorFitError(f"{name} is {state}; only what was stopped or failed can be resumed")
+                raise VectorFitError(f"{name} is {state}; only a stopped or failed training can be resumed")
             job = self.find(name)
             job.waiting, job.stop, job.pid, job.queued_at = True, False, None, time.time()
             self._write(job)
-        self.tick()
+        self.start_next()
 
-    def tick(self) -> None:
-        """Starts the next training where none runs."""
+    def start_next(self) -> None:
+        """Starts the next training in the queue, if none runs."""
         with self._lock():
             jobs = self.all()
             if any(job.process() for job in jobs):
@@ -181,7 +184,7 @@ class Jobs:
                 try:
                     self._start(job)
                     return
-                except Exception as error:  # whatever it is, the next in the queue must not wait for it
+                except Exception as error:  # one failed start must not block the queue
                     self.output(job.name).write_text(f"error: it could not be started ({error})\n", encoding="utf-8")
                     self._write(job)
 
@@ -193,7 +196,7 @@ class Jobs:
             photos = self.root / PHOTOS / job.name
             arguments = [f"--instance_dir={photos}", f"--output_dir={run.path}", *job.arguments]
         with self.output(job.name).open("wb") as output:
-            # A session of its own: what ends the app by its terminal does not end the training.
+            # Its own session: a signal from the app's terminal does not reach the training.
             child = subprocess.Popen(
                 [sys.executable, "-m", SCRIPT, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -208,16 +211,16 @@ class Jobs:
         self._write(job)
 
     def output(self, name: str) -> Path:
-        """What the process has printed."""
+        """The file with the process's output."""
         return self.folder / f"{name}.log"
 
     def status(self, job: Job) -> Status:
-        """How far a training is, from its process and its run folder."""
+        """The progress of a training, from its process and its run folder."""
         run = RunFolder(self.root / job.name)
-        written = run.config.stat().st_mtime_ns if run.config.exists() else 0
-        known = self._finished.get(job.name)
-        if known and known[0] == written:
-            return known[1]
+        config_time = run.config.stat().st_mtime_ns if run.config.exists() else 0
+        cached = self._finished.get(job.name)
+        if cached and cached[0] == config_time:
+            return cached[1]
         running = job.process() is not None
         try:
             recorded, log = run.read_config() if run.config.exists() else {}, run.read_log()
@@ -234,27 +237,29 @@ class Jobs:
         samples = max((run.path / "samples").glob("step_*.png"), default=None)
         eta = self._eta(job.name, step, steps) if running else None
         status = Status(job.name, state, step, steps, log[-1]["loss"] if log else None, eta, message, samples)
-        if state == FINISHED:  # it is asked for every second, by every page that is open
-            self._finished[job.name] = written, status
+        if state == FINISHED:  # every open page asks for it every second
+            self._finished[job.name] = config_time, status
         return status
 
     def _eta(self, name: str, step: int, steps: int | None) -> float | None:
-        """Seconds left at the pace since this app first saw a step of the job."""
+        """Seconds left, at the pace since this app first saw a step of the job."""
         if not step or not steps:
             return None
-        first, then = self._pace.setdefault(name, (step, time.monotonic()))
-        return None if step == first else (steps - step) * (time.monotonic() - then) / (step - first)
+        first_step, first_time = self._pace.setdefault(name, (step, time.monotonic()))
+        if step == first_step:
+            return None
+        return (steps - step) * (time.monotonic() - first_time) / (step - first_step)
 
 
 def _store(images: Sequence[Image.Image], folder: Path) -> None:
-    """Photos as files of our own naming: upright, and without what cameras write beside the picture."""
+    """Saves photos under names of ours: upright, and without a camera's metadata."""
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
         image.save(folder / f"{number:02d}.png")
 
 
 def _message(output: Path, state: str) -> str:
-    """The last thing the process said; of a failed one its errors."""
+    """The process's last line of output; its errors if it failed."""
     try:
         lines = output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     except OSError:

@@ -1,11 +1,12 @@
-"""The page: four tabs over one studio and one queue of trainings."""
+"""The page: four tabs that share one generator and one queue of trainings."""
 
 from typing import Any
 
 import gradio as gr
 
-from .drawing import Studio
-from .generate_tab import PRIVATE, GenerateTab
+from .components import PRIVATE
+from .generate_tab import GenerateTab
+from .generation import Generator
 from .inspect_tab import InspectTab
 from .jobs import Jobs
 from .sessions import Sessions
@@ -13,8 +14,8 @@ from .sheets_tab import SheetsTab
 from .train_tab import TrainTab
 
 TITLE = "VectorFit: prompt your subjects"
-FORGET = (3600, 3600)  # seconds: how often gradio looks for old files in its cache, and how old they may be
-# System fonts: the page fetches nothing from anywhere.
+CACHE_CLEANUP = (3600, 3600)  # seconds: how often gradio removes old files from its cache, and from which age
+# System fonts, so that the page fetches none.
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "Consolas", "monospace")
 CSS = """
 #subjects .grid-wrap, #upright .grid-wrap { min-height: 0; height: auto; max-height: 20rem; }
@@ -27,55 +28,55 @@ CSS = """
 """
 
 
-def look() -> dict[str, Any]:
-    """What `launch` is told of the page's looks."""
+def appearance() -> dict[str, Any]:
+    """The options of gradio's `launch` for theme and style."""
     return {
         "theme": gr.themes.Default(primary_hue="orange", neutral_hue="slate", font=FONT, font_mono=MONO),
         "css": CSS,
     }
 
 
-def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
-    """The whole page. It holds nothing of any session: what belongs to one is in its `gr.State`."""
+def build(generator: Generator, jobs: Jobs) -> gr.Blocks:
+    """The whole page. It keeps no data of a session; a session's own data is in its `gr.State`."""
     sessions = Sessions()
-    with gr.Blocks(title=TITLE, delete_cache=FORGET, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title=TITLE, delete_cache=CACHE_CLEANUP, analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(f"# {TITLE}")
         with gr.Tab("Generate"):
-            generate = GenerateTab(studio, sessions)
+            generate = GenerateTab(generator, sessions)
         with gr.Tab("Sheets"):
-            sheets = SheetsTab(studio, sessions)
+            sheets = SheetsTab(generator, sessions)
         with gr.Tab("Train"):
-            train = TrainTab(studio, jobs)
+            train = TrainTab(generator, jobs)
         with gr.Tab("Inspect"):
-            inspect = InspectTab(studio)
+            inspect = InspectTab(generator)
         tabs = (generate, sheets, inspect)
-        known = gr.State([])  # the subjects that this session's lists show
+        listed = gr.State([])  # the subjects in this session's lists
 
         def refreshed() -> list[Any]:
-            return [studio.library.names(), *(update for tab in tabs for update in tab.refreshed())]
+            return [generator.library.names(), *(update for tab in tabs for update in tab.refreshed())]
 
-        def refreshed_if_new(shown: list[str]) -> list[Any]:
-            """The lists, where a subject has come or gone since this session's were filled."""
-            if shown == studio.library.names():
+        def refreshed_if_changed(listed_names: list[str]) -> list[Any]:
+            """The lists, if a subject was added or removed since this session's lists were filled."""
+            if listed_names == generator.library.names():
                 return [gr.skip()] * len(lists)
             return refreshed()
 
-        lists = [known, *(component for tab in tabs for component in tab.lists)]
+        lists = [listed, *(component for tab in tabs for component in tab.lists)]
         page.load(refreshed, None, lists, **PRIVATE).then(
             generate.first, generate.subject, generate.subject, **PRIVATE
-        ).then(**generate.choosing)
+        ).then(**generate.fill_in_event)
         generate.refresh.click(refreshed, None, lists, **PRIVATE)
-        train.timer.tick(refreshed_if_new, known, lists, **PRIVATE)
+        train.timer.tick(refreshed_if_changed, listed, lists, **PRIVATE)
 
         def list_subjects() -> list[dict[str, str]]:
-            """The subjects there are: name, trigger phrase, base model and method of each."""
-            subjects = studio.library.all()
+            """All subjects: name, trigger phrase, base model and method of each."""
+            subjects = generator.library.all()
             return [{"name": s.name, "trigger": s.trigger, "base": s.base, "method": s.method} for s in subjects]
 
-        def left(request: gr.Request) -> None:
-            """Nobody waits for what a closed page has asked for."""
-            sessions.stop(request.session_hash)
+        def page_closed(request: gr.Request) -> None:
+            """Cancels the session's generations: nobody waits for them."""
+            sessions.cancel(request.session_hash)
 
-        page.unload(left)
+        page.unload(page_closed)
         gr.api(list_subjects, api_name="list_subjects", queue=False)
     return page

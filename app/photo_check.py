@@ -1,4 +1,4 @@
-"""Uploaded photos looked at before a training: what each is, what is wrong, and what its subject may be."""
+"""Checks uploaded photos before a training: size, problems, and a guess of the class noun."""
 
 import hashlib
 import re
@@ -14,15 +14,28 @@ from vf_dreambooth.photos import FORMATS, Photos, open_photo
 from vf_dreambooth.prompts import class_noun
 
 EXIF_ORIENTATION = 0x0112
-MOST_PIXELS = 50_000_000
-LOOKED_AT = 1536  # pixels: more than is trained on, so that a photo too small is still told
-UNREADABLE = "–"  # in the place of the pixels
-CAMERAS = {"dsc", "dscn", "dscf", "pxl", "mvimg", "screenshot", "whatsapp", "signal", "p", "gopr", "copy", "photoroom"}
+MAX_PIXELS = 50_000_000
+CHECKED_SIZE = 1536  # pixels: more than any training resolution, so that small photos are still recognised
+UNREADABLE = "–"  # shown instead of the pixels
+CAMERA_WORDS = {
+    "dsc",
+    "dscn",
+    "dscf",
+    "pxl",
+    "mvimg",
+    "screenshot",
+    "whatsapp",
+    "signal",
+    "p",
+    "gopr",
+    "copy",
+    "photoroom",
+}
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A row per photo (name, pixels, what to know), the readable ones once each and upright, and the likely noun."""
+class PhotoCheck:
+    """A row per photo (name, pixels, note); the readable photos, upright and without copies; the likely noun."""
 
     rows: list[list[str]]
     images: list[Image.Image]
@@ -33,9 +46,9 @@ class Checked:
         return sum(pixels == UNREADABLE for _, pixels, _ in self.rows)
 
 
-def check(paths: Sequence[Path], resolution: int) -> Checked:
-    """Looks at every photo; `resolution` is what will be trained on, in pixels."""
-    rows, read, seen = [], [], {}
+def check_photos(paths: Sequence[Path], resolution: int) -> PhotoCheck:
+    """Checks every photo; `resolution` is the training's, in pixels."""
+    rows, readable, first_rows = [], [], {}
     for path in paths:
         try:
             image, size = _opened(path)
@@ -45,19 +58,20 @@ def check(paths: Sequence[Path], resolution: int) -> Checked:
             )
             continue
         rows.append([path.name, f"{size[0]} x {size[1]}", "turned upright" if _turned(path) else ""])
-        first = seen.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), rows[-1])
-        if first is rows[-1]:  # what is said of a file need not be said of its copies
-            read.append((image, first))
+        first = first_rows.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), rows[-1])
+        if first is rows[-1]:  # a copy needs no further notes
+            readable.append((image, first))
         else:
             _note(rows[-1], f"the same file as {first[0]}")
-    photos, told = Photos([image for image, _ in read], [row[0] for _, row in read], []), [row for _, row in read]
+    readable_rows = [row for _, row in readable]
+    photos = Photos([image for image, _ in readable], [row[0] for row in readable_rows], [])
     for index in photos.small(resolution):
-        _note(told[index], f"smaller than the {resolution} pixels trained on")
+        _note(readable_rows[index], f"smaller than the {resolution} pixels of the training")
     for first, second in photos.alike():
-        _note(told[second], f"nearly the same as {told[first][0]}")
+        _note(readable_rows[second], f"nearly the same as {readable_rows[first][0]}")
     for row in rows:
         row[2] = row[2] or "good"
-    return Checked(rows, photos.images, guess_noun([path.stem for path in paths]))
+    return PhotoCheck(rows, photos.images, guess_noun([path.stem for path in paths]))
 
 
 def _note(row: list[str], text: str) -> None:
@@ -65,19 +79,19 @@ def _note(row: list[str], text: str) -> None:
 
 
 def _opened(path: Path) -> tuple[Image.Image, tuple[int, int]]:
-    """A photo made small enough to be looked at, and its own size. Raises VectorFitError when it cannot be used."""
+    """A photo scaled down to `CHECKED_SIZE`, and its original size. Raises VectorFitError if it cannot be used."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             pixels = image.width * image.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pixels = 0  # said better below
-    if pixels > MOST_PIXELS:
+        pixels = 0  # `open_photo` gives the reason
+    if pixels > MAX_PIXELS:
         raise VectorFitError(
-            f"{pixels / 1e6:.0f} million pixels, expected at most {MOST_PIXELS / 1e6:.0f}; scale it down"
+            f"{pixels / 1e6:.0f} million pixels, expected at most {MAX_PIXELS / 1e6:.0f}; scale it down"
         )
     image = open_photo(path)
     size = image.size
-    image.thumbnail((LOOKED_AT, LOOKED_AT))
+    image.thumbnail((CHECKED_SIZE, CHECKED_SIZE))
     return image, size
 
 
@@ -87,13 +101,13 @@ def _turned(path: Path) -> bool:
 
 
 def guess_noun(stems: Sequence[str]) -> str:
-    """The class noun that most of the names say: "dog-1", "dog-2" say dog; names that cameras give say nothing."""
-    found: Counter[str] = Counter()
+    """The class noun in most file names: dog for "dog-1" and "dog-2", "" for names that a camera gives."""
+    counts: Counter[str] = Counter()
     for stem in stems:
-        words = [word for word in re.split(r"[^a-zA-Z]+", stem.lower()) if word and word not in CAMERAS]
+        words = [word for word in re.split(r"[^a-zA-Z]+", stem.lower()) if word and word not in CAMERA_WORDS]
         try:
-            found[class_noun(" ".join(words))] += 1
+            counts[class_noun(" ".join(words))] += 1
         except VectorFitError:
             continue
-    (noun, count), *_ = found.most_common(1) or [("", 0)]
+    (noun, count), *_ = counts.most_common(1) or [("", 0)]
     return noun if 2 * count > len(stems) else ""

@@ -1,4 +1,4 @@
-"""`vf-app`: opens the page on this machine."""
+"""`vf-app`: serves the page on this machine."""
 
 import argparse
 import importlib.util
@@ -19,14 +19,14 @@ from vf_dreambooth.engine import Engine
 from vf_training.commands import exit_clearly
 
 from . import page
-from .drawing import Studio
+from .generation import Generator
 from .jobs import Jobs
 from .subjects import Library
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 QUEUE = 20  # requests that may wait
 LARGEST_UPLOAD = "25mb"  # of one file
-TICK = 1.0  # seconds between two looks whether the next training can start
+BACKGROUND_SECONDS = 1.0  # how often the background tasks run
 AUTH = "VECTORFIT_APP_AUTH"
 
 
@@ -36,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base_model",
         default="auto",
-        help="what new subjects are trained on: starter, a diffusers folder, a checkpoint or a hub id; auto takes "
-        "Stable Diffusion v1.4 where there is an accelerator and starter where there is none",
+        help="base of new subjects: starter, a diffusers folder, a checkpoint or a hub id; auto is Stable Diffusion "
+        "v1.4 on a machine with an accelerator, otherwise starter",
     )
     parser.add_argument(
         "--server_name",
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def credentials(given: str | None) -> tuple[str, str] | None:
-    """User and password. Raises VectorFitError where one of them is missing."""
+    """User and password, from the flag or the environment. Raises VectorFitError if one of them is missing."""
     text = given or os.environ.get(AUTH)
     if not text:
         return None
@@ -65,54 +65,54 @@ def credentials(given: str | None) -> tuple[str, str] | None:
 
 
 def shipped() -> Path | None:
-    """The folder of trained subjects that come along: beside this package in a checkout, or installed."""
-    places = [Path(__file__).resolve().parents[1] / "examples" / "trained"]
+    """The folder of trained subjects that VectorFit ships: in the checkout, or in the installed package."""
+    folders = [Path(__file__).resolve().parents[1] / "examples" / "trained"]
     spec = importlib.util.find_spec("vf_examples")
     if spec is not None and spec.submodule_search_locations:
-        places += [Path(place) / "trained" for place in spec.submodule_search_locations]
-    return next((place for place in places if place.is_dir()), None)
+        folders += [Path(location) / "trained" for location in spec.submodule_search_locations]
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def make(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Studio, Jobs]:
-    """The page with what it stands on, not yet launched.
+def build_app(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Generator, Jobs]:
+    """The page, its generator and its trainings; `launch` serves the page.
 
     Raises:
-        VectorFitError: the base model or the folder cannot be had.
+        VectorFitError: the base model cannot be found, or the folder cannot be created.
     """
     try:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise VectorFitError(f"--runs {runs}: cannot be made ({error.strerror}); name another folder") from error
+        raise VectorFitError(f"--runs {runs}: cannot be created ({error.strerror}); name another folder") from error
     base = resolve(base_model)
-    studio = Studio(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
+    generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
     jobs = Jobs(runs)
-    built = page.build(studio, jobs)
-    built.queue(max_size=QUEUE, api_open=False)  # open, a plain POST would pass the queue by
-    return built, studio, jobs
+    blocks = page.build(generator, jobs)
+    blocks.queue(max_size=QUEUE, api_open=False)  # an open API would let a plain POST bypass the queue
+    return blocks, generator, jobs
 
 
-def launch(built: gr.Blocks, **choices: Any) -> str:
-    """Serves the page as it is meant to be served, and returns its address; `choices` are gradio's own."""
-    _, local, _ = built.launch(
+def launch(blocks: gr.Blocks, **options: Any) -> str:
+    """Serves the page with our limits and returns its address; `options` are further options of gradio."""
+    _, address, _ = blocks.launch(
         max_file_size=LARGEST_UPLOAD,
         allowed_paths=[],
         show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=["api"],
-        **page.look(),
-        **choices,
+        **page.appearance(),
+        **options,
     )
-    return str(local)
+    return str(address)
 
 
-def keep_house(studio: Studio, jobs: Jobs, ended: threading.Event) -> None:
-    """Starts the trainings that wait and removes old files, whether a browser is open or not."""
-    while not ended.wait(TICK):
+def run_background_tasks(generator: Generator, jobs: Jobs, stop: threading.Event) -> None:
+    """Starts queued trainings and removes old files until `stop` is set. It needs no open browser."""
+    while not stop.wait(BACKGROUND_SECONDS):
         try:
-            jobs.tick()
-            studio.sweep_old()
-        except Exception as error:  # the next look may go well, and nobody else looks
+            jobs.start_next()
+            generator.remove_old_files()
+        except Exception as error:  # the next round may succeed, and nothing else does these tasks
             print(f"warning: {type(error).__name__}: {error}", file=sys.stderr)
 
 
@@ -122,17 +122,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if auth is None and (flags.share or flags.server_name not in LOOPBACK):
         where = "through a public tunnel" if flags.share else f"on {flags.server_name}"
         print(
-            f"warning: this page is served {where} without a password: whoever reaches it can draw, train, and read "
-            f"every subject in {flags.runs}; give --auth USER:PASSWORD or {AUTH}",
+            f"warning: this page is served {where} without a password: anyone who reaches it can generate, train, and "
+            f"read every subject in {flags.runs}; give --auth USER:PASSWORD or {AUTH}",
             file=sys.stderr,
         )
-    ended = threading.Event()
+    stop = threading.Event()
     with tempfile.TemporaryDirectory(prefix="vectorfit-app-") as scratch:
-        built, studio, jobs = make(flags.runs, flags.base_model, Path(scratch))
-        threading.Thread(target=keep_house, args=(studio, jobs, ended), daemon=True).start()
+        blocks, generator, jobs = build_app(flags.runs, flags.base_model, Path(scratch))
+        threading.Thread(target=run_background_tasks, args=(generator, jobs, stop), daemon=True).start()
         try:
             launch(
-                built,
+                blocks,
                 server_name=flags.server_name,
                 server_port=flags.server_port,
                 share=flags.share,
@@ -140,13 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 inbrowser=flags.inbrowser,
             )
         finally:
-            ended.set()
+            stop.set()
 
 
 def run() -> None:
-    """The console script. What ends it, ends it in order: the pictures on the disk go."""
+    """The console script. SIGTERM ends it as Ctrl-C does, so that the generated files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    exit_clearly(main, "trainings that were begun go on; the same command finds them again")
+    exit_clearly(main, "running trainings continue; the same command finds them again")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What belongs to one browser session: its wish to stop."""
+"""Cancelling: which generations belong to which browser session."""
 
 import threading
 from collections.abc import Iterator
@@ -6,28 +6,28 @@ from contextlib import contextmanager
 
 
 class Sessions:
-    """Per session whether it wants what is drawn for it to end."""
+    """The running generations of every session, each with the event that cancels it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._drawing: dict[str, set[threading.Event]] = {}
+        self._running: dict[str, set[threading.Event]] = {}
 
     @contextmanager
-    def drawing(self, session: str | None) -> Iterator[threading.Event]:
-        """Within the context the session draws; the event is set when it wants that to end."""
-        stop, key = threading.Event(), session or ""
+    def generating(self, session: str | None) -> Iterator[threading.Event]:
+        """Registers a generation of the session within the context. The event is set when the session cancels it."""
+        event, key = threading.Event(), session or ""
         with self._lock:
-            self._drawing.setdefault(key, set()).add(stop)
+            self._running.setdefault(key, set()).add(event)
         try:
-            yield stop
+            yield event
         finally:
             with self._lock:
-                self._drawing[key].discard(stop)
-                if not self._drawing[key]:
-                    del self._drawing[key]
+                self._running[key].discard(event)
+                if not self._running[key]:
+                    del self._running[key]
 
-    def stop(self, session: str | None) -> None:
-        """Ends what the session draws, after the running step."""
+    def cancel(self, session: str | None) -> None:
+        """Cancels the session's generations; each ends after its current step."""
         with self._lock:
-            for event in self._drawing.get(session or "", ()):
+            for event in self._running.get(session or "", ()):
                 event.set()

@@ -1,20 +1,20 @@
-"""The tab for many pictures at once: a sweep of strengths, and prompts x subjects, each as one picture."""
+"""The Sheets tab: a sweep of strengths, and a table of prompts x subjects, each as one image."""
 
 from typing import Any
 
 import gradio as gr
 
-from .drawing import Outcome, Studio, Wish, strengths_between
-from .forms import number, telling, whole
-from .generate_tab import DEVICE, NONE, PRIVATE, choices, show_progress
+from .components import NO_SUBJECT, ON_DEVICE, PRIVATE, step_progress, subject_choices
+from .generation import GenerationRequest, GenerationResult, Generator, strengths_between
+from .handlers import number, shows_errors, whole_number
 from .sessions import Sessions
 
 
 class SheetsTab:
-    """The tab's components and what they do."""
+    """The tab's components and their event handlers."""
 
-    def __init__(self, studio: Studio, sessions: Sessions) -> None:
-        self.studio, self.sessions = studio, sessions
+    def __init__(self, generator: Generator, sessions: Sessions) -> None:
+        self.generator, self.sessions = generator, sessions
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self._form()
@@ -37,61 +37,62 @@ class SheetsTab:
             self.count = gr.Slider(1, 4, 2, step=1, label="Seeds of a sweep")
         with gr.Group():
             gr.Markdown("### Sweep of strengths", padding=True)
-            self.subject = gr.Dropdown(label="Subject", value=NONE, choices=[NONE], allow_custom_value=True)
+            self.subject = gr.Dropdown(label="Subject", value=NO_SUBJECT, choices=[NO_SUBJECT], allow_custom_value=True)
             self.prompt = gr.Textbox(label="Prompt", placeholder="a photo of sks dog in the snow")
             with gr.Row():
                 self.low = gr.Slider(0, 2, 0, step=0.05, label="From strength")
                 self.high = gr.Slider(0, 2, 1.5, step=0.05, label="to strength")
-                self.columns = gr.Slider(2, 9, 7, step=1, label="in so many columns")
-            self.sweep = gr.Button("Draw the sweep", variant="primary")
+                self.columns = gr.Slider(2, 9, 7, step=1, label="number of columns")
+            self.sweep = gr.Button("Generate the sweep", variant="primary")
         with gr.Group():
             gr.Markdown("### Prompts × subjects", padding=True)
             self.subjects = gr.Dropdown(label="Subjects", choices=[], multiselect=True, allow_custom_value=True)
             self.prompts = gr.Textbox(
                 "a photo of {}\n{} in the snow\n{} on the beach",
                 lines=4,
-                label="Prompts, one a line",
-                info="{} stands for each subject's own words",
+                label="Prompts, one per line",
+                info="{} stands for each subject's trigger phrase",
             )
-            self.table = gr.Button("Draw the table", variant="primary")
+            self.table = gr.Button("Generate the table", variant="primary")
         self.cancel = gr.Button("Cancel", variant="stop")
 
     def _wire(self) -> None:
-        outputs, shown = [self.sheet, self.note], {"show_progress_on": [self.sheet], "api_visibility": "private"}
-        self.subject.input(self.choose, [self.subject, self.prompt], self.prompt, **PRIVATE)
-        swept = [self.subject, self.prompt, self.seed, self.count, self.low, self.high, self.columns]
-        sweep = self.sweep.click(telling(self.draw_sweep), swept, outputs, **shown, **DEVICE)
-        tabled = [self.subjects, self.prompts, self.seed]
-        table = self.table.click(telling(self.draw_table), tabled, outputs, **shown, **DEVICE)
-        self.cancel.click(self.stop, None, self.note, cancels=[sweep, table], **PRIVATE)
+        outputs = [self.sheet, self.note]
+        options = {"show_progress_on": [self.sheet], "api_visibility": "private", **ON_DEVICE}
+        self.subject.input(self.fill_in, [self.subject, self.prompt], self.prompt, **PRIVATE)
+        sweep_inputs = [self.subject, self.prompt, self.seed, self.count, self.low, self.high, self.columns]
+        sweep = self.sweep.click(shows_errors(self.generate_sweep), sweep_inputs, outputs, **options)
+        table_inputs = [self.subjects, self.prompts, self.seed]
+        table = self.table.click(shows_errors(self.generate_table), table_inputs, outputs, **options)
+        self.cancel.click(self.cancel_generation, None, self.note, cancels=[sweep, table], **PRIVATE)
 
     @property
     def lists(self) -> list[Any]:
-        """What `refreshed` fills."""
+        """The components that `refreshed` fills."""
         return [self.subject, self.subjects]
 
     def refreshed(self) -> tuple[Any, ...]:
-        found = choices(self.studio.library)
-        return gr.update(choices=[NONE, *found]), gr.update(choices=found)
+        subjects = subject_choices(self.generator.library)
+        return gr.update(choices=[NO_SUBJECT, *subjects]), gr.update(choices=subjects)
 
-    def choose(self, name: str, prompt: str) -> Any:
-        """A prompt for the subject, where there is none."""
-        known = {subject.name: subject for subject in self.studio.library.all()}
-        return gr.skip() if prompt or name not in known else f"a photo of {known[name].trigger}"
+    def fill_in(self, name: str, prompt: str) -> Any:
+        """A prompt for the chosen subject, if the field is empty."""
+        subjects = {subject.name: subject for subject in self.generator.library.all()}
+        return gr.skip() if prompt or name not in subjects else f"a photo of {subjects[name].trigger}"
 
-    def _wish(self, name: str, prompt: str, seed: float, count: int) -> Wish:
-        sampling = self.studio.sampling(name or None)
-        return Wish(
+    def _request(self, name: str, prompt: str, seed: float, count: int) -> GenerationRequest:
+        sampling = self.generator.sampling(name or None)
+        return GenerationRequest(
             ((name, 1.0),) if name else (),
             prompt or "",
-            seed=whole(seed, "seed"),
-            count=whole(count, "seeds"),
+            seed=whole_number(seed, "seed"),
+            count=whole_number(count, "seeds"),
             steps=sampling.num_inference_steps,
             guidance=sampling.guidance_scale,
             size=sampling.resolution,
         )
 
-    def draw_sweep(
+    def generate_sweep(
         self,
         subject: str,
         prompt: str,
@@ -101,15 +102,15 @@ class SheetsTab:
         high: float,
         columns: int,
         request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is told of it
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for this default
     ) -> tuple[str, str]:
         """One subject at several strengths."""
-        wish = self._wish("" if subject in (None, NONE) else subject, prompt, seed, count)
-        strengths = strengths_between(number(low, "from"), number(high, "to"), whole(columns, "columns"))
-        with self.sessions.drawing(request.session_hash) as stop:
-            return _shown(self.studio.sweep(wish, strengths, show_progress(progress), stop))
+        wanted = self._request("" if subject in (None, NO_SUBJECT) else subject, prompt, seed, count)
+        strengths = strengths_between(number(low, "from"), number(high, "to"), whole_number(columns, "columns"))
+        with self.sessions.generating(request.session_hash) as cancel:
+            return _sheet(self.generator.strength_sweep(wanted, strengths, step_progress(progress), cancel))
 
-    def draw_table(
+    def generate_table(
         self,
         subjects: list[str],
         prompts: str,
@@ -119,15 +120,15 @@ class SheetsTab:
     ) -> tuple[str, str]:
         """Every prompt with every subject."""
         lines = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
-        wish = self._wish("", "", seed, 1)
-        with self.sessions.drawing(request.session_hash) as stop:
-            return _shown(self.studio.table(wish, subjects or [], lines, show_progress(progress), stop))
+        wanted = self._request("", "", seed, 1)
+        with self.sessions.generating(request.session_hash) as cancel:
+            return _sheet(self.generator.prompt_table(wanted, subjects or [], lines, step_progress(progress), cancel))
 
-    def stop(self, request: gr.Request) -> str:
-        """Ends what this session is drawing."""
-        self.sessions.stop(request.session_hash)
+    def cancel_generation(self, request: gr.Request) -> str:
+        """Cancels this session's generation."""
+        self.sessions.cancel(request.session_hash)
         return "Cancelled."
 
 
-def _shown(outcome: Outcome) -> tuple[str, str]:
-    return str(outcome.own[0].path), "\n".join(outcome.notes)
+def _sheet(result: GenerationResult) -> tuple[str, str]:
+    return str(result.images[0].path), "\n".join(result.notes)

@@ -1,4 +1,4 @@
-"""The tab that trains: photos in, a look at them, a process of its own, and its progress."""
+"""The Train tab: upload and check photos, start a training in its own process, watch its progress."""
 
 import html
 import shutil
@@ -12,18 +12,18 @@ from vf_dreambooth.cli import parse
 from vf_dreambooth.config import PRIORS
 from vf_training.problems import Problems
 
-from .drawing import Studio
-from .forms import number, own_files, telling, whole
-from .generate_tab import PRIVATE
-from .jobs import FAILED, FEWEST_PHOTOS, MOST_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs, Status
-from .photo_check import UNREADABLE, check
+from .components import PRIVATE, uploads_only
+from .generation import Generator
+from .handlers import number, shows_errors, whole_number
+from .jobs import FAILED, MAX_PHOTOS, MIN_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs, Status
+from .photo_check import UNREADABLE, check_photos
 
-EVERY = 1.0  # seconds between two looks at the trainings
+REFRESH_SECONDS = 1.0  # how often the page asks for the state of the trainings
 HEADERS = ["training", "state", "step", "loss", "time left"]
 
 
-def amount(seconds: float | None) -> str:
-    """A time for a reader."""
+def duration(seconds: float | None) -> str:
+    """Seconds as text, such as "2 min 5 s"; empty for None."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -32,31 +32,33 @@ def amount(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def row(status: Status) -> list[str]:
-    """A training in the table."""
+def table_row(status: Status) -> list[str]:
+    """A training's row of the table."""
     steps = f"{status.step} of {status.steps}" if status.steps else ""
-    return [status.name, status.state, steps, "" if status.loss is None else f"{status.loss:.3f}", amount(status.eta)]
+    return [status.name, status.state, steps, "" if status.loss is None else f"{status.loss:.3f}", duration(status.eta)]
 
 
-def bar(status: Status) -> str:
-    """How far a training is, as a progress bar and a line beneath. What others have said is escaped."""
-    told = f", step {status.step} of {status.steps}" if status.steps else ""
-    told += f", loss {status.loss:.3f}" if status.loss is not None else ""
-    told += f", {amount(status.eta)} left" if status.eta is not None else ""
+def progress_bar(status: Status) -> str:
+    """A training's progress as HTML: a bar and a line below it. Names and messages are escaped."""
+    details = f", step {status.step} of {status.steps}" if status.steps else ""
+    details += f", loss {status.loss:.3f}" if status.loss is not None else ""
+    details += f", {duration(status.eta)} left" if status.eta is not None else ""
     message = f"<pre>{html.escape(status.message)}</pre>" if status.message else ""
     label = 'aria-label="progress of the training"'
-    progress = f'<progress value="{status.step}" max="{status.steps or 1}" {label}></progress>'
-    # The state alone is read aloud when it changes: every step would never end.
-    return f'{progress}<div><span role="status">{html.escape(status.name)}: {status.state}</span>{told}</div>{message}'
+    element = f'<progress value="{status.step}" max="{status.steps or 1}" {label}></progress>'
+    # Only the state has the role "status": a screen reader would otherwise read out every step.
+    return (
+        f'{element}<div><span role="status">{html.escape(status.name)}: {status.state}</span>{details}</div>{message}'
+    )
 
 
 class TrainTab:
-    """The tab's components and what they do."""
+    """The tab's components and their event handlers."""
 
-    def __init__(self, studio: Studio, jobs: Jobs) -> None:
-        self.studio, self.jobs = studio, jobs
-        self.base = studio.default_base
-        self.sent = gr.State({"names": [], "rows": [], "sheet": ""})  # what the page shows already
+    def __init__(self, generator: Generator, jobs: Jobs) -> None:
+        self.generator, self.jobs = generator, jobs
+        self.base = generator.default_base
+        self.sent = gr.State({"names": [], "rows": [], "sheet": ""})  # what the page already shows
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self._photos()
@@ -67,13 +69,17 @@ class TrainTab:
 
     def _photos(self) -> None:
         kinds = [".jpg", ".jpeg", ".png", ".webp"]
-        label = f"{FEWEST_PHOTOS} to {MOST_PHOTOS} photos of one subject"
-        self.photos = own_files(gr.File(label=label, file_count="multiple", file_types=kinds, height=150))
+        label = f"{MIN_PHOTOS} to {MAX_PHOTOS} photos of one subject"
+        self.photos = uploads_only(gr.File(label=label, file_count="multiple", file_types=kinds, height=150))
         self.checked = gr.Dataframe(
-            headers=["photo", "pixels", "note"], label="What they are", interactive=False, wrap=True, visible=False
+            headers=["photo", "pixels", "note"],
+            label="Check of the photos",
+            interactive=False,
+            wrap=True,
+            visible=False,
         )
         self.upright = gr.Gallery(
-            label="As they will be seen",
+            label="Photos as the training sees them",
             show_label=False,
             columns=5,
             fit_columns=False,
@@ -91,8 +97,8 @@ class TrainTab:
         with gr.Accordion("Advanced settings", open=False):
             self.steps = gr.Number(preset.max_train_steps, precision=0, minimum=1, label="Steps")
             self.rate = gr.Number(preset.learning_rate, label="Learning rate")
-            self.prior = gr.Dropdown(list(PRIORS), value=PRIORS[0], label="What keeps the class as it was")
-            self.text_encoder = gr.Checkbox(True, label="Adapt the text encoder too")
+            self.prior = gr.Dropdown(list(PRIORS), value=PRIORS[0], label="Prior preservation: how the class is kept")
+            self.text_encoder = gr.Checkbox(True, label="Train the text encoder too")
             self.token = gr.Textbox("sks", label="Rare word that names the subject")
             self.seed = gr.Number(0, precision=0, minimum=0, label="Seed")
         self.start = gr.Button("Start training", variant="primary", elem_id="train")
@@ -103,9 +109,9 @@ class TrainTab:
         self.bar = gr.HTML("No training yet.", elem_id="progress")
         with gr.Row():
             self.stop = gr.Button("Stop after this step", variant="stop", interactive=False, elem_id="stop")
-            self.go_on = gr.Button("Resume", interactive=False, elem_id="resume")
+            self.resume = gr.Button("Resume", interactive=False, elem_id="resume")
         self.samples = gr.Image(
-            label="Samples, drawn as it trains",
+            label="Samples during the training",
             type="filepath",
             format="png",
             interactive=False,
@@ -115,37 +121,39 @@ class TrainTab:
             buttons=["download", "fullscreen"],
         )
         self.table = gr.Dataframe(headers=HEADERS, label="All trainings", interactive=False)
-        self.timer = gr.Timer(EVERY)
+        self.timer = gr.Timer(REFRESH_SECONDS)
 
     def _wire(self) -> None:
-        looked = [self.checked, self.upright, self.noun]
         self.photos.change(
-            telling(self.look), [self.photos, self.noun], looked, **{**PRIVATE, "show_progress": "minimal"}
+            shows_errors(self.show_photos),
+            [self.photos, self.noun],
+            [self.checked, self.upright, self.noun],
+            **{**PRIVATE, "show_progress": "minimal"},
         )
-        wanted = [
+        inputs = [
             *(self.photos, self.noun, self.name, self.steps, self.rate, self.prior, self.text_encoder, self.token),
             self.seed,
         ]
-        trained = [self.started, self.job]
-        self.start.click(telling(self.train), wanted, trained, api_name="train", queue=False)
-        self.timer.tick(self.watch, [self.job, self.sent], self.watched, **PRIVATE)
-        self.stop.click(telling(self.end), self.job, None, **PRIVATE)
-        self.go_on.click(telling(self.resume), self.job, None, **PRIVATE)
+        outputs = [self.started, self.job]
+        self.start.click(shows_errors(self.train), inputs, outputs, api_name="train", queue=False)
+        self.timer.tick(self.refreshed, [self.job, self.sent], self.refreshed_components, **PRIVATE)
+        self.stop.click(shows_errors(self.stop_training), self.job, None, **PRIVATE)
+        self.resume.click(shows_errors(self.resume_training), self.job, None, **PRIVATE)
 
     @property
-    def watched(self) -> list[Any]:
-        """What `watch` fills."""
-        return [self.job, self.bar, self.table, self.samples, self.sent, self.stop, self.go_on]
+    def refreshed_components(self) -> list[Any]:
+        """The components that `refreshed` fills."""
+        return [self.job, self.bar, self.table, self.samples, self.sent, self.stop, self.resume]
 
-    def look(self, files: list[str] | None, noun: str) -> tuple[Any, ...]:
-        """What the chosen photos are, and what they may show."""
+    def show_photos(self, files: list[str] | None, noun: str) -> tuple[Any, ...]:
+        """The check of the uploaded photos, and a guess of their class noun."""
         if not files:
             return gr.update(visible=False), gr.update(visible=False), gr.skip()
-        found = check([Path(file) for file in files[: 2 * MOST_PHOTOS]], self.base.preset.resolution)
-        if not FEWEST_PHOTOS <= len(files) <= MOST_PHOTOS:
-            gr.Warning(f"{len(files)} photos; {FEWEST_PHOTOS} to {MOST_PHOTOS} can be trained on")
-        shown = gr.update(value=found.images, visible=bool(found.images))
-        return gr.update(value=found.rows, visible=True), shown, noun or found.noun
+        checked = check_photos([Path(file) for file in files[: 2 * MAX_PHOTOS]], self.base.preset.resolution)
+        if not MIN_PHOTOS <= len(files) <= MAX_PHOTOS:
+            gr.Warning(f"{len(files)} photos; expected {MIN_PHOTOS} to {MAX_PHOTOS}")
+        images = gr.update(value=checked.images, visible=bool(checked.images))
+        return gr.update(value=checked.rows, visible=True), images, noun or checked.noun
 
     def train(
         self,
@@ -159,64 +167,66 @@ class TrainTab:
         token: str = "sks",
         seed: float = 0,
     ) -> tuple[str, str]:
-        """Queues a training of the photos, and returns its name."""
+        """Queues a training on the photos. Returns a message and the training's name."""
         paths = [Path(file) for file in photos or []]
-        found = check(paths[: MOST_PHOTOS + 1], self.base.preset.resolution)
-        if found.unreadable:
-            wrong = "\n".join(f"{name}: {note}" for name, pixels, note in found.rows if pixels == UNREADABLE)
-            raise VectorFitError(f"{found.unreadable} of {len(paths)} photos cannot be used; take them out:\n{wrong}")
-        noun = (class_noun or "").strip() or found.noun
+        checked = check_photos(paths[: MAX_PHOTOS + 1], self.base.preset.resolution)
+        if checked.unreadable:
+            reasons = "\n".join(f"{name}: {note}" for name, pixels, note in checked.rows if pixels == UNREADABLE)
+            raise VectorFitError(f"{checked.unreadable} of {len(paths)} photos cannot be used; remove them:\n{reasons}")
+        noun = (class_noun or "").strip() or checked.noun
         if not noun:
-            raise VectorFitError("what is it? Say one noun, such as dog; the photos' names do not tell")
+            raise VectorFitError(
+                "class noun: missing, and the names of the photos do not give one; expected one noun, such as dog"
+            )
         flags = {"base_model": self.base.location if self.base.name != "starter" else "starter", "class_noun": noun}
-        flags |= {"token": (token or "sks").strip(), "prior": prior, "seed": str(whole(seed or 0, "seed"))}
-        flags |= {"max_train_steps": str(whole(steps, "steps"))} if steps is not None else {}
+        flags |= {"token": (token or "sks").strip(), "prior": prior, "seed": str(whole_number(seed or 0, "seed"))}
+        flags |= {"max_train_steps": str(whole_number(steps, "steps"))} if steps is not None else {}
         flags |= {"learning_rate": str(number(learning_rate, "learning rate"))} if learning_rate is not None else {}
         arguments = [f"--{flag}={value}" for flag, value in flags.items()]
         arguments += [] if train_text_encoder else ["--no-train_text_encoder"]
-        require_sound(arguments)
+        check_settings(arguments)
         job = self.jobs.add(paths, name or noun, arguments)
         waiting = sum(other.waiting for other in self.jobs.all())
-        told = f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}"
-        return told, job.name
+        message = f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}"
+        return message, job.name
 
-    def watch(self, name: str | None, sent: dict) -> tuple[Any, ...]:
-        """The trainings now. What has not changed is not sent again, and nobody's choice is undone."""
-        found = [self.jobs.status(job) for job in reversed(self.jobs.all())]
-        if not found:
-            return (gr.skip(),) * len(self.watched)
-        names, rows = [status.name for status in found], [row(status) for status in found]
-        busy = next((status.name for status in found if status.state == RUNNING), names[0])
-        chosen = found[names.index(name if name in names else busy)]
+    def refreshed(self, name: str | None, sent: dict) -> tuple[Any, ...]:
+        """The current state of the trainings. Unchanged parts are not sent again, and the chosen training stays."""
+        statuses = [self.jobs.status(job) for job in reversed(self.jobs.all())]
+        if not statuses:
+            return (gr.skip(),) * len(self.refreshed_components)
+        names, rows = [status.name for status in statuses], [table_row(status) for status in statuses]
+        running = next((status.name for status in statuses if status.state == RUNNING), names[0])
+        chosen = statuses[names.index(name if name in names else running)]
         menu = {"value": chosen.name} if name not in names else {}
         menu |= {"choices": names} if names != sent["names"] else {}
         sheet = f"{chosen.samples} {chosen.samples.stat().st_mtime_ns}" if chosen.samples else ""
         return (
             gr.update(**menu) if menu else gr.skip(),
-            bar(chosen),
+            progress_bar(chosen),
             gr.skip() if rows == sent["rows"] else rows,
-            gr.skip() if sheet == sent["sheet"] else self._picture(chosen.samples),
+            gr.skip() if sheet == sent["sheet"] else self._samples(chosen.samples),
             {"names": names, "rows": rows, "sheet": sheet},
             gr.update(interactive=chosen.state in (RUNNING, QUEUED)),
             gr.update(interactive=chosen.state in (STOPPED, FAILED)),
         )
 
-    def _picture(self, samples: Path | None) -> Any:
-        """The sample grid, as a copy: gradio shows no file of the root."""
-        copied = shutil.copyfile(samples, self.studio.folder() / "samples.png") if samples else None
-        return gr.update(value=copied, visible=samples is not None)
+    def _samples(self, samples: Path | None) -> Any:
+        """A copy of the sample grid: gradio serves no file of the run folder."""
+        copy = shutil.copyfile(samples, self.generator.new_folder() / "samples.png") if samples else None
+        return gr.update(value=copy, visible=samples is not None)
 
-    def end(self, name: str | None) -> None:
-        """Stops the chosen training after its running step; its checkpoint stays."""
+    def stop_training(self, name: str | None) -> None:
+        """Stops the chosen training after its current step; it writes a checkpoint."""
         self.jobs.stop(name or "")
 
-    def resume(self, name: str | None) -> None:
-        """Lets the chosen training go on."""
+    def resume_training(self, name: str | None) -> None:
+        """Resumes the chosen training."""
         self.jobs.resume(name or "")
 
 
-def require_sound(arguments: list[str]) -> None:
-    """Raises VectorFitError for settings that the training would refuse, before it is queued."""
+def check_settings(arguments: list[str]) -> None:
+    """Raises VectorFitError for settings that the training script would refuse."""
     problems = Problems()
     parse(["--instance_dir=.", *arguments], problems)
     problems.raise_all()

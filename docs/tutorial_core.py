@@ -1,7 +1,7 @@
 """Fine-tune a transformers model with the core library alone. `python -m docs.tutorial_core`
 
-A small BERT learns one task whole, and then another one by its singular values and biases. With a model of your own,
-the first part is `AutoModelForSequenceClassification.from_pretrained(...)`.
+A small BERT learns one task with all its weights, then another one with its singular values and biases. For your own
+model, replace the first part by `AutoModelForSequenceClassification.from_pretrained(...)`.
 """
 
 import torch
@@ -15,8 +15,8 @@ WORDS, LENGTH, STEPS = 16, 12, 150
 def sentences(count: int, task: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Random sentences. Task 0: are most words from the first half of the vocabulary? Task 1: are most words even?"""
     words = torch.randint(WORDS, (count, LENGTH + 1), generator=torch.Generator().manual_seed(seed))
-    wanted = words < WORDS // 2 if task == 0 else words % 2 == 0
-    return words, (wanted.sum(1) > LENGTH // 2).long()
+    counted = words < WORDS // 2 if task == 0 else words % 2 == 0
+    return words, (counted.sum(1) > LENGTH // 2).long()
 
 
 def small_bert() -> BertForSequenceClassification:
@@ -46,22 +46,22 @@ def train(model, parameters, task: int, rate: float, avf=None) -> None:
 def main() -> dict[str, float]:
     model = small_bert()
     train(model, list(model.parameters()), task=0, rate=3e-3)
-    found = {"first task": accuracy(model, 0), "second task, before": accuracy(model, 1)}
+    accuracies = {"first task": accuracy(model, 0), "second task, before": accuracy(model, 1)}
 
     print(vf.inject(model, vf.VectorFitConfig(modules_to_save=("classifier",))))
     schedule = vf.avf_schedule(total_steps=STEPS)
     avf = vf.AdaptiveVectorFreezing(model, **vars(schedule), top_k=2)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     train(model, trained, task=1, rate=2e-2, avf=avf)
-    found["second task, after"] = accuracy(model, 1)
+    accuracies["second task, after"] = accuracy(model, 1)
 
     vf.save_vectors(model, "runs/tutorial/even.safetensors", base_model="small-bert")
     with vf.disabled(model):  # exactly the base
-        found["first task, disabled"] = accuracy(model, 0)
+        accuracies["first task, disabled"] = accuracy(model, 0)
     vf.remove(model)
     vf.load_vectors(model, "runs/tutorial/even.safetensors")  # verified against the base's weights
-    found["second task, loaded"] = accuracy(model, 1)
-    return found
+    accuracies["second task, loaded"] = accuracy(model, 1)
+    return accuracies
 
 
 if __name__ == "__main__":

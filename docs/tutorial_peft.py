@@ -27,20 +27,20 @@ def main() -> dict[str, float]:
         report_to="none",
     )
     rows = [{"input_ids": x, "labels": y} for x, y in zip(words, labels, strict=True)]
-    # Without a schedule the callback takes the paper's guideline for the length of the run.
+    # Without a schedule the callback uses the paper's guideline for the length of the run.
     Trainer(model, arguments, train_dataset=rows, callbacks=[AVFCallback(top_k=2)]).train()
     model = model.to("cpu")
-    found = {"second task, after": accuracy(model, 1)}
+    accuracies = {"second task, after": accuracy(model, 1)}
 
     model.save_pretrained("runs/tutorial/even")
     with model.disable_adapter():
-        found["first task, disabled"] = accuracy(model, 0)
+        accuracies["first task, disabled"] = accuracy(model, 0)
     fresh = small_bert()
     fresh.load_state_dict(weights)
     loaded = peft.PeftModel.from_pretrained(fresh, "runs/tutorial/even")
-    found["second task, loaded"] = accuracy(loaded, 1)
-    found["second task, merged"] = accuracy(loaded.merge_and_unload(safe_merge=True), 1)
-    return found
+    accuracies["second task, loaded"] = accuracy(loaded, 1)
+    accuracies["second task, merged"] = accuracy(loaded.merge_and_unload(safe_merge=True), 1)
+    return accuracies
 
 
 if __name__ == "__main__":

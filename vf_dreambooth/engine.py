@@ -27,7 +27,7 @@ SCHEDULERS = {
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
+class PromptBatch:
     """Pictures to be drawn: of which subjects at which strengths, one per (prompt, seed)."""
 
     base: BaseModel
@@ -44,7 +44,7 @@ class GenerationRequest:
 
 
 class Engine:
-    """Draws one request at a time, whoever asks. Holds one base at a time; a switch of subject does not reload it."""
+    """Generates one batch at a time, whoever asks. Holds one base at a time; a switch of subject does not reload it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,34 +53,34 @@ class Engine:
         self._composed: object = None  # which subjects the pipeline's weights are of
 
     def generate(
-        self, request: GenerationRequest, after_step: Callable[[int], None] = lambda done: None
+        self, batch: PromptBatch, after_step: Callable[[int], None] = lambda done: None
     ) -> list[GeneratedImage]:
-        """The request's pictures.
+        """The pictures of a batch.
 
-        `after_step` is called with 0 when the request's turn comes, then after every denoising step with the number of
+        `after_step` is called with 0 when its turn comes, then after every denoising step with the number of
         steps so far. An exception in it ends the generation.
 
         Raises:
             VectorFitError: the base cannot be had, a subject is damaged or of another base, an unknown scheduler.
         """
-        if request.scheduler != OWN_SCHEDULER and request.scheduler not in SCHEDULERS:
-            raise VectorFitError(f"scheduler {request.scheduler!r}: expected {', '.join((OWN_SCHEDULER, *SCHEDULERS))}")
+        if batch.scheduler != OWN_SCHEDULER and batch.scheduler not in SCHEDULERS:
+            raise VectorFitError(f"scheduler {batch.scheduler!r}: expected {', '.join((OWN_SCHEDULER, *SCHEDULERS))}")
         steps = itertools.count(1)
         with self._lock:
             after_step(0)
-            pipe = self._pipeline(request)
-            with _scheduler(pipe, request.scheduler):
-                return generate(pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps)))
+            pipe = self._pipeline(batch)
+            with _scheduler(pipe, batch.scheduler):
+                return generate(pipe, batch.prompts, batch.seeds, batch.settings, lambda: after_step(next(steps)))
 
-    def _pipeline(self, request: GenerationRequest) -> DiffusionPipeline:
-        """The base's pipeline with the request's subjects."""
-        if self._pipe is None or self._base != request.base:
+    def _pipeline(self, batch: PromptBatch) -> DiffusionPipeline:
+        """The base's pipeline with the subjects of a batch."""
+        if self._pipe is None or self._base != batch.base:
             self._pipe = self._base = self._composed = None  # one base at a time, also while the next is loaded
-            self._pipe, self._base = load_pipeline(request.base), request.base
-        wanted = tuple((path, strength, _version(path)) for path, strength in request.subjects)
+            self._pipe, self._base = load_pipeline(batch.base), batch.base
+        wanted = tuple((path, strength, _version(path)) for path, strength in batch.subjects)
         if self._composed != wanted:
-            self._composed = None  # should it fail half-way, the next request composes anew
-            set_subjects(self._pipe, request.subjects)
+            self._composed = None  # should it fail half-way, the next batch composes anew
+            set_subjects(self._pipe, batch.subjects)
             self._composed = wanted
         return self._pipe
 
@@ -103,7 +103,7 @@ def _version(path: Path) -> tuple[int, int]:
 def _scheduler(pipe: DiffusionPipeline, name: str) -> Iterator[None]:
     """Within the context the pipeline samples by another scheduler, which knows of the training what the own one knows.
 
-    Every request gets a scheduler of its own: some keep a state from call to call.
+    Every batch gets a scheduler of its own: some keep a state from call to call.
     """
     own = pipe.scheduler
     kind = type(own) if name == OWN_SCHEDULER else getattr(diffusers, SCHEDULERS[name])

@@ -1,4 +1,4 @@
-"""A stand-in for the engine that draws coloured squares, and a subject file of a few bytes."""
+"""A stand-in for the engine, and a small subject file."""
 
 import threading
 from pathlib import Path
@@ -7,19 +7,19 @@ from PIL import Image
 
 import vectorfit as vf
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.engine import GenerationRequest
+from vf_dreambooth.engine import PromptBatch
 from vf_dreambooth.pipeline import GeneratedImage, adapted_models
 
 
 class FakeEngine:
-    """Draws a square whose colour tells subject and seed, and remembers its orders."""
+    """Returns squares whose colour encodes strength and seed, and records its orders."""
 
     def __init__(self, blanked: bool = False) -> None:
-        self.orders: list[GenerationRequest] = []
+        self.orders: list[PromptBatch] = []
         self.blanked = blanked
         self.drawing = threading.Lock()
 
-    def generate(self, order: GenerationRequest, told) -> list[GeneratedImage]:
+    def generate(self, order: PromptBatch, told) -> list[GeneratedImage]:
         assert self.drawing.acquire(blocking=False), "two orders at once"
         try:
             self.orders.append(order)
@@ -39,7 +39,7 @@ class FakeEngine:
 
 
 def write_subject(path: Path, noun: str = "dog", base: str = "starter", scale: float = 0.5) -> Path:
-    """A real subject file on the starter, of deltas that nobody trained."""
+    """A real subject file on the starter with made-up deltas."""
     models = adapted_models(load(resolve("starter")))
     vf.inject(models)
     for number, vector in enumerate(vf.vector_parameters(models).values()):

@@ -74,7 +74,7 @@ def test_choose_generate_train_stop_resume_and_generate_with_it(browser, address
     generate(page)
     seeds = page.get_by_label("Seeds used").input_value().split(", ")
     page.get_by_role("button", name="Use this seed again").click()
-    sync_api.expect(page.get_by_label("Seed of the first picture")).to_have_value(seeds[0])
+    sync_api.expect(page.get_by_label("Seed of the first image")).to_have_value(seeds[0])
 
     page.get_by_role("tab", name="Train").click()
     photos = sorted((ROOT / "examples" / "clock").glob("*.png"))

@@ -1,4 +1,4 @@
-"""Trainings as processes of their own: one at a time, stopped, resumed, found again. A small script stands in."""
+"""Trainings as processes: one at a time, stopped, resumed, found again. A small script stands in for the real one."""
 
 import textwrap
 import time
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from app import jobs as jobs_module
-from app.jobs import FAILED, FINISHED, MOST_PHOTOS, MOST_WAITING, QUEUED, RUNNING, STOPPED, Jobs
+from app.jobs import FAILED, FINISHED, MAX_PHOTOS, MAX_WAITING, QUEUED, RUNNING, STOPPED, Jobs
 from vectorfit import VectorFitError
 
 # Writes a run folder as the real one does, a step every few hundredths of a second, and ends after SIGTERM's step.
@@ -53,9 +53,9 @@ def jobs(tmp_path, monkeypatch):
     (tmp_path / "stand_in_training.py").write_text(textwrap.dedent(SCRIPT))
     monkeypatch.setattr(jobs_module, "SCRIPT", "stand_in_training")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    made = Jobs(tmp_path / "runs")
-    yield made
-    for job in made.all():
+    queue = Jobs(tmp_path / "runs")
+    yield queue
+    for job in queue.all():
         process = job.process()
         if process:
             process.kill()
@@ -63,7 +63,7 @@ def jobs(tmp_path, monkeypatch):
 
 def wait(jobs, name, *states):
     for _ in range(1000):
-        jobs.tick()
+        jobs.start_next()
         status = jobs.status(jobs.find(name))
         if status.state in states:
             return status
@@ -80,7 +80,7 @@ def test_one_runs_at_a_time_in_the_order_they_came(jobs, photos):
     assert names == ["rex", "rex-2", "rex-3"]
     ended = []
     for _ in range(2000):
-        jobs.tick()
+        jobs.start_next()
         assert len(running(jobs)) <= 1
         ended += [n for n in names if n not in ended and jobs.status(jobs.find(n)).state == FINISHED]
         if len(ended) == 3:
@@ -112,7 +112,7 @@ def test_a_queued_one_leaves_the_queue(jobs, photos):
     assert jobs.status(jobs.find("second")).state == QUEUED
     jobs.stop("second")
     assert wait(jobs, "first", FINISHED)
-    jobs.tick()
+    jobs.start_next()
     assert jobs.status(jobs.find("second")).state == STOPPED
     jobs.resume("second")
     assert wait(jobs, "second", FINISHED)
@@ -157,7 +157,7 @@ def test_photos_are_copied_upright_and_without_what_cameras_add(jobs, tmp_path):
 
 
 def test_too_many_and_unreadable_photos_and_a_full_queue_are_refused(jobs, photos, tmp_path):
-    for number in (0, 2, MOST_PHOTOS + 1):
+    for number in (0, 2, MAX_PHOTOS + 1):
         with pytest.raises(VectorFitError, match=f"got {number} photos; expected 3 to 10"):
             jobs.add([photos[0]] * number, "rex", [])
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
@@ -165,9 +165,9 @@ def test_too_many_and_unreadable_photos_and_a_full_queue_are_refused(jobs, photo
         jobs.add([*photos, tmp_path / "bad.jpg"], "rex", [])
     assert jobs.all() == []
     assert list((jobs.root / "photos").glob("*")) == []
-    for _ in range(MOST_WAITING + 1):
+    for _ in range(MAX_WAITING + 1):
         jobs.add(photos, "rex", ["--max_train_steps=1000"])
-    with pytest.raises(VectorFitError, match="no more fit"):
+    with pytest.raises(VectorFitError, match="which is the limit"):
         jobs.add(photos, "rex", ["--max_train_steps=1"])
 
 
@@ -176,12 +176,12 @@ def test_two_apps_on_one_folder_start_one_training(jobs, photos):
     jobs.add(photos, "rex", ["--max_train_steps=30"])
     jobs.add(photos, "second", ["--max_train_steps=1"])
     for _ in range(5):
-        jobs.tick()
-        other.tick()
+        jobs.start_next()
+        other.start_next()
         assert running(jobs) == running(other) == ["rex"]
 
 
-def test_a_second_wish_to_stop_does_no_harm(jobs, photos, monkeypatch):
+def test_a_second_stop_sends_no_second_signal(jobs, photos, monkeypatch):
     jobs.add(photos, "rex", ["--max_train_steps=60"])
     while jobs.status(jobs.find("rex")).step < 2:
         time.sleep(0.02)
@@ -217,7 +217,7 @@ def test_photos_that_were_left_behind_do_not_block_their_name(jobs, photos):
     assert jobs.add(photos, "rex", ["--max_train_steps=1"]).name == "rex-2"
 
 
-def test_a_damaged_record_is_told_of_and_spares_the_others(jobs, photos):
+def test_a_damaged_record_does_not_hide_the_others(jobs, photos):
     jobs.add(photos, "rex", ["--max_train_steps=1"])
     wait(jobs, "rex", FINISHED)
     (jobs.root / "rex" / "config.json").write_text("{")

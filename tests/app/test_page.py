@@ -1,4 +1,4 @@
-"""The real page on the starter, spoken to over its API and over plain HTTP."""
+"""The real page on the starter, over its API and over plain HTTP."""
 
 import threading
 import time
@@ -12,11 +12,9 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import server
-from app.drawing import Stopped, Studio
-from app.forms import telling
+from app.generation import Generator
 from app.jobs import FINISHED, Job, Jobs
 from app.page import build
-from app.sessions import Sessions
 from app.subjects import Library
 from app.train_tab import TrainTab
 from tests.app.stand_ins import FakeEngine, write_subject
@@ -31,15 +29,15 @@ QUICK = {"count": 2, "steps": 2, "random_seed": False, "seed": 5}
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The page as `vf-app` serves it, on a root with two subjects."""
-    place = tmp_path_factory.mktemp("app")
-    write_subject(place / "runs" / "uploads" / "dog.safetensors")
-    write_subject(place / "runs" / "uploads" / "cat.safetensors", "cat", scale=-0.5)
-    (place / "secret.txt").write_text("kept to itself")
-    (place / "runs" / "secret.png").write_bytes(b"kept to itself")
-    built, _, jobs = server.make(place / "runs", "starter", place / "scratch")
-    address = server.launch(built, prevent_thread_lock=True, quiet=True)
-    yield address, place, jobs
-    built.close()
+    folder = tmp_path_factory.mktemp("app")
+    write_subject(folder / "runs" / "uploads" / "dog.safetensors")
+    write_subject(folder / "runs" / "uploads" / "cat.safetensors", "cat", scale=-0.5)
+    (folder / "secret.txt").write_text("kept to itself")
+    (folder / "runs" / "secret.png").write_bytes(b"kept to itself")
+    blocks, _, jobs = server.build_app(folder / "runs", "starter", folder / "scratch")
+    address = server.launch(blocks, prevent_thread_lock=True, quiet=True)
+    yield address, folder, jobs
+    blocks.close()
 
 
 @pytest.fixture
@@ -56,14 +54,14 @@ def test_the_named_endpoints_are_the_documented_ones(client):
 
 
 def test_subjects_are_listed(client):
-    found = client.predict(api_name="/list_subjects")
-    names = {subject["name"]: subject["trigger"] for subject in found}
-    assert names["uploads/dog"] == "sks dog"
-    assert names["uploads/cat"] == "sks cat"
-    assert set(found[0]) == {"name", "trigger", "base", "method"}
+    subjects = client.predict(api_name="/list_subjects")
+    triggers = {subject["name"]: subject["trigger"] for subject in subjects}
+    assert triggers["uploads/dog"] == "sks dog"
+    assert triggers["uploads/cat"] == "sks cat"
+    assert set(subjects[0]) == {"name", "trigger", "base", "method"}
 
 
-def test_pictures_come_with_their_settings_and_strength_nought_is_the_base(client):
+def test_images_carry_their_settings_and_strength_zero_is_the_base(client):
     asked = {"subject": "uploads/dog", "prompt": "a photo of sks dog", **QUICK}
     own, base, seeds, *_ = client.predict(**asked, api_name="/generate")
     assert seeds == "5, 6"
@@ -106,19 +104,19 @@ def test_a_failure_shows_its_message_and_the_app_lives_on(client, changes, messa
 def test_two_clients_at_once_do_not_mix(served):
     def ask(name):
         mine = Client(served[0], verbose=False)
-        found = []
+        parameters = []
         for seed in (1, 2, 3):
             asked = {"subject": f"uploads/{name}", "prompt": f"sks {name}", "compare": False, **QUICK, "seed": seed}
             own, *_ = mine.predict(**asked, api_name="/generate")
-            found += [read_parameters(file) for file in files(own)]
-        return found
+            parameters += [read_parameters(file) for file in files(own)]
+        return parameters
 
     with ThreadPoolExecutor(2) as pool:
         dogs, cats = pool.map(ask, ("dog", "cat"))
-    for name, told in (("dog", dogs), ("cat", cats)):
-        assert {each["prompt"] for each in told} == {f"sks {name}"}
-        assert {each["subjects"][0]["name"] for each in told} == {f"uploads/{name}"}
-        assert [each["seed"] for each in told] == [1, 2, 2, 3, 3, 4]
+    for name, parameters in (("dog", dogs), ("cat", cats)):
+        assert {each["prompt"] for each in parameters} == {f"sks {name}"}
+        assert {each["subjects"][0]["name"] for each in parameters} == {f"uploads/{name}"}
+        assert [each["seed"] for each in parameters] == [1, 2, 2, 3, 3, 4]
 
 
 def test_twenty_requests_at_once_all_answer(served):
@@ -129,11 +127,11 @@ def test_twenty_requests_at_once_all_answer(served):
 
 
 def outside(served, path: str) -> list[str]:
-    address, place, _ = served
+    address, folder, _ = served
     return [
         f"{address}gradio_api/file={path}",
         f"{address}file={path}",
-        f"{address}gradio_api/file={place}/runs/../{path}",
+        f"{address}gradio_api/file={folder}/runs/../{path}",
     ]
 
 
@@ -147,7 +145,7 @@ def test_no_file_is_served_by_its_path(served, name):
 
 
 def test_no_input_reads_a_file_of_the_server(served, client):
-    """A file that was not uploaded is no file, whatever a request says."""
+    """Only uploaded files are read, whatever path a request names."""
     secret = {"path": str(served[1] / "runs" / "secret.png"), "meta": {"_type": "gradio.FileData"}}
     for photos in ([secret], [{**secret, "path": "/etc/passwd"}]):
         body = {"data": [photos, "dog", "", 2, 0.01, "none", True, "sks", 0]}
@@ -157,13 +155,13 @@ def test_no_input_reads_a_file_of_the_server(served, client):
         assert served[2].all() == []
 
 
-def test_the_queue_cannot_be_passed_by(served):
+def test_the_queue_cannot_be_bypassed(served):
     asked = {"data": ["uploads/dog", 1, "(none)", 1, "sks dog", "", 1, 0, False, 1, 4, 64, "DDIM", False]}
     for path in ("gradio_api/run/generate", "gradio_api/api/generate", "api/generate", "run/generate"):
         assert httpx.post(f"{served[0]}{path}", json=asked).status_code == 404
 
 
-def test_an_address_is_no_file(served, client):
+def test_a_url_is_not_taken_as_a_file(served, client):
     link = {"path": "https://127.0.0.1/a.png", "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
     body = {"data": [[link] * 3, "dog", "", 2, 0.01, "none", True, "sks", 0]}
     event = httpx.post(f"{served[0]}gradio_api/call/train", json=body).json()
@@ -173,20 +171,20 @@ def test_an_address_is_no_file(served, client):
 
 
 def test_the_samples_of_a_root_anywhere_are_shown(root, tmp_path):
-    """gradio gives away no file outside the working and temporary directories: the page shows a copy."""
+    """gradio serves no file outside the working and temporary directories, so the page shows a copy."""
     samples = root / "rex" / "samples" / "step_000001.png"
     samples.parent.mkdir()
     Image.new("RGB", (4, 4)).save(samples)
     jobs = Jobs(root)
     jobs._write(Job("rex", [], 0.0, waiting=False))
     with gr.Blocks():
-        tab = TrainTab(Studio(Library(root), FakeEngine(), resolve("starter"), tmp_path / "scratch"), jobs)
-    job, bar, rows, picture, sent, *_ = tab.watch(None, {"names": [], "rows": [], "sheet": ""})
+        tab = TrainTab(Generator(Library(root), FakeEngine(), resolve("starter"), tmp_path / "scratch"), jobs)
+    job, bar, rows, picture, sent, *_ = tab.refreshed(None, {"names": [], "rows": [], "sheet": ""})
     assert job["value"] == "rex"
     assert rows == [["rex", "finished", "2 of 2", "0.250", ""]]
     assert Path(picture["value"]).is_relative_to(tmp_path / "scratch")
     assert '<span role="status">rex: finished</span>' in bar
-    again = tab.watch("rex", sent)
+    again = tab.refreshed("rex", sent)
     assert [gr.skip() == part for part in again[:4]] == [True, False, True, True]
 
 
@@ -195,9 +193,9 @@ def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
     monkeypatch.chdir(ROOT)
     photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]
     asked = {"class_noun": "clock", "name": "My Clock", "steps": 2, "prior": "none"}
-    told, name = client.predict(photos=photos, **asked, api_name="/train")
+    message, name = client.predict(photos=photos, **asked, api_name="/train")
     jobs: Jobs = served[2]
-    assert (told, name) == ("my-clock: started", "my-clock")
+    assert (message, name) == ("my-clock: started", "my-clock")
     deadline = time.time() + 180
     while (status := jobs.status(jobs.find(name))).state != FINISHED:
         assert time.time() < deadline, status
@@ -218,15 +216,15 @@ def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
             gate.wait(60)
             return super().generate(order, told)
 
-    studio = Studio(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
-    built = build(studio, Jobs(root))
-    built.queue(max_size=server.QUEUE, api_open=False)
-    address = server.launch(built, prevent_thread_lock=True, quiet=True)
+    generator = Generator(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
+    blocks = build(generator, Jobs(root))
+    blocks.queue(max_size=server.QUEUE, api_open=False)
+    address = server.launch(blocks, prevent_thread_lock=True, quiet=True)
     try:
         mine = Client(address, verbose=False)
         asked = {"subject": "rex", "prompt": "sks dog", **QUICK, "compare": False}
         first = mine.submit(**asked, api_name="/generate")
-        while not studio.engine.drawing.locked() and first.status().code.name != "PROCESSING":
+        while not generator.engine.drawing.locked() and first.status().code.name != "PROCESSING":
             time.sleep(0.05)
         waiting = [mine.submit(**asked, api_name="/generate") for _ in range(server.QUEUE)]
         while max((job.status().rank or 0) for job in waiting) < server.QUEUE - 1:
@@ -237,35 +235,7 @@ def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
         assert all(len(job.result(timeout=60)[0]) == 2 for job in [first, *waiting])
     finally:
         gate.set()
-        built.close()
-
-
-def test_stopping_is_a_sessions_own():
-    sessions = Sessions()
-    with sessions.drawing("a") as mine, sessions.drawing("b") as theirs:
-        sessions.stop("a")
-        sessions.stop("c")
-        assert mine.is_set()
-        assert not theirs.is_set()
-    with sessions.drawing("a") as again:
-        assert not again.is_set()
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (VectorFitError("<b>no</b>\nsecond"), "&lt;b&gt;no&lt;/b&gt;<br>second"),
-        (Stopped(), "Cancelled."),
-        (MemoryError(), "Out of memory"),
-        (ValueError("odd"), r"That failed \(ValueError: odd\)"),
-    ],
-)
-def test_failures_are_told_as_text(error, message):
-    def handler():
-        raise error
-
-    with pytest.raises(gr.Error, match=message):
-        telling(handler)()
+        blocks.close()
 
 
 def test_nothing_is_fetched_from_elsewhere(served):
@@ -289,7 +259,7 @@ def test_nothing_is_fetched_from_elsewhere(served):
     ],
 )
 def test_serving_beyond_this_machine_without_a_password_warns(arguments, warned, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(server, "launch", lambda built, **choices: "")
+    monkeypatch.setattr(server, "launch", lambda blocks, **options: "")
     server.main(["--runs", str(tmp_path / "runs"), "--base_model", "starter", *arguments])
     assert ("without a password" in capsys.readouterr().err) == warned
 

@@ -1,10 +1,10 @@
-"""Photos looked at before they are trained on."""
+"""The check of uploaded photos."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app.photo_check import UNREADABLE, check, guess_noun
+from app.photo_check import UNREADABLE, check_photos, guess_noun
 
 
 def test_every_photo_gets_a_row_with_what_to_know(tmp_path):
@@ -23,8 +23,8 @@ def test_every_photo_gets_a_row_with_what_to_know(tmp_path):
     near[:5, :5] = 0
     Image.fromarray(near).save(tmp_path / "dog5.png")
     (tmp_path / "dog6.jpg").write_bytes(b"GIF89a not a photo")
-    found = check([*paths, tmp_path / "dog5.png", tmp_path / "dog6.jpg"], 64)
-    rows = {name: (pixels, note) for name, pixels, note in found.rows}
+    checked = check_photos([*paths, tmp_path / "dog5.png", tmp_path / "dog6.jpg"], 64)
+    rows = {name: (pixels, note) for name, pixels, note in checked.rows}
     assert rows["dog2.jpg"] == ("80 x 100", "turned upright")
     assert "smaller than the 64 pixels" in rows["dog3.png"][1]
     assert rows["dog4.png"][1] == "the same file as dog1.png"
@@ -32,8 +32,8 @@ def test_every_photo_gets_a_row_with_what_to_know(tmp_path):
     assert rows["dog1.png"][1] == "good"
     assert rows["dog6.jpg"][0] == UNREADABLE
     assert "a GIF" in rows["dog6.jpg"][1]
-    assert str(tmp_path) not in str(found.rows)
-    assert (found.unreadable, found.noun, len(found.images)) == (1, "dog", 4)
+    assert str(tmp_path) not in str(checked.rows)
+    assert (checked.unreadable, checked.noun, len(checked.images)) == (1, "dog", 4)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_noun_is_what_most_names_say(stems, noun):
 
 def test_a_photo_that_would_fill_the_memory_is_refused_by_its_header(tmp_path):
     Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
-    (row,) = check([tmp_path / "huge.png"], 64).rows
+    (row,) = check_photos([tmp_path / "huge.png"], 64).rows
     assert row == ["huge.png", UNREADABLE, "81 million pixels, expected at most 50; scale it down"]
 
 
@@ -63,6 +63,6 @@ def test_two_photos_of_one_name_keep_their_own_notes(tmp_path):
         (tmp_path / folder).mkdir()
         rng = np.random.default_rng(side)
         Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(tmp_path / folder / "1.png")
-    first, second = check([tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"], 64).rows
+    first, second = check_photos([tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"], 64).rows
     assert "smaller" in first[2]
     assert second[2] == "good"

@@ -1,4 +1,4 @@
-"""The list of subjects: what is in it, what gets in, and that nothing outside can be named."""
+"""The library of subjects: its list, its uploads, and that no path outside it can be named."""
 
 import base64
 from io import BytesIO
@@ -19,9 +19,9 @@ STARTER = (resolve("starter"),)
 def test_runs_uploads_and_examples_are_listed(root, subject_file, tmp_path):
     library = Library(root, subject_file.parent, STARTER)
     library.add(subject_file)
-    found = {subject.name: subject for subject in library.all()}
-    assert set(found) == {"rex", f"{UPLOADS}/dog", f"{EXAMPLES}/dog"}
-    for subject in found.values():
+    subjects = {subject.name: subject for subject in library.all()}
+    assert set(subjects) == {"rex", f"{UPLOADS}/dog", f"{EXAMPLES}/dog"}
+    for subject in subjects.values():
         assert (subject.trigger, subject.base, subject.method) == ("sks dog", "starter", "vectorfit")
         assert library.base_of(subject).name == "starter"
         assert subject.settings()["class_noun"] == "dog"
@@ -62,7 +62,7 @@ def test_uploads_are_checked_whole(root, subject_file, tmp_path):
     for file in (damaged, truncated, other):
         with pytest.raises(VectorFitError) as error:
             library.add(file)
-        assert str(tmp_path) not in str(error.value)  # the server's folders are nobody's business
+        assert str(tmp_path) not in str(error.value)  # the server's path stays hidden
     assert not (root / UPLOADS).exists()
 
 
@@ -108,7 +108,7 @@ def test_odd_metadata_takes_nobody_else_down(root, subject_file, tmp_path, train
     save_file(tensors, root / "odd" / "vectors.safetensors", odd)
     library = Library(root, bases=STARTER)
     assert [subject.name for subject in library.all()] == ["rex"]
-    with pytest.raises(VectorFitError, match=r"damaged|no table|no text"):
+    with pytest.raises(VectorFitError, match=r"damaged|not a JSON object|not a line of text|method: got"):
         library.add(root / "odd" / "vectors.safetensors")
 
 

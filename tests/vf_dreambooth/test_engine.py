@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 from vectorfit import VectorFitError
 from vf_dreambooth import engine as engine_module
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.engine import OWN_SCHEDULER, SCHEDULERS, Engine, GenerationRequest
+from vf_dreambooth.engine import OWN_SCHEDULER, SCHEDULERS, Engine, PromptBatch
 from vf_dreambooth.pipeline import GenerationSettings, generate, generate_images, load_pipeline
 
 SAMPLING = GenerationSettings(3, 2.0, 16, batch_size=2)
@@ -18,7 +18,7 @@ SAMPLING = GenerationSettings(3, 2.0, 16, batch_size=2)
 
 @pytest.fixture
 def order(tiny_base, subject):
-    return GenerationRequest(resolve(str(tiny_base)), ((subject, 1.0),), ("a dog",) * 3, (1, 2, 3), SAMPLING)
+    return PromptBatch(resolve(str(tiny_base)), ((subject, 1.0),), ("a dog",) * 3, (1, 2, 3), SAMPLING)
 
 
 def pixels(drawn) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""What the page tells of a subject, and the files it gives away."""
+"""The details of a subject, and its exports."""
 
 import json
 import zipfile
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import vectorfit as vf
-from app.inspecting import EXPORTS, facts, scores, settings, write_export, write_figures
+from app.subject_details import EXPORTS, facts, scores, settings, write_export, write_figures
 from app.subjects import Library
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
@@ -20,9 +20,9 @@ def library(root):
 
 def test_facts_settings_and_figures(library, tmp_path):
     subject = library.find("rex")
-    told = dict(map(tuple, facts(subject)))
-    assert told["trigger phrase"] == "sks dog"
-    assert told["training took"] == "2 s"
+    rows = dict(map(tuple, facts(subject)))
+    assert rows["trigger phrase"] == "sks dog"
+    assert rows["training took"] == "2 s"
     assert ["class_noun", "dog"] in settings(subject)
     figures = write_figures(subject, tmp_path)
     assert set(figures) == {"Loss", "Training strength", "Frozen vectors"}
@@ -37,13 +37,13 @@ def test_an_uploaded_file_alone_has_no_log_to_show(library, subject_file, tmp_pa
 
 
 def test_scores_are_those_of_the_evaluator(library):
-    place = library.root / "rex" / "evaluation" / "scores.json"
-    place.parent.mkdir()
-    found = {"dino": {"mean": 0.5, "low": 0.4, "high": 0.6}, "clip_t": None}
-    result = {"schema": "vectorfit-eval/1", "labels": {"dino": "starter DINO", "clip_t": "x"}, "overall": found}
-    place.write_text(json.dumps(result | {"protocol": {"name": "starter"}}))
+    file = library.root / "rex" / "evaluation" / "scores.json"
+    file.parent.mkdir()
+    overall = {"dino": {"mean": 0.5, "low": 0.4, "high": 0.6}, "clip_t": None}
+    result = {"schema": "vectorfit-eval/1", "labels": {"dino": "starter DINO", "clip_t": "x"}, "overall": overall}
+    file.write_text(json.dumps(result | {"protocol": {"name": "starter"}}))
     assert scores(library.find("rex")) == [["starter DINO", "0.500", "0.400 to 0.600", "starter"]]
-    place.write_text("{}")
+    file.write_text("{}")
     assert scores(library.find("rex")) == []
 
 
@@ -51,10 +51,10 @@ def test_every_export_is_one_file_that_loads(library, tmp_path):
     subject = library.find("rex")
     with pytest.raises(VectorFitError, match="expected subject file"):
         write_export(library, subject, "../x", tmp_path)
-    made = {what: write_export(library, subject, what, tmp_path) for what in EXPORTS}
-    assert vf.read_metadata(made["subject file"])["vectorfit.base_model"] == "starter"
-    with zipfile.ZipFile(made["merged pipeline (zip)"]) as archive:
+    files = {kind: write_export(library, subject, kind, tmp_path) for kind in EXPORTS}
+    assert vf.read_metadata(files["subject file"])["vectorfit.base_model"] == "starter"
+    with zipfile.ZipFile(files["merged pipeline (zip)"]) as archive:
         assert "model_index.json" in archive.namelist()
-    for what, file in made.items():
-        assert file.stat().st_size > 1000, what
+    for kind, file in files.items():
+        assert file.stat().st_size > 1000, kind
         assert file.parent == tmp_path

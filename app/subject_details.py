@@ -1,4 +1,4 @@
-"""What there is to know of a subject: its file, settings, training and scores; and the subject for other tools."""
+"""Details of a subject: file, settings, training, scores; and its exports for other tools."""
 
 import json
 import shutil
@@ -16,22 +16,23 @@ from vf_training.runs import RunFolder
 
 from .subjects import Library, Subject
 
-SHOWN = ("num_vectors", "config", "base_sha256", "vectors_sha256", "format_version", "versions")
-SCORES = ("evaluation/scores.json", "scores.json")  # where the evaluator's results lie in a run folder
-SCORES_SCHEMA = "vectorfit-eval/1"
+METADATA_SHOWN = ("num_vectors", "config", "base_sha256", "vectors_sha256", "format_version", "versions")
+SCORES = ("evaluation/scores.json", "scores.json")  # where a run folder may hold the evaluator's results
 KINDS = {"LoRA (rank 32, diffusers)": Kind("lora"), "LoRA (rank 32, kohya)": Kind("lora", naming="kohya")}
 PIPELINE = "merged pipeline (zip)"
 EXPORTS = ("subject file", *KINDS, PIPELINE)
-SMOOTH = 20  # steps that the loss curve's line averages over
+SMOOTHING = 20  # steps that the loss curve averages over
 
 
 def facts(subject: Subject) -> list[list[str]]:
-    """Rows of a table: what the file tells of itself."""
+    """Table rows (name, value): what the file and the run folder record."""
     metadata = vf.read_metadata(subject.file)
     rows = [["trigger phrase", subject.trigger], ["base model", subject.base], ["method", subject.method]]
     rows += [["size", f"{subject.file.stat().st_size:,} bytes"]]
     rows += [
-        [name.replace("_", " "), metadata[f"vectorfit.{name}"]] for name in SHOWN if f"vectorfit.{name}" in metadata
+        [name.replace("_", " "), metadata[f"vectorfit.{name}"]]
+        for name in METADATA_SHOWN
+        if f"vectorfit.{name}" in metadata
     ]
     if subject.path.is_dir():
         recorded = RunFolder(subject.path).read_config()
@@ -43,44 +44,47 @@ def facts(subject: Subject) -> list[list[str]]:
 
 
 def settings(subject: Subject) -> list[list[str]]:
-    """Rows of a table: the training's settings."""
+    """Table rows (name, value): the training's settings."""
     return [[name, "–" if value is None else str(value)] for name, value in sorted(subject.settings().items())]
 
 
 def scores(subject: Subject) -> list[list[str]]:
-    """Rows of a table: mean, 95 % interval and protocol, where the subject has been evaluated."""
-    places = [subject.path / place for place in SCORES] if subject.path.is_dir() else []
+    """Table rows (score, mean, 95 % interval, protocol) from the evaluator's results; none if there are no results."""
+    files = [subject.path / name for name in SCORES] if subject.path.is_dir() else []
+    return [row for file in files for row in _score_rows(file)]
+
+
+def _score_rows(file: Path) -> list[list[str]]:
+    """The rows of one result; none if the file is missing or is not a result of the evaluator."""
     rows = []
-    for place in places:
-        try:
-            result = json.loads(place.read_text(encoding="utf-8"))
-            if result["schema"] != SCORES_SCHEMA:
-                continue
-            for kind, label in result["labels"].items():
-                told = result["overall"].get(kind)
-                if told:
-                    spread = f"{told['low']:.3f} to {told['high']:.3f}"
-                    rows.append([label, f"{told['mean']:.3f}", spread, result["protocol"]["name"]])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        protocol = result["protocol"]["name"]
+        for kind, label in result["labels"].items():
+            score = result["overall"].get(kind)
+            if score:
+                interval = f"{score['low']:.3f} to {score['high']:.3f}"
+                rows.append([label, f"{score['mean']:.3f}", interval, protocol])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
     return rows
 
 
 def loss_curve(subject: Subject) -> Figure | None:
-    """The loss of every step and its moving mean; None where no log is."""
+    """The loss of every step and its moving mean; None if there is no log."""
     entries = RunFolder(subject.path).read_log() if subject.path.is_dir() else []
     entries = [entry for entry in entries if isinstance(entry.get("loss"), float)]
     if not entries:
         return None
     steps, losses = [entry["step"] for entry in entries], [entry["loss"] for entry in entries]
     means = [
-        sum(losses[max(0, i - SMOOTH + 1) : i + 1]) / len(losses[max(0, i - SMOOTH + 1) : i + 1])
+        sum(losses[max(0, i - SMOOTHING + 1) : i + 1]) / len(losses[max(0, i - SMOOTHING + 1) : i + 1])
         for i in range(len(losses))
     ]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axis = figure.subplots()
     axis.plot(steps, losses, color="0.75", lw=0.8, label="each step")
-    axis.plot(steps, means, color="tab:orange", lw=1.6, label=f"mean of {SMOOTH} steps")
+    axis.plot(steps, means, color="tab:orange", lw=1.6, label=f"mean of {SMOOTHING} steps")
     axis.set_title("Loss")
     axis.set_xlabel("step")
     axis.legend(fontsize=8)
@@ -89,38 +93,38 @@ def loss_curve(subject: Subject) -> Figure | None:
 
 
 def write_figures(subject: Subject, folder: Path) -> dict[str, Path]:
-    """Loss curve, training-strength heatmap and AVF timeline as PNG files, as far as the subject tells of them."""
+    """Loss curve, training-strength heatmap and AVF timeline as PNG files, if the subject has the data for them."""
     figures = {"Loss": loss_curve(subject)}
     if methods.find(subject.method).trains_vectors:
         vectors, _ = read_vectors(subject.file)
         figures["Training strength"] = heatmap(strengths(vectors))
         entries = RunFolder(subject.path).read_log() if subject.path.is_dir() else []
         figures["Frozen vectors"] = timeline(entries) if entries else None
-    found = {}
+    files = {}
     for title, figure in figures.items():
         if figure is not None:
-            found[title] = folder / f"{title.lower().replace(' ', '-')}.png"
-            save_figure(figure, found[title])
-    return found
+            files[title] = folder / f"{title.lower().replace(' ', '-')}.png"
+            save_figure(figure, files[title])
+    return files
 
 
-def write_export(library: Library, subject: Subject, what: str, folder: Path) -> Path:
+def write_export(library: Library, subject: Subject, kind: str, folder: Path) -> Path:
     """The subject as one file to download: one of `EXPORTS`.
 
     Raises:
-        VectorFitError: an unknown kind, a baseline (which exports to nothing), or a base that is not here.
+        VectorFitError: the kind is unknown, the subject's method has no export, or its base is missing.
     """
     name = subject.name.rpartition("/")[2]
-    if what == EXPORTS[0]:
+    if kind == EXPORTS[0]:
         return Path(shutil.copyfile(subject.file, folder / f"{name}.safetensors"))
-    if what not in EXPORTS:
-        raise VectorFitError(f"export {what!r}: expected {', '.join(EXPORTS)}")
+    if kind not in EXPORTS:
+        raise VectorFitError(f"export {kind!r}: expected {', '.join(EXPORTS)}")
     base = library.base_of(subject)
-    if what == PIPELINE:
+    if kind == PIPELINE:
         export(subject.path, base, Kind("pipeline"), folder / name)
         archive = Path(shutil.make_archive(str(folder / name), "zip", folder / name))
-        shutil.rmtree(folder / name)  # gigabytes, of Stable Diffusion
+        shutil.rmtree(folder / name)  # it may hold gigabytes
         return archive
-    out = folder / f"{name}-{KINDS[what].file_name}"
-    export(subject.path, base, KINDS[what], out)
+    out = folder / f"{name}-{KINDS[kind].file_name}"
+    export(subject.path, base, KINDS[kind], out)
     return out

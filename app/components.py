@@ -1,0 +1,45 @@
+"""Components that several tabs use: menus of subjects, upload fields, event options, progress."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components.base import Component
+
+from .subjects import Library, Subject
+
+NO_SUBJECT = "(none)"  # the menu entry for the base alone
+# Options of an event that uses the device: these events run one at a time.
+ON_DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
+# Options of an event that is quick and no part of the API.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+
+
+def subject_label(subject: Subject) -> str:
+    """The text of a subject in a menu."""
+    method = "" if subject.method == "vectorfit" else f", {subject.method}"
+    return f"{subject.name}: “{subject.trigger}” on {subject.base}{method}"
+
+
+def subject_choices(library: Library) -> list[tuple[str, str]]:
+    """A menu's choices: (label, name) of every subject."""
+    return [(subject_label(subject), subject.name) for subject in library.all()]
+
+
+def uploads_only(component: Component) -> Component:
+    """Makes a file component refuse URLs, so that the server never fetches anything for a visitor."""
+    take_file = component.async_move_resource_to_block_cache
+
+    async def refuse_urls(source: str | Path | None) -> str | None:
+        if str(source).lower().startswith(("http:", "https:")):
+            raise gr.Error("A URL instead of a file: send the file itself.", print_exception=False)
+        return await take_file(source)
+
+    component.async_move_resource_to_block_cache = refuse_urls
+    return component
+
+
+def step_progress(progress: gr.Progress) -> Callable[[int, int, str], None]:
+    """A `generation.Progress` that moves gradio's progress bar."""
+    return lambda done, total, what: progress((done, total), desc=f"generating {what}", unit="steps")
