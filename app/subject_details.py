@@ -95,7 +95,7 @@ def loss_curve(subject: Subject) -> Figure | None:
 def write_figures(subject: Subject, folder: Path) -> dict[str, Path]:
     """Loss curve, training-strength heatmap and AVF timeline as PNG files, if the subject has the data for them."""
     figures = {"Loss": loss_curve(subject)}
-    if methods.find(subject.method).trains_vectors:
+    if methods.holds_vectors(vf.read_metadata(subject.file)):
         vectors, _ = read_vectors(subject.file)
         figures["Training strength"] = heatmap(strengths(vectors))
         entries = RunFolder(subject.path).read_log() if subject.path.is_dir() else []

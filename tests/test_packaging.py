@@ -1,5 +1,6 @@
 """What a user installs: the wheel, alone in a fresh environment, and the README's commands."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -52,7 +53,10 @@ def installed(tmp_path_factory):
     """The wheel, built and unpacked into a folder of its own."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist"), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
+    # What an earlier build has left in build/ would go into the wheel.
+    (folder / "build.cfg").write_text(f"[build]\nbuild_base = {folder / 'build'}\n")
+    environment = {**os.environ, "DIST_EXTRA_CONFIG": str(folder / "build.cfg")}
+    subprocess.run(build, check=True, capture_output=True, env=environment)
     (wheel,) = (folder / "dist").glob("*.whl")
     site = folder / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", site, wheel], check=True)

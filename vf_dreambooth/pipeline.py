@@ -79,9 +79,9 @@ def set_subjects(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, f
     """
     models = adapted_models(pipe)
     files = [(subject_file(path), strength) for path, strength in subjects]
-    others = [file for file, _ in files if not methods.method_of(file).trains_vectors]
+    others = [file for file, _ in files if not methods.holds_vectors(vf.read_metadata(file))]
     if others and len(files) > 1:
-        name = methods.method_of(others[0]).name
+        name = methods.name_of_method(vf.read_metadata(others[0]))
         raise VectorFitError(f"{others[0]}: a file of {name} does not mix with other subjects; load it alone")
     methods.restore(models)
     vf.unmerge(models)  # so that the weights are composed once, when all is known

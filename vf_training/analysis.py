@@ -25,7 +25,7 @@ from vectorfit.fingerprint import canonical_name
 from vectorfit.svd import decompose
 from vectorfit.vectors_file import pattern_of, read_vectors
 
-from .methods import find, name_of_method
+from .methods import holds_vectors, name_of_method
 from .runs import RunFolder
 
 LISTS = re.compile(r"layers?|h|blocks?|(down|up|transformer)_blocks|attentions|resnets")  # names of lists of blocks
@@ -354,9 +354,8 @@ def analyze(
     run = Path(run)
     file = run / "vectors.safetensors" if run.is_dir() else run
     vectors, metadata = read_vectors(file)
-    method = find(name_of_method(metadata))
-    if not method.trains_vectors:
-        raise VectorFitError(f"{file}: of a {method.name} training, which has no vectors to show")
+    if not holds_vectors(metadata):
+        raise VectorFitError(f"{file}: of a {name_of_method(metadata)} training, which has no vectors to show")
     entries = RunFolder(file.parent).read_log()
     folder = Path(folder) if folder else file.parent / "analysis"
     written = write_training(vectors, entries, folder)

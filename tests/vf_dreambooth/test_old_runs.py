@@ -27,7 +27,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_an_old_subject_loads_and_changes_the_pictures(run):
-    assert methods.method_of(run.vectors).name == "vectorfit"
+    assert methods.name_of_method(vf.read_metadata(run.vectors)) == "vectorfit"
     pipe = load_pipeline(base_of(run.path))
     models = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
     vf.load_vectors(models, run.vectors)

@@ -1,6 +1,6 @@
 """The methods: VectorFit and its variants, and what they are compared with. `registry.py` has a row for each."""
 
-from .loading import load, method_of, name_of_method, restore
+from .loading import holds_vectors, load, name_of_method, restore
 from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained
 from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names, put_in, save
 
@@ -15,8 +15,8 @@ __all__ = [
     "Technique",
     "Trained",
     "find",
+    "holds_vectors",
     "load",
-    "method_of",
     "name_of_method",
     "names",
     "put_in",

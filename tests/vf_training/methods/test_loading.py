@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vectorfit as vf
-from vectorfit import VectorFitError
+from vectorfit import VectorFitError, container
 from vf_training import methods
 
 DATA = Path(__file__).with_name("data")
@@ -61,7 +61,8 @@ def test_a_loaded_file_answers_as_the_trained_model(old, tmp_path, name):
     methods.load(model, tmp_path / "file.safetensors")
     tolerance = 2e-3 if name == "full" else 1e-5
     torch.testing.assert_close(model(INPUT), expected, atol=tolerance, rtol=tolerance)
-    assert methods.method_of(tmp_path / "file.safetensors").trains_vectors == methods.find(name).trains_vectors
+    metadata = vf.read_metadata(tmp_path / "file.safetensors")
+    assert methods.holds_vectors(metadata) == methods.find(name).trains_vectors
     methods.load(model, tmp_path / "file.safetensors", strength=0.5)  # in place of what was loaded, not on top
     half = model(INPUT)
     methods.load(model, tmp_path / "file.safetensors")
@@ -154,3 +155,20 @@ def test_a_conv1d_is_changed_the_right_way_round(tmp_path):
     plain = model()
     methods.load(plain, tmp_path / "file.safetensors")
     torch.testing.assert_close(plain(INPUT), trained.models[""](INPUT), atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_of_a_method_of_a_later_version_is_refused_with_its_name(old, tmp_path):
+    path = tmp_path / "file.safetensors"
+    save(old, "lora", path)
+    tensors, metadata = container.read(path)
+    save_file(tensors, path, {**metadata, "vectorfit.baseline": "dora"})
+    with pytest.raises(VectorFitError, match="'dora', which a newer vectorfit knows"):
+        methods.load(old.Model(), path)
+
+
+def test_the_method_is_named_by_old_subject_files_too():
+    assert methods.name_of_method({"vectorfit.training": '{"method": "sigma"}'}) == "sigma"
+    assert methods.name_of_method({"vectorfit.training": "[]"}) == "vectorfit"
+    assert methods.name_of_method({}) == "vectorfit"
+    with pytest.raises(VectorFitError, match="no text"):
+        methods.name_of_method({"vectorfit.training": '{"method": ["x"]}'})
