@@ -95,7 +95,7 @@ def why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> st
     if kind is None:
         name = type(module).__name__
         if name == "NonDynamicallyQuantizableLinear":
-            return f"a {name}, whose MultiheadAttention uses the weight without calling the layer"
+            return f"a {name}, whose MultiheadAttention reads the weight without calling the layer"
         return f"a {name}, expected an nn.Linear, a transformers Conv1D or an nn.Conv2d"
     if kind is VectorFitConv2d and module.groups != 1:
         return f"a convolution of {module.groups} groups, whose weight is not one matrix"
