@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ PathLike = str | os.PathLike[str]
 
 
 def write_atomically(path: PathLike, data: bytes) -> None:
-    """Writes a file that is either whole or absent: aside, synced, then renamed.
+    """Writes a file completely or not at all: under another name, synced, then renamed.
 
     Raises:
         VectorFitError: it cannot be written; a file that was there before is untouched.

@@ -1,4 +1,4 @@
-"""The container of every file of ours: safetensors, with metadata that says what it holds and proves it untouched.
+"""The container of every file of ours: safetensors, with metadata about its contents and a hash of its tensors.
 
 Subject files and the files of other methods are written and verified here alone; `docs/file-format.md` lists the keys.
 """

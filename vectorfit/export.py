@@ -96,8 +96,7 @@ def _shaped(layer: VectorFitLayer, up: Tensor, down: Tensor) -> tuple[Tensor, Te
 def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool = False) -> Export:
     """The best LoRA of a rank, in the names of "diffusers", "kohya" or "peft".
 
-    With `biases` the bias deltas come along exactly, as PEFT's `lora_bias` (not in kohya's names, which have no place
-    for them).
+    With `biases` the bias deltas come along exactly, as PEFT's `lora_bias` (not in kohya's names, which have none).
 
     Shapes: `lora_A` or `lora_down` [r, in], `lora_B` or `lora_up` [out, r], float32.
 
@@ -110,7 +109,7 @@ def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool =
         raise VectorFitError(f"naming: got {naming!r}, expected one of {', '.join(NAMINGS)}")
     if biases and naming == "kohya":
         raise VectorFitError(
-            "kohya's names have no place for biases; use the diffusers naming, or the exact difference"
+            "kohya's format has no names for biases; use the diffusers naming, or the exact difference"
         )
     tensors: dict[str, Tensor] = {}
     kept, total, lost = [], [], []

@@ -1,4 +1,4 @@
-"""Factors of large weights, kept on disk by the weights' hash: a base is factorised once and not at every start."""
+"""A cache on disk for the factors of large weights, by the weights' hash: a base is factorised once."""
 
 import hashlib
 import os
@@ -13,44 +13,44 @@ from .atomic import write_atomically
 from .errors import VectorFitError
 from .svd import decompose
 
-SMALLEST = 512  # rows or columns, whichever are fewer: below, factorising takes less than reading
-RECIPE = "1"  # counts up when `decompose` gives other factors; older entries are then left unread
-TOLERANCE = 1e-4  # relative error on a random vector up to which factors are taken to be the weight's own
+SMALLEST = 512  # of rows and columns: below it, factorising takes less time than reading
+RECIPE = "1"  # raised when `decompose` gives other factors, so that older entries are not read
+TOLERANCE = 1e-4  # relative error on a random vector up to which cached factors are accepted
 
 
 def folder() -> Path | None:
-    """Where factors are kept: VECTORFIT_CACHE, by default `~/.cache/vectorfit`; nowhere where it is "off"."""
-    place = os.environ.get("VECTORFIT_CACHE", str(Path.home() / ".cache" / "vectorfit"))
-    return None if place == "off" else Path(place) / "factors"
+    """The folder of the cache, below VECTORFIT_CACHE or `~/.cache/vectorfit`; None where VECTORFIT_CACHE is "off"."""
+    root = os.environ.get("VECTORFIT_CACHE", str(Path.home() / ".cache" / "vectorfit"))
+    return None if root == "off" else Path(root) / "factors"
 
 
 def factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`decompose(weight)`, from the disk where it was done before.
+    """`decompose(weight)`, read from the cache where it is there.
 
     Several processes may share the folder: entries are written aside and renamed, and equal weights give equal factors.
 
     Raises:
-        VectorFitError: as `decompose` does. A folder that cannot be read or written is no error: it is done again.
+        VectorFitError: as `decompose` does. Where the folder cannot be read or written, it factorises.
     """
-    place = folder()
-    if place is None or weight.is_meta or weight.ndim != 2 or min(weight.shape) < SMALLEST:
+    root = folder()
+    if root is None or weight.is_meta or weight.ndim != 2 or min(weight.shape) < SMALLEST:
         return decompose(weight)
     content = weight.detach().float().cpu().contiguous()
     key = hashlib.sha256(f"{RECIPE} {tuple(content.shape)}".encode() + content.numpy().tobytes()).hexdigest()
-    path = place / f"{key}.safetensors"
-    kept = _read(path, weight)
-    if kept is not None:
-        return kept
+    path = root / f"{key}.safetensors"
+    cached = _read(path, weight)
+    if cached is not None:
+        return cached
     made = decompose(weight)
     _write(path, dict(zip(("U", "sigma", "Vh"), made, strict=True)))
     return made
 
 
 def _read(path: Path, weight: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """An entry that is whole and truly the weight's, or None."""
+    """A complete entry that reproduces the weight, or None."""
     try:
-        kept = load_file(path)
-        U, sigma, Vh = (kept[name].to(weight.device) for name in ("U", "sigma", "Vh"))
+        entry = load_file(path)
+        U, sigma, Vh = (entry[name].to(weight.device) for name in ("U", "sigma", "Vh"))
     except (OSError, SafetensorError, KeyError):
         return None
     r = min(weight.shape)

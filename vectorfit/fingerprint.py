@@ -1,4 +1,4 @@
-"""How a delta file knows its base: a hash of the weights, a sketch of each layer, and a probe of the change itself."""
+"""How a subject file knows its base: a hash of the weights, a sketch of each layer, and a probe of the change."""
 
 import hashlib
 import json
@@ -57,30 +57,30 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def sketch(layers: Mapping[str, VectorFitLayer]) -> str:
     """Per layer the Frobenius norm of its weight and its largest singular value to three digits, as JSON."""
-    found = {}
+    numbers = {}
     for path, layer in layers.items():
         largest = None if layer.sigma is None else float(f"{layer.sigma[0].item():.3g}")
-        found[path] = [float(f"{base_matrix(layer).norm().item():.3g}"), largest]
-    return json.dumps(found, separators=(",", ":"))
+        numbers[path] = [float(f"{base_matrix(layer).norm().item():.3g}"), largest]
+    return json.dumps(numbers, separators=(",", ":"))
 
 
 def sketch_of_matrices(matrices: Mapping[str, Tensor], like: str) -> str:
-    """The sketch of weights that are not factorised; the largest singular value where `like` tells of one."""
+    """The sketch of weights that are not factorised, with a largest singular value where the sketch `like` has one."""
     try:
-        told = json.loads(like)
-        wanted = {path: told[path][1] is not None for path in matrices if path in told}
+        other = json.loads(like)
+        has_largest = {path: other[path][1] is not None for path in matrices if path in other}
     except (ValueError, TypeError, IndexError, KeyError):
-        wanted = {}
-    found = {}
+        has_largest = {}
+    numbers = {}
     for path, matrix in matrices.items():
         weight = matrix.detach().float()
-        largest = float(f"{torch.linalg.matrix_norm(weight, 2).item():.3g}") if wanted.get(path) else None
-        found[path] = [float(f"{weight.norm().item():.3g}"), largest]
-    return json.dumps(found, separators=(",", ":"))
+        largest = float(f"{torch.linalg.matrix_norm(weight, 2).item():.3g}") if has_largest.get(path) else None
+        numbers[path] = [float(f"{weight.norm().item():.3g}"), largest]
+    return json.dumps(numbers, separators=(",", ":"))
 
 
 def unlike_layers(recorded: str, sketched: str) -> list[str]:
-    """The layers whose sketch differs by more than rounding a model to half precision explains: another model's."""
+    """The layers whose sketch differs by more than rounding to half precision explains: they are another model's."""
     now = json.loads(sketched)
     try:
         before = json.loads(recorded)
@@ -95,7 +95,7 @@ def unlike_layers(recorded: str, sketched: str) -> list[str]:
 
 
 def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) -> list[float]:
-    """What the deltas do on this base: `a^T dW b` for random a and b, `PROBES` per layer with a sigma.
+    """A probe of the change on this base: `a^T dW b` for random a and b, `PROBES` per layer with a sigma.
 
     The mean square of these numbers estimates ||dW||_F^2, so the difference of two probes estimates the relative error
     of the change. It does not depend on the signs or the order of singular vectors.
@@ -115,7 +115,7 @@ def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) ->
 
 
 def probe_error(recorded: str, now: list[float]) -> float:
-    """The relative error of dW that two probes tell of; infinite where they cannot be compared."""
+    """The relative error of dW, estimated from two probes; infinite where they cannot be compared."""
     try:
         before = [float(value) for value in json.loads(recorded)]
     except (ValueError, TypeError):

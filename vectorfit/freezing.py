@@ -1,4 +1,4 @@
-"""Adaptive Vector Freezing: from time to time the most trained vectors pause, so that the others catch up."""
+"""Adaptive Vector Freezing: at times the most trained vectors are frozen, so that the others catch up."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,7 @@ def avf_schedule(total_steps: int | None = None, *, steps_per_epoch: int | None 
     """The paper's guideline (Appendix C), by one of two ways to count, ten freezings in all.
 
     With `steps_per_epoch`: first after 11 epochs' worth of steps, then every epoch, as the paper has it for its data
-    sets. With `total_steps`: first at 35 % of the steps, then every 3 %, which carries the guideline over to a run
+    sets. With `total_steps`: first at 35 % of the steps, then every 3 %, for runs
     whose epochs mean little, such as DreamBooth's. Every value is at least 1.
 
     Raises:
@@ -131,11 +131,11 @@ class AdaptiveVectorFreezing:
         return {"frozen": list(self.frozen), "averages": self.averages(), "last_step": self._last_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a saved state. Raises VectorFitError when it is of other vectors."""
-        unlike = set(state["averages"]) ^ set(self._averages)
-        if unlike:
+        """Restores a saved state. Raises VectorFitError where it is of other vectors."""
+        unmatched = set(state["averages"]) ^ set(self._averages)
+        if unmatched:
             raise VectorFitError(
-                f"the AVF state is of other vectors: {sorted(unlike)[:3]} and {max(0, len(unlike) - 3)} more"
+                f"the AVF state is of other vectors: {sorted(unmatched)[:3]} and {max(0, len(unmatched) - 3)} more"
             )
         self.frozen, self._averages = tuple(state["frozen"]), dict(state["averages"])
         self._last_step = int(state["last_step"])

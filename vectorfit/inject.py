@@ -26,7 +26,7 @@ def holders_of_modules(models: Models) -> Holders:
 
 
 def replace(holders: Holders, module: nn.Module, replacement: nn.Module) -> None:
-    """Puts a module in another's place, wherever that is held."""
+    """Replaces a module in every module that holds it."""
     for holder, name in holders[id(module)]:
         setattr(holder, name, replacement)
 

@@ -53,7 +53,7 @@ class VectorFitLayer(nn.Module):
         self.strength = 1.0
         self.sigma_dropout = 0.0  # probability; see regularizers.set_sigma_dropout
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
-        # Not a submodule: state dicts keep the base's key names. `remove` puts it back.
+        # Not a submodule, so that state dicts keep the base's names. `remove` puts it back into the model.
         self.__dict__["base"] = base
         self.train(base.training)
 
@@ -76,11 +76,11 @@ class VectorFitLayer(nn.Module):
         return {kind: sizes[kind] for kind in kinds if sizes[kind]}
 
     def __getattr__(self, name: str) -> Any:
-        """What models read of a layer besides its weight (features, channels, stride) is the base's."""
+        """Gives the base's attributes, such as `in_features` and `stride`, to models that read them of a layer."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            # While being unpickled there is no base; FSDP takes parameters away and must find them gone.
+            # While a layer is unpickled it has no base. FSDP removes parameters and expects them to be gone.
             if "base" not in self.__dict__ or name in VectorFitLayer.__annotations__:
                 raise
             return getattr(self.__dict__["base"], name)
@@ -112,9 +112,9 @@ class VectorFitLayer(nn.Module):
 
     @property
     def vectors(self) -> dict[str, nn.Parameter]:
-        """The trainable vectors, "sigma" and "bias", as far as the variant trains them and the base has them."""
-        found = {"sigma": self.d_sigma, "bias": self.d_bias}
-        return {kind: vector for kind, vector in found.items() if vector is not None}
+        """The trainable vectors by kind: "sigma" and "bias", where the variant trains them and the base has them."""
+        by_kind = {"sigma": self.d_sigma, "bias": self.d_bias}
+        return {kind: vector for kind, vector in by_kind.items() if vector is not None}
 
     @property
     def merged(self) -> bool:
@@ -124,7 +124,7 @@ class VectorFitLayer(nn.Module):
         return list(self.vectors.values())
 
     def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLayer":
-        """Moves with the model but keeps deltas and factors in float32: `.half()` must not round them."""
+        """Moves deltas and factors with the model, but keeps them in float32: `.half()` must not round them."""
         factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh") if getattr(self, name) is not None}
         vectors = [(vector, vector.data) for vector in self._all_vectors()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -178,8 +178,8 @@ class VectorFitLayer(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Writes the effective weight and bias into the base's parameters; merged again, it is composed anew."""
-        # Deltas of zero are the base to the last bit, and composing a large weight takes a while.
+        """Writes the effective weight and bias into the base's parameters. A merged layer is composed anew."""
+        # Composing a large weight takes a while, and with deltas of zero it would change no bit.
         moved = any(delta is not None and bool(delta.any()) for delta in (self.d_sigma, self.d_bias))
         weight, bias = self.composed() if moved else self.pristine or (self.weight, self.bias)
         if self.pristine is None:
@@ -225,7 +225,9 @@ class VectorFitLinear(VectorFitLayer):
                 return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
             if not factored:
                 U, Vh = self.U, self.Vh
-                if self.training and x.dtype == torch.bfloat16:  # rounds the change alone, and is several times faster
+                if (
+                    self.training and x.dtype == torch.bfloat16
+                ):  # only the change is rounded, and it is several times faster
                     U, Vh = U.to(x.dtype), Vh.to(x.dtype)
                 weight = self.matrix(self.weight)
                 dense: Tensor = DenseProduct.apply(x, d_sigma, bias, weight, U, Vh, self.pattern, self.positions)
@@ -247,7 +249,7 @@ class VectorFitConv1D(VectorFitLinear):
 
     def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert bias is not None  # Conv1D always has one
-        y = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)  # as Conv1D has it, to the last bit
+        y = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)  # exactly Conv1D's own computation
         return y.view(*x.shape[:-1], -1)
 
 
@@ -304,7 +306,7 @@ LAYERS: dict[type, type[VectorFitLayer]] = {
 
 
 def layer_for(module: nn.Module) -> type[VectorFitLayer] | None:
-    """The VectorFit layer that can take a module's place, or None.
+    """The VectorFit layer that can replace a module, or None.
 
     Exactly the known classes: a subclass may compute something else with its weight.
     """

@@ -22,7 +22,7 @@ def join(*parts: str) -> str:
 def named_modules(models: Models) -> Iterator[tuple[str, nn.Module]]:
     """The modules of one or several models with their paths, each once, in the models' order.
 
-    What lies inside an adapted layer, such as the base layer that PEFT wraps, is that layer's own affair.
+    Modules inside an adapted layer, such as the base layer that PEFT wraps, are left out.
     """
     for prefix, model in named_models(models).items():
         adapted = None

@@ -1,4 +1,4 @@
-"""Which vectors of a model VectorFit trains, worked out from names and shapes alone."""
+"""Which vectors of a model VectorFit trains, by names and shapes alone."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -14,7 +14,7 @@ from .layers import VectorFitConv2d, VectorFitNorm, layer_for
 from .modules import Models, is_named, named_models, named_modules, vectorfit_layers, weight_owners
 from .roles import role
 
-# Names under which transformers keep the output layer that a task brings along.
+# The names that transformers gives a task's output layer.
 OUTPUT_HEADS = ("lm_head", "classifier", "score", "qa_outputs")
 
 
@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def num_trainable(self) -> int:
-        """Numbers in all vectors; the modules trained whole count apart, as `num_saved`."""
+        """The number of values in all vectors; those of modules trained whole are `num_saved`."""
         return sum(sum(layer.vectors.values()) for layer in self.layers)
 
     @property
@@ -70,7 +70,7 @@ class Plan:
 
 def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module]:
     """The modules that `modules_to_save` names, by path. Raises VectorFitError for a name that matches none."""
-    found: dict[str, nn.Module] = {}
+    saved: dict[str, nn.Module] = {}
     modules = dict(named_modules(models))
     for name in names:
         matching = {path: module for path, module in modules.items() if path and is_named(path, name)}
@@ -78,27 +78,27 @@ def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module
             last_parts = {path.split(".")[-1] for path in modules}
             nearest = ", ".join(map(repr, difflib.get_close_matches(name, last_parts, 3, 0.4))) or "none is near"
             raise VectorFitError(f"modules_to_save: {name!r} matches no module of the model; nearest: {nearest}")
-        found |= matching
-    return found
+        saved |= matching
+    return saved
 
 
 def why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> str:
-    """Why a layer cannot be adapted, or nothing."""
+    """The reason why a layer cannot be adapted, or "" where it can."""
     weight: Any = module.weight
     if weight is None:
         return f"a {type(module).__name__} without weight and bias"
     if hasattr(weight, "ds_id"):
-        return "its weight is partitioned by DeepSpeed ZeRO-3, of which each process holds a part; use DDP or FSDP2"
+        return "DeepSpeed ZeRO-3 has split its weight among the processes; use DDP or FSDP2"
     if not weight.is_floating_point():
         return f"its weight is quantised ({weight.dtype}); load the model in a float dtype"
     kind = layer_for(module)
     if kind is None:
         name = type(module).__name__
         if name == "NonDynamicallyQuantizableLinear":
-            return f"a {name}, whose MultiheadAttention reads the weight and passes the layer by"
+            return f"a {name}, whose MultiheadAttention reads the weight without calling the layer"
         return f"a {name}, expected an nn.Linear, a transformers Conv1D or an nn.Conv2d"
     if kind is VectorFitConv2d and module.groups != 1:
-        return f"a convolution of {module.groups} groups, whose weight is no one matrix"
+        return f"a convolution of {module.groups} groups, whose weight is not one matrix"
     others = [other for other in owners[id(weight)] if other != path]
     if others:
         return f"its weight is tied with {others[0]}, which merging would change too"
@@ -113,7 +113,7 @@ def _is_tied_head(
 
 
 def _candidates(models: Models) -> dict[str, nn.Module]:
-    """The modules that could be meant by a target: whatever has a weight that is a matrix or a kernel."""
+    """The modules that a target may name: all whose weight is a matrix or a kernel."""
     return {
         path: module
         for path, module in named_modules(models)
@@ -122,38 +122,39 @@ def _candidates(models: Models) -> dict[str, nn.Module]:
 
 
 def _check_names(models: Models, config: VectorFitConfig, candidates: Collection[str]) -> None:
+    """Raises VectorFitError for a name in the configuration that matches no layer."""
     modules = dict(named_modules(models))
-    for name_of in ("target_modules", "exclude_modules"):
-        for name in getattr(config, name_of) or ():
+    for option in ("target_modules", "exclude_modules"):
+        for name in getattr(config, option) or ():
             if any(is_named(path, name) for path in candidates):
                 continue
             other = next((path for path in modules if path and is_named(path, name)), None)
             if other is not None:
                 kind = type(modules[other]).__name__
                 raise VectorFitError(
-                    f"{name_of}: {name!r} names {other}, a {kind}, expected an nn.Linear, a transformers Conv1D or an "
+                    f"{option}: {name!r} names {other}, a {kind}, expected an nn.Linear, a transformers Conv1D or an "
                     "nn.Conv2d; leave it out"
                 )
             last_parts = {path.split(".")[-1] for path in candidates} | set(candidates)
             nearest = ", ".join(map(repr, difflib.get_close_matches(name, last_parts, 3, 0.4))) or "none is near"
-            raise VectorFitError(f"{name_of}: {name!r} matches no linear layer of the model; nearest: {nearest}")
+            raise VectorFitError(f"{option}: {name!r} matches no linear layer of the model; nearest: {nearest}")
 
 
 def kinds_of(path: str, module: nn.Module, config: VectorFitConfig) -> tuple[str, ...]:
-    """Which vectors of a module are trained: of a LayerNorm the bias, of others what the variant has for their role."""
+    """Which vectors of a module are trained: a LayerNorm's bias; other layers' by their role and the variant."""
     if layer_for(module) is VectorFitNorm:
         return ("bias",) if VARIANTS[config.variant]["bias"] else ()
     return config.kinds(role(path))
 
 
 def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitConfig) -> dict[str, int]:
-    """The sizes of the vectors that a layer's plan has."""
+    """The sizes of the trained vectors of a layer, by kind."""
     sigma = config.matrix_pattern.size(min(shape))
     sizes = {"sigma": sigma, "bias": shape[0] if module.bias is not None else 0}
     return {kind: sizes[kind] for kind in kinds_of(path, module, config) if sizes[kind]}
 
 
-def _wanted(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
+def _is_selected(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
     if any(is_named(path, name) for name in config.exclude_modules):
         return False
     if layer_for(module) is VectorFitNorm:
@@ -164,13 +165,14 @@ def _wanted(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
         return any(is_named(path, name) for name in config.target_modules)
     if path.split(".")[-1] in OUTPUT_HEADS:
         return False
-    # By default every linear layer; subclasses that compute something else are left, quantised ones are spoken of.
+    # By default every linear layer but subclasses, which may compute something else. A quantised layer is selected too,
+    # so that `plan` refuses it with the reason.
     linear = layer_for(module) not in (None, VectorFitConv2d, VectorFitNorm)
     return linear or (isinstance(module, nn.Linear) and not module.weight.is_floating_point())
 
 
 def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
-    """States which vectors would be trained, without touching a weight (the meta device will do).
+    """Lists the vectors that would be trained. It reads no weight, so models may be on the meta device.
 
     Args:
         models: one module, or several by name, such as {"unet": unet, "text_encoder": text_encoder}.
@@ -187,7 +189,7 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
     in_saved = {id(inner) for module in saved.values() for inner in module.modules()}
     owners, modules, layers = weight_owners(models), dict(named_modules(models)), []
     for path, module in candidates.items():
-        if id(module) in in_saved or not _wanted(path, module, config):
+        if id(module) in in_saved or not _is_selected(path, module, config):
             continue
         if config.target_modules is None and _is_tied_head(path, module, owners, modules):
             continue

@@ -1,4 +1,4 @@
-"""What a layer is in its transformer block, told by its path: attention or feed-forward."""
+"""The role of a layer in its transformer block, by its path: attention, feed-forward or other."""
 
 import re
 

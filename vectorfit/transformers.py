@@ -78,7 +78,7 @@ class AVFCallback(TrainerCallback, ExportableState):
             beta=self.beta,
         )
         if state.global_step:
-            self.avf.load_state_dict(self._found(state))
+            self.avf.load_state_dict(self._saved_state(state))
         for name, vector in vector_parameters(model).items():
             earlier = _HOOKS.pop(vector, None)  # of a training that was interrupted
             if earlier is not None:
@@ -86,17 +86,17 @@ class AVFCallback(TrainerCallback, ExportableState):
             _HOOKS[vector] = vector.register_hook(partial(self._without_frozen, name))  # type: ignore[no-untyped-call]
             self._vectors.append(vector)
 
-    def _found(self, state: Any) -> dict[str, Any]:
-        """The state of the freezing in the checkpoint that training goes on from."""
-        kept = state.stateful_callbacks.get(type(self).__name__, {})
-        saved = (kept[0] if isinstance(kept, list) else kept).get("attributes", {}).get("saved") or self.saved
+    def _saved_state(self, state: Any) -> dict[str, Any]:
+        """The state of the freezing in the checkpoint that training resumes from."""
+        states = state.stateful_callbacks.get(type(self).__name__, {})
+        saved = (states[0] if isinstance(states, list) else states).get("attributes", {}).get("saved") or self.saved
         if not saved:
             raise VectorFitError(
                 f"the checkpoint of step {state.global_step} has no state of the freezing: it was trained without "
-                "AVFCallback; go on without it, or begin anew"
+                "AVFCallback; resume without it, or start a new training"
             )
-        found: dict[str, Any] = saved
-        return found
+        freezing_state: dict[str, Any] = saved
+        return freezing_state
 
     def _without_frozen(self, name: str, gradient: Tensor) -> Tensor:
         return torch.zeros_like(gradient) if self.avf is not None and name in self.avf.frozen else gradient
@@ -116,7 +116,7 @@ class AVFCallback(TrainerCallback, ExportableState):
         self._vectors = []
         if self.avf is not None and state.global_step < self.avf.schedule.first_step and self.avf.schedule.num_freezes:
             warnings.warn(
-                f"Adaptive Vector Freezing was configured and never happened: training ended after {state.global_step} "
+                f"Adaptive Vector Freezing was configured but never happened: training ended after {state.global_step} "
                 f"updates, the first freezing comes at {self.avf.schedule.first_step}; set first_step lower",
                 stacklevel=2,
             )

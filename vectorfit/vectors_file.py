@@ -1,4 +1,4 @@
-"""The delta file: a few vectors in safetensors, with what it takes to know the base they belong to."""
+"""The subject file: a few vectors in safetensors, with what identifies their base."""
 
 import json
 import warnings
@@ -65,7 +65,7 @@ def save_vectors(
     if foreign:
         raise VectorFitError(
             f"{path}: {foreign[0]} is an adapter's of a PEFT model; save that with its save_pretrained, and convert "
-            "the folder with vectorfit.peft.to_delta_file"
+            "the folder with vectorfit.peft.to_subject_file"
         )
     layers = by_canonical_path(injection.layers)
     own = {
@@ -86,7 +86,7 @@ def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The deltas of a file, without modules trained whole, and its metadata; no model is needed.
 
     Raises:
-        VectorFitError: it is not a delta file, or damaged.
+        VectorFitError: it is not a subject file, or damaged.
     """
     subject = _Subject(path, 1.0, *container.read(path))
     container.require_untouched(subject.path, subject.tensors, subject.metadata)
@@ -97,14 +97,15 @@ def pattern_of(path: PathLike, metadata: Mapping[str, str]) -> Pattern:
     """The pattern of a file's sigmas. Raises VectorFitError when its configuration is damaged."""
     try:
         saved = json.loads(metadata.get(PREFIX + "config", "{}"))
-        return VectorFitConfig(**{name: saved[name] for name in PATTERN_FIELDS if name in saved}).matrix_pattern
+        fields = {name: value for name, value in saved.items() if name in PATTERN_FIELDS}
+        return VectorFitConfig(**fields).matrix_pattern
     except (ValueError, TypeError, AttributeError, VectorFitError) as error:
         raise VectorFitError(f"{path}: its configuration is damaged ({error})") from error
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A delta file as read, with the strength it is wanted at."""
+    """A subject file as read, and the strength to load it at."""
 
     path: PathLike
     strength: float
@@ -143,12 +144,12 @@ class _Subject:
 
 
 def _inject_missing(models: Models, before: Injection, loaded: Sequence[_Subject]) -> Injection:
-    """What is injected once every layer that the files adapt is; `before` itself where none was missing."""
+    """Injects the layers that the files adapt and the models lack; returns `before` itself where none is missing."""
     present, present_heads = set(map(canonical_name, before.layers)), set(map(canonical_name, before.heads))
-    wanted = present.union(*(subject.layers for subject in loaded))
-    wanted_heads = present_heads.union(*(subject.heads for subject in loaded))
+    needed = present.union(*(subject.layers for subject in loaded))
+    needed_heads = present_heads.union(*(subject.heads for subject in loaded))
     pattern = _common_pattern(loaded) or before.config.matrix_pattern
-    if wanted == present and wanted_heads == present_heads and pattern == before.config.matrix_pattern:
+    if needed == present and needed_heads == present_heads and pattern == before.config.matrix_pattern:
         return before
     modules = {canonical_name(path): (path, module) for path, module in named_modules(models)}
     paths = {name: path for name, (path, module) in modules.items() if layer_for(module) is not None}
@@ -160,8 +161,8 @@ def _inject_missing(models: Models, before: Injection, loaded: Sequence[_Subject
                 f"{subject.remedy}"
             )
     remove(models)
-    targets = tuple(paths[name] for name in sorted(wanted))
-    saved = tuple(modules[name][0] for name in sorted(wanted_heads))
+    targets = tuple(paths[name] for name in sorted(needed))
+    saved = tuple(modules[name][0] for name in sorted(needed_heads))
     inject(models, VectorFitConfig(target_modules=targets, modules_to_save=saved, **pattern.fields))
     return injection_of(models)
 
@@ -212,7 +213,7 @@ def _probed_error(subject: _Subject, layers: Mapping[str, VectorFitLayer]) -> fl
 def _judge_other_weights(
     subject: _Subject, layers: Mapping[str, VectorFitLayer], what: str, tolerated_error: float
 ) -> None:
-    """Accepts weights that are not the file's own only where its probe says that the change stays the same."""
+    """Refuses weights other than the file's unless its probe shows that the change stays nearly the same."""
     unlike = unlike_layers(subject.metadata.get(PREFIX + "sketch", ""), sketch(layers))
     if unlike:
         raise VectorFitError(f"{subject.path}: {what}, of another model ({unlike[0]} differs); {subject.remedy}")
@@ -228,12 +229,12 @@ def _judge_other_weights(
 def set_subjects(
     models: Models, subjects: Sequence[tuple[PathLike, float]], *, tolerated_error: float = HARMLESS
 ) -> None:
-    """Loads several delta files at once, each with its strength, replacing what was loaded; the deltas add up.
+    """Loads several subject files at once, each with its strength, replacing what was loaded; the deltas add up.
 
-    Injects where needed. The effective weights are always made from the base's own, so switching never drifts. With no
-    subjects the model is the base. Damaged files and files of another base change nothing. Weights that are not the
-    file's own but the same model's (rounded to half precision, say) are taken with a warning where the file's probe
-    tells of an error of dW of at most `tolerated_error`.
+    Injects where needed. The effective weights are always composed from the base's, so switching never drifts. Without
+    subjects the model is the base. Damaged files and files of another base change nothing. A file may have been trained
+    on weights that differ slightly, by rounding to half precision for example. It is then loaded with a warning where
+    its probe gives dW an error of at most `tolerated_error`.
 
     Raises:
         VectorFitError: a file is damaged, or its deltas belong to other weights: with path, got, expected and remedy.
@@ -287,7 +288,7 @@ def _set_heads(injection: Injection, loaded: Sequence[_Subject]) -> None:
 
 
 def _refuse_two_heads(loaded: Sequence[_Subject]) -> None:
-    """Raises VectorFitError where two files both bring a module whole: these do not add up."""
+    """Raises VectorFitError where two files hold the same module trained whole: those cannot be added."""
     seen: dict[str, PathLike] = {}
     for subject in loaded:
         for head in subject.heads:
@@ -299,7 +300,7 @@ def _refuse_two_heads(loaded: Sequence[_Subject]) -> None:
 def load_vectors(
     models: Models, path: PathLike, strength: float = 1.0, *, tolerated_error: float = HARMLESS
 ) -> dict[str, Any]:
-    """Loads one delta file onto its base and returns its metadata.
+    """Loads one subject file onto its base and returns its metadata.
 
     Raises:
         VectorFitError: as `set_subjects` does.

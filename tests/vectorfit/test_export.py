@@ -100,7 +100,7 @@ def test_mistakes(trained):
         lora(trained, 0)
     with pytest.raises(vf.VectorFitError, match="expected one of diffusers, kohya, peft"):
         lora(trained, 1, "a1111")
-    with pytest.raises(vf.VectorFitError, match="no place for biases"):
+    with pytest.raises(vf.VectorFitError, match="no names for biases"):
         lora({"unet": trained}, 1, "kohya", biases=True)
     with pytest.raises(vf.VectorFitError, match="use the peft naming"):
         difference(copy.deepcopy(trained))

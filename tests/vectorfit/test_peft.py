@@ -426,7 +426,7 @@ def test_what_cannot_be_adapted_is_refused_with_the_reason_before_anything_chang
     wrapped = tuned()
     with pytest.raises(vf.VectorFitError, match="pattern"):
         wrapped.add_adapter("other", vp.VectorFitConfig(pattern="banded"))
-    with pytest.raises(vf.VectorFitError, match="to_delta_file"):
+    with pytest.raises(vf.VectorFitError, match="to_subject_file"):
         vf.save_vectors(wrapped, "never.safetensors", base_model="test")
 
 
@@ -514,7 +514,7 @@ def test_diffusers_models_take_it_as_an_adapter():
 
 
 @pytest.mark.parametrize("settings", [{}, {"variant": "sigma_a+b"}, {"pattern": "random", "pattern_width": 2}])
-def test_adapters_become_delta_files_and_come_back(tmp_path, settings):
+def test_adapters_become_subject_files_and_come_back(tmp_path, settings):
     wrapped = disturb(tuned(task_type="SEQ_CLS", **settings))
     with torch.no_grad():
         head = wrapped.base_model.model.classifier.modules_to_save["default"]
@@ -522,7 +522,7 @@ def test_adapters_become_delta_files_and_come_back(tmp_path, settings):
     expected = logits(wrapped)
     wrapped.save_pretrained(tmp_path / "adapter")
     plain = bert()
-    vp.to_delta_file(plain, tmp_path / "adapter", tmp_path / "v.safetensors", base_model="tiny-bert")
+    vp.to_subject_file(plain, tmp_path / "adapter", tmp_path / "v.safetensors", base_model="tiny-bert")
     assert torch.equal(logits(plain), logits(bert()))
     assert read_metadata(tmp_path / "v.safetensors")["vectorfit.base_model"] == "tiny-bert"
     ours = bert()
@@ -543,26 +543,26 @@ def test_a_subject_of_two_models_becomes_two_adapters(tmp_path):
     wrapped = peft.PeftModel.from_pretrained(fresh["unet"], tmp_path / "dog" / "unet")
     assert torch.equal(denoised(wrapped.eval()), denoised(models["unet"].eval()))
     base = {"unet": unet(), "text_encoder": bert().bert}
-    vp.to_delta_file(base, tmp_path / "dog", tmp_path / "again.safetensors", base_model="tiny")
+    vp.to_subject_file(base, tmp_path / "dog", tmp_path / "again.safetensors", base_model="tiny")
     vf.load_vectors(base, tmp_path / "again.safetensors")
     assert torch.equal(denoised(base["unet"]), denoised(models["unet"]))
 
 
 def test_what_is_no_adapter_is_refused(tmp_path):
     with pytest.raises(vf.VectorFitError, match="not a PEFT adapter"):
-        vp.to_delta_file(bert(), tmp_path, tmp_path / "v.safetensors", base_model="x")
+        vp.to_subject_file(bert(), tmp_path, tmp_path / "v.safetensors", base_model="x")
     peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"])).save_pretrained(tmp_path)
     with pytest.raises(vf.VectorFitError, match=r"type .*LORA, expected VECTORFIT"):
-        vp.to_delta_file(bert(), tmp_path, tmp_path / "v.safetensors", base_model="x")
+        vp.to_subject_file(bert(), tmp_path, tmp_path / "v.safetensors", base_model="x")
     disturb(tuned()).save_pretrained(tmp_path)
-    vp.to_delta_file(bert(), tmp_path, tmp_path / "w.safetensors", base_model="x")
+    vp.to_subject_file(bert(), tmp_path, tmp_path / "w.safetensors", base_model="x")
     injected = bert()
     vf.inject(injected)
     with pytest.raises(vf.VectorFitError, match="expected the plain base"):
         vp.to_adapter(injected, tmp_path / "w.safetensors", tmp_path / "again")
     assert vf.vector_parameters(injected)
     with pytest.raises(vf.VectorFitError, match="of another model"):
-        vp.to_delta_file(bert(seed=3), tmp_path, tmp_path / "v.safetensors", base_model="x")
+        vp.to_subject_file(bert(seed=3), tmp_path, tmp_path / "v.safetensors", base_model="x")
     assert not (tmp_path / "v.safetensors").exists()
 
 

@@ -11,11 +11,11 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import register_peft_method
 
 from .config import NAME, VectorFitConfig, peft_type_of_vectorfit
-from .files import to_adapter, to_delta_file
+from .files import to_adapter, to_subject_file
 from .layer import VectorFitTunerLayer
 from .model import VectorFitModel
 
-__all__ = ["VectorFitConfig", "VectorFitModel", "VectorFitTunerLayer", "to_adapter", "to_delta_file"]
+__all__ = ["VectorFitConfig", "VectorFitModel", "VectorFitTunerLayer", "to_adapter", "to_subject_file"]
 
 
 def _register() -> None:

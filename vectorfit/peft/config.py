@@ -47,7 +47,9 @@ class VectorFitConfig(PeftConfig):
     pattern: str = field(default="plain", metadata={"help": "One of vectorfit.pattern.PATTERNS; 'plain' is VectorFit."})
     pattern_width: int = field(default=1, metadata={"help": "Diagonals beside the main one, on each side."})
     base_sha256: str | None = field(default=None, metadata={"help": "Hash of the adapted weights; filled in."})
-    base_sketch: str | None = field(default=None, metadata={"help": "What tells another model from a rounded one."})
+    base_sketch: str | None = field(
+        default=None, metadata={"help": "Tells another model from a rounded one; filled in."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

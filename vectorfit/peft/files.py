@@ -1,4 +1,4 @@
-"""From PEFT's adapter folders to delta files and back."""
+"""From PEFT's adapter folders to subject files and back."""
 
 import dataclasses
 import json
@@ -26,10 +26,10 @@ WEIGHTS = "adapter_model.safetensors"
 WRAPPER = "base_model.model."  # what PEFT puts before every name in a file
 
 
-def to_delta_file(
+def to_subject_file(
     models: Models, folder: PathLike, path: PathLike, *, base_model: str, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a PEFT adapter's folder as a delta file. `models` is the plain base, of one folder or several by name.
+    """Writes a PEFT adapter's folder as a subject file. `models` is the plain base, of one folder or several by name.
 
     Of several models, {"unet": unet, "text_encoder": text_encoder}, each has its adapter in a subfolder of its name.
 
@@ -39,10 +39,10 @@ def to_delta_file(
     adapters = {name: _read_adapter(Path(folder) / name) for name in named_models(models)}
     configs = [config for config, _ in adapters.values()]
     vectors = {join(n, path): v for n, (_, tensors) in adapters.items() for path, v in _vectors_in(tensors).items()}
-    whole = {join(n, path): v for n, (_, tensors) in adapters.items() for path, v in _whole_in(tensors).items()}
+    saved = {join(n, path): v for n, (_, tensors) in adapters.items() for path, v in _saved_in(tensors).items()}
     targets = {name.rpartition(".")[0] for name in vectors}
     core = dataclasses.replace(
-        configs[0].core(sorted(targets)), modules_to_save=tuple({n.rpartition(".")[0] for n in whole})
+        configs[0].core(sorted(targets)), modules_to_save=tuple({n.rpartition(".")[0] for n in saved})
     )
     inject(models, core)
     parameters = injection_of(models).parameters
@@ -50,12 +50,12 @@ def to_delta_file(
         for name, (config, _) in adapters.items():
             layers = by_canonical_path(dict(vectorfit_layers(named_models(models)[name])))
             verify(f"{folder}/{name}", config, {path: base_matrix(layer) for path, layer in layers.items()})
-        unlike = set(parameters) ^ (set(vectors) | set(whole))
-        if unlike:
+        unmatched = set(parameters) ^ (set(vectors) | set(saved))
+        if unmatched:
             raise VectorFitError(
-                f"{folder}: {sorted(unlike)[0]} and {len(unlike) - 1} more are not in both adapter and model"
+                f"{folder}: {sorted(unmatched)[0]} and {len(unmatched) - 1} more are not in both adapter and model"
             )
-        for name, value in {**vectors, **whole}.items():
+        for name, value in {**vectors, **saved}.items():
             if parameters[name].shape != value.shape:
                 raise VectorFitError(
                     f"{folder}: {name} has shape {tuple(value.shape)}, expected {tuple(parameters[name].shape)}; "
@@ -68,7 +68,7 @@ def to_delta_file(
 
 
 def to_adapter(models: Models, path: PathLike, folder: PathLike) -> None:
-    """Writes a delta file as a PEFT adapter's folder. `models` as for `to_delta_file`; they stay as they are.
+    """Writes a subject file as a PEFT adapter's folder. `models` as for `to_subject_file`; they stay as they are.
 
     Raises:
         VectorFitError: as `vectorfit.load_vectors` does.
@@ -130,6 +130,6 @@ def _vectors_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{path}.{kinds[last]}": tensors[name] for name, (path, _, last) in split.items() if last in kinds}
 
 
-def _whole_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _saved_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters of modules trained whole."""
     return {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in PARAMETERS.values()}

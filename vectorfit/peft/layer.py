@@ -118,12 +118,12 @@ class VectorFitTunerLayer(BaseTunerLayer):
         Raises:
             ValueError: with `safe_merge`, the weight would not be finite; nothing is changed.
         """
-        wanted = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.scaling]
-        if not wanted:
+        new_adapters = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.scaling]
+        if not new_adapters:
             return
-        if safe_merge and not self.finite_with(wanted):
-            raise ValueError(f"NaNs detected in the merged weights. The adapter {wanted} seems to be broken")
-        self.merged_adapters = [*self.merged_adapters, *wanted]
+        if safe_merge and not self.finite_with(new_adapters):
+            raise ValueError(f"NaNs detected in the merged weights. The adapter {new_adapters} seems to be broken")
+        self.merged_adapters = [*self.merged_adapters, *new_adapters]
         self.remerge()
 
     @torch.no_grad()

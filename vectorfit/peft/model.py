@@ -40,7 +40,7 @@ class VectorFitModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: VectorFitConfig, model: nn.Module) -> None:
-        """Settles on the modules and refuses what cannot be, all before anything is replaced.
+        """Selects the modules, and refuses those that cannot be adapted before anything is replaced.
 
         Raises:
             VectorFitError: a module cannot be adapted, nothing is left to train, or the adapter is of other weights.
@@ -67,28 +67,29 @@ class VectorFitModel(BaseTuner):
                 f"{peft_config.variant!r} trains; name others, or leave target_modules out"
             )
         matrices = dict(sorted(matrices.items()))
-        if peft_config.base_sha256 is None:  # a new adapter, which knows of no weights yet
+        if peft_config.base_sha256 is None:  # a new adapter, not yet bound to weights
             peft_config.base_sha256 = matrices_sha256(matrices)
         verify("the adapter", peft_config, matrices)
 
     def _targets(self, config: VectorFitConfig, model: nn.Module) -> set[str]:
-        """The full paths of the modules that are meant: those named, or those that the core takes."""
+        """The full paths of the target modules: those that are named, or those that the core takes by default."""
         named = config.target_modules
         if named is None or named == "all-linear":
             excluded = tuple(path for path, module in named_modules(model) if _excluded(config, path, module))
             return {layer.path for layer in plan(model, replace(config.core(), exclude_modules=excluded)).layers}
-        inside = dict(named_modules(model))
-        found = {path for path in inside if path and self._check_target_module_exists(config, path)}
+        modules = dict(named_modules(model))
+        targets = {path for path in modules if path and self._check_target_module_exists(config, path)}
         if config.norm_biases and VARIANTS[config.variant]["bias"]:
-            layers = plan(model, replace(config.core(), variant="sigma_a+b")).layers
-            found |= {layer.path for layer in layers if isinstance(_base(inside[layer.path]), nn.LayerNorm)}
-        if not found:
+            # `norm_biases` adds the LayerNorms that the core takes by default, whatever layers are named.
+            layers = plan(model, config.core()).layers
+            targets |= {layer.path for layer in layers if isinstance(_base(modules[layer.path]), nn.LayerNorm)}
+        if not targets:
             names = named if isinstance(named, str) else ", ".join(map(repr, sorted(named)))
-            last_parts = {path.split(".")[-1] for path, module in inside.items() if layer_for(_base(module))}
+            last_parts = {path.split(".")[-1] for path, module in modules.items() if layer_for(_base(module))}
             raise VectorFitError(
                 f"target_modules: {names} matches no module; layers here are {', '.join(sorted(last_parts))}"
             )
-        return found
+        return targets
 
     def _create_and_replace(
         self,
@@ -143,7 +144,7 @@ class VectorFitModel(BaseTuner):
             config.base_sketch = sketch({path: layer for path, layer in adapted if adapter_name in _adapters(layer)})
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """As PEFT's; with `safe_merge` all layers are looked at before the first is merged."""
+        """As PEFT's; with `safe_merge` all layers are checked before the first is merged."""
         if safe_merge:
             self._require_finite(adapter_names)
         super().merge_adapter(adapter_names, safe_merge)
@@ -167,11 +168,13 @@ class VectorFitModel(BaseTuner):
 
 
 def _adapters(layer: Any) -> Mapping[str, float]:
-    found: Mapping[str, float] = getattr(layer, "scaling", {})
-    return found
+    """The scale of each adapter of a layer, by name."""
+    scales: Mapping[str, float] = getattr(layer, "scaling", {})
+    return scales
 
 
 def _base(module: Any) -> Any:
+    """The base layer of PEFT's layers, any other module itself."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
@@ -201,6 +204,6 @@ def verify(what: str, config: VectorFitConfig, matrices: Mapping[str, Tensor]) -
     dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in matrices.values()})
     warnings.warn(
         f"{what}: the model's weights ({', '.join(dtypes)}) are rounded or changed since it was trained; "
-        "its change comes out off by some per cent. Load the base in the precision it was trained in",
+        "its change will be off by a few per cent. Load the base in the precision it was trained in",
         stacklevel=3,
     )
