@@ -1,4 +1,4 @@
-"""Which base model is meant, where it lies, and the settings that suit it."""
+"""From the name of a base model to its weights, and to the settings that suit it."""
 
 import hashlib
 import importlib.util
@@ -32,7 +32,7 @@ def starter_folder() -> Path:
     """The starter's diffusers folder: beside this package in a checkout, or in the installed `vf_starter`.
 
     Raises:
-        VectorFitError: it is in neither place.
+        VectorFitError: neither has it.
     """
     candidates = [Path(__file__).resolve().parents[1] / "starter"]
     spec = importlib.util.find_spec("vf_starter")
@@ -113,7 +113,7 @@ def load(base: BaseModel) -> DiffusionPipeline:
         pipe = _read(base)
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # three libraries read a base, and each has errors of its own
+    except Exception as error:  # three libraries read a base, each with its own errors
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VectorFitError(
             f"base model {base.location!r} cannot be loaded ({first_line}); {_remedy(base)}"
@@ -127,13 +127,13 @@ def load(base: BaseModel) -> DiffusionPipeline:
 
 
 def _remedy(base: BaseModel) -> str:
-    """What to do when a base cannot be had."""
+    """What to do when a base cannot be loaded."""
     starter = "--base_model starter is included and needs no download"
     if Path(base.location).exists():
         return f"expected a whole saved model; {starter}"
     return (
-        f"without a network, fetch it where there is one ('hf download {base.location} --local-dir FOLDER'), carry the "
-        f"folder over and give --base_model FOLDER, or set HF_HOME to a cache that has it; {starter}"
+        f"without a network, download it elsewhere ('hf download {base.location} --local-dir FOLDER'), copy the "
+        f"folder here and give --base_model FOLDER, or set HF_HOME to a cache that has it; {starter}"
     )
 
 

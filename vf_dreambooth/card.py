@@ -1,4 +1,4 @@
-"""The model card of a run: README.md beside the subject file, as the hub shows it and a person reads it."""
+"""The model card of a run: README.md beside the subject file, for the hub and for readers."""
 
 import json
 
@@ -15,7 +15,7 @@ TAGS = ["text-to-image", "dreambooth", "diffusers-training", "{family}", "vector
 
 def _header(setup: Setup, family: Family, samples: list[str]) -> str:
     """The YAML block that the hub reads."""
-    base = setup.base.name if "/" in setup.base.name else None  # only a hub id may stand there
+    base = setup.base.name if "/" in setup.base.name else None  # the hub accepts only a hub id
     widget = [{"text": setup.config.instance_prompt, "output": {"url": name}} for name in samples[-1:]]
     data = ModelCardData(
         base_model=base,
@@ -48,14 +48,14 @@ def text(setup: Setup, family: Family, samples: list[str]) -> str:
     arguments = ", ".join(
         [json.dumps(base.name), *(f"{k}={json.dumps(v)}" for k in ("revision", "variant") if (v := getattr(base, k)))]
     )
-    pictures = "\n".join(f"![{name}]({name})" for name in samples[-1:]) or "No samples were drawn."
+    pictures = "\n".join(f"![{name}]({name})" for name in samples[-1:]) or "The run has no sample grids."
     return f"""{_header(setup, family, samples)}
 
 # {setup.run.path.resolve().name}: {config.trigger}
 
 A subject for {base.name}, {_origin(config.method)}.
 
-Say **{config.trigger}** to call it, as in "{config.instance_prompt} in the snow".
+Write **{config.trigger}** in a prompt to get it, as in "{config.instance_prompt} in the snow".
 
 {pictures}
 

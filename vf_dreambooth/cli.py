@@ -20,23 +20,23 @@ from .config import PRIOR, TrainConfig
 from .default_runs import newest_run
 from .options import dependents, problems_of
 
-# Flags of other DreamBooth scripts that mean nothing here, and what stands in their place.
+# Flags of other DreamBooth scripts that do not exist here, and what to use instead.
 ELSEWHERE = {
     "--num_train_epochs": "steps are counted here: --max_train_steps",
-    "--validation_steps": "grids are drawn with the checkpoints: --checkpointing_steps",
-    "--validation_epochs": "grids are drawn with the checkpoints: --checkpointing_steps",
+    "--validation_steps": "sample grids are made with the checkpoints: --checkpointing_steps",
+    "--validation_epochs": "sample grids are made with the checkpoints: --checkpointing_steps",
     "--use_8bit_adam": "the optimizer's state is a few megabytes; leave it out",
     "--scale_lr": "give the rate itself: --learning_rate",
     "--rank": "VectorFit has no rank; leave it out",
     "--cache_latents": "latents are always computed once; leave it out",
-    "--dataloader_num_workers": "pictures are encoded once; leave it out",
+    "--dataloader_num_workers": "images are encoded once, before training; leave it out",
     "--allow_tf32": "it is on; leave it out",
-    "--logging_dir": "logs lie in the run folder: --output_dir",
-    "--prior_generation_precision": "class images have the training's precision: --mixed_precision",
+    "--logging_dir": "logs are in the run folder: --output_dir",
+    "--prior_generation_precision": "class images use the precision of the training: --mixed_precision",
     "--enable_xformers_memory_efficient_attention": "PyTorch's own attention is used; leave it out",
-    "--set_grads_to_none": "they always are; leave it out",
+    "--set_grads_to_none": "gradients are always set to None; leave it out",
     "--hub_token": "log in with 'hf auth login' or set HF_TOKEN",
-    "--local_rank": "accelerate knows it; leave it out",
+    "--local_rank": "accelerate sets it; leave it out",
 }
 
 
@@ -78,13 +78,15 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--config", metavar="FILE", help="take the settings of this RUN/config.json; flags override them")
+    run.add_argument("--config", metavar="FILE", help="use the settings of this RUN/config.json; flags override them")
     run.add_argument(
         "--resume_from_checkpoint",
         metavar="latest|PATH",
-        help="go on from the newest checkpoint of the run that the flags name, or from a run or checkpoint",
+        help="resume from the newest checkpoint of the run that the flags name, or from this run or checkpoint",
     )
-    run.add_argument("--dry_run", action="store_true", help="say what would be trained, how long, and stop")
+    run.add_argument(
+        "--dry_run", action="store_true", help="print what would be trained and how long it would take, then stop"
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in fields(TrainConfig):
         name = item.metadata["group"]
@@ -107,12 +109,12 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> str:
-    """What to say of arguments that no flag takes, with the nearest flag where there is one."""
+    """The messages for unknown arguments, with the most similar flag if there is one."""
     known, messages, after_flag = list(parser._option_string_actions), [], False
     for argument in unknown:
         flag = argument.split("=")[0]
         if not argument.startswith("--"):
-            if not after_flag:  # the value of an unknown flag is not a second mistake
+            if not after_flag:  # the value of an unknown flag is not a second error
                 hint = (
                     f"did you mean --instance_dir {argument}?" if Path(argument).is_dir() else "--help lists all flags"
                 )
@@ -129,10 +131,10 @@ def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> s
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a run's config.json, without where that run was written.
+    """The settings in a run's config.json, except its output folder.
 
     Raises:
-        VectorFitError: it cannot be read, or holds a setting that does not exist (the nearest is given).
+        VectorFitError: the file cannot be read, or has an unknown setting (the message names the most similar one).
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -157,7 +159,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _convert(flags: dict[str, Any], problems: Problems) -> dict[str, Any]:
-    """The flags' texts as values of their settings' types."""
+    """Converts the text of each flag to the type of its setting."""
     values: dict[str, Any] = {}
     words = {int: "a whole number", float: "a number"}
     for item in fields(TrainConfig):
@@ -168,19 +170,19 @@ def _convert(flags: dict[str, Any], problems: Problems) -> dict[str, Any]:
             values[item.name] = value if isinstance(value, kind) else kind(value)
         except ValueError:
             problems.messages.append(f"--{item.name}: got {value!r}, expected {words[kind]}")
-    wanted = flags.get("with_prior_preservation")
-    if wanted is not None:
-        prior = "class_images" if wanted else "none"
+    with_prior = flags.get("with_prior_preservation")
+    if with_prior is not None:
+        prior = "class_images" if with_prior else "none"
         if values.get("prior", prior) != prior:
             problems.messages.append(
-                f"--prior {values['prior']}: contradicts --{'' if wanted else 'no-'}with_prior_preservation"
+                f"--prior {values['prior']}: contradicts --{'' if with_prior else 'no-'}with_prior_preservation"
             )
         values["prior"] = prior
     return values
 
 
 def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "train_dreambooth_vectorfit.py") -> Command:
-    """What a command line asks for. Mistakes are noted in `problems`, the settings at fault left at their defaults."""
+    """Reads a command line. Errors are added to `problems`, and those settings keep their defaults."""
     parser = build_parser(prog)
     namespace, unknown = parser.parse_known_args(arguments)
     flags = vars(namespace)
@@ -201,15 +203,15 @@ def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "trai
         run = _resumed_run(resume, values | given)
         if run is not None:
             values |= read_settings(run.config) | {"output_dir": str(run.path)}
-    return Command(_without_mistakes(values | given, problems), resume, flags.get("dry_run", False))
+    return Command(_without_errors(values | given, problems), resume, flags.get("dry_run", False))
 
 
-def _without_mistakes(values: dict[str, Any], problems: Problems) -> TrainConfig:
-    """The settings with those at fault left out, which are noted: there may be more to find in the others."""
+def _without_errors(values: dict[str, Any], problems: Problems) -> TrainConfig:
+    """The settings without the wrong ones, which are added to `problems`, so that the others can be checked too."""
     defaults, safe = {f.name: f.default for f in fields(TrainConfig)}, dict(values)
     wrong = problems_of(TrainConfig, defaults | safe)
     problems.messages += wrong.values()
-    # A default in the place of a mistake may contradict something in turn; that is no mistake of the user's.
+    # A default used instead of a wrong value may cause a new conflict, which is not the user's error.
     while wrong:
         safe = {"instance_data_dir": "."} | {name: value for name, value in safe.items() if name not in wrong}
         wrong = problems_of(TrainConfig, defaults | safe)
@@ -217,7 +219,7 @@ def _without_mistakes(values: dict[str, Any], problems: Problems) -> TrainConfig
 
 
 def _resumed_run(resume: str | None, settings: dict[str, Any]) -> RunFolder | None:
-    """The run folder whose settings a resumed run takes; None when there is none yet."""
+    """The run folder from which a resumed run takes its settings; None where it does not exist yet."""
     if resume is None:
         return None
     if resume != "latest":

@@ -1,4 +1,4 @@
-"""Latents computed once, and the batch of any step as a pure function of the seed and the step."""
+"""Latents, computed once, and the batch of each step, a pure function of the seed and the step."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Latents:
 
     mean: Tensor
     deviation: Tensor
-    views: int = 1  # squares of each picture, next to one another
+    views: int = 1  # squares of each picture, one after the other
 
     def __len__(self) -> int:
         return len(self.mean) // self.views
@@ -26,7 +26,7 @@ class Latents:
 
 @torch.no_grad()
 def encode_images(pipe: DiffusionPipeline, pictures: list[list[Image.Image]], batch_size: int = 4) -> Latents:
-    """The posterior of every view of every picture; all pictures have equally many views of one size."""
+    """The posterior of every view of every picture. All pictures have the same number of views, all of one size."""
     images = [view for views in pictures for view in views]
     family, means, deviations = family_of(pipe), [], []
     for start in range(0, len(images), batch_size):
@@ -39,7 +39,7 @@ def encode_images(pipe: DiffusionPipeline, pictures: list[list[Image.Image]], ba
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents [n, c, h, w], their noise, timesteps [n]; of each sample its picture and whether that is of the class."""
+    """One batch: latents and noise [n, c, h, w], timesteps [n], index of the picture [n], is it a class image [n]."""
 
     latents: Tensor
     noise: Tensor
@@ -53,10 +53,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class DataSampler:
-    """Draws the batch of any step: `batch_size` instance samples and, with class latents, as many of the class.
+    """Gives the batch of any step: `batch_size` instance samples, and as many class samples if there are any.
 
-    A sample depends on the seed, the step and its index in the global batch alone: neither on what ran before nor on
-    how many processes share the batch.
+    A sample depends only on the seed, the step and its index in the global batch. It does not depend on earlier steps,
+    or on how many processes share the batch.
     """
 
     instance: Latents

@@ -6,11 +6,11 @@ from pathlib import Path
 from vf_training.runs import RunFolder
 
 
-def free_folder(wanted: Path) -> Path:
-    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist: a run never overwrites another."""
-    number, folder = 2, wanted
+def free_folder(folder: Path) -> Path:
+    """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist: a run never overwrites another."""
+    number, first = 2, folder
     while folder.exists():
-        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        folder, number = first.with_name(f"{first.name}-{number}"), number + 1
     return folder
 
 

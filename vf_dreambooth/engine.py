@@ -1,4 +1,4 @@
-"""A base model kept ready: pictures of one subject after the other, without loading it anew."""
+"""Keeps a base model loaded, and generates images of one subject after the other."""
 
 import itertools
 import threading
@@ -15,7 +15,7 @@ from vectorfit import VectorFitError
 from .base_models import BaseModel
 from .pipeline import GeneratedImage, GenerationSettings, batches, generate, load_pipeline, set_subjects, subject_file
 
-# What a person picks by name -> the class of diffusers; the base's own comes with its weights.
+# Name on the page -> class in diffusers.
 OWN_SCHEDULER = "the model's own"
 SCHEDULERS = {
     "DDIM": "DDIMScheduler",
@@ -28,7 +28,7 @@ SCHEDULERS = {
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Pictures to be drawn: of which subjects at which strengths, one per (prompt, seed)."""
+    """Images to generate: of these subjects at these strengths, one image per (prompt, seed)."""
 
     base: BaseModel
     subjects: tuple[tuple[Path, float], ...]
@@ -44,54 +44,54 @@ class PromptBatch:
 
 
 class Engine:
-    """Generates one batch at a time, whoever asks. Holds one base at a time; a switch of subject does not reload it."""
+    """Handles one request at a time and holds one base at a time. Another subject does not reload the base."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._base: BaseModel | None = None
         self._pipe: DiffusionPipeline | None = None
-        self._composed: object = None  # which subjects the pipeline's weights are of
+        self._composed: object = None  # the subjects that are in the pipeline's weights now
 
     def generate(
-        self, batch: PromptBatch, after_step: Callable[[int], None] = lambda done: None
+        self, request: PromptBatch, after_step: Callable[[int], None] = lambda done: None
     ) -> list[GeneratedImage]:
-        """The pictures of a batch.
+        """Generates the images of a request.
 
-        `after_step` is called with 0 when its turn comes, then after every denoising step with the number of
+        `after_step` is called with 0 when the request's turn comes, then after every denoising step with the number of
         steps so far. An exception in it ends the generation.
 
         Raises:
-            VectorFitError: the base cannot be had, a subject is damaged or of another base, an unknown scheduler.
+            VectorFitError: the base cannot be loaded, a subject is damaged or of another base, or an unknown scheduler.
         """
-        if batch.scheduler != OWN_SCHEDULER and batch.scheduler not in SCHEDULERS:
-            raise VectorFitError(f"scheduler {batch.scheduler!r}: expected {', '.join((OWN_SCHEDULER, *SCHEDULERS))}")
+        if request.scheduler != OWN_SCHEDULER and request.scheduler not in SCHEDULERS:
+            raise VectorFitError(f"scheduler {request.scheduler!r}: expected {', '.join((OWN_SCHEDULER, *SCHEDULERS))}")
         steps = itertools.count(1)
         with self._lock:
             after_step(0)
-            pipe = self._pipeline(batch)
-            with _scheduler(pipe, batch.scheduler):
-                return generate(pipe, batch.prompts, batch.seeds, batch.settings, lambda: after_step(next(steps)))
+            pipe = self._pipeline(request)
+            with _scheduler(pipe, request.scheduler):
+                return generate(pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps)))
 
-    def _pipeline(self, batch: PromptBatch) -> DiffusionPipeline:
-        """The base's pipeline with the subjects of a batch."""
-        if self._pipe is None or self._base != batch.base:
-            self._pipe = self._base = self._composed = None  # one base at a time, also while the next is loaded
-            self._pipe, self._base = load_pipeline(batch.base), batch.base
-        wanted = tuple((path, strength, _version(path)) for path, strength in batch.subjects)
-        if self._composed != wanted:
-            self._composed = None  # should it fail half-way, the next batch composes anew
-            set_subjects(self._pipe, batch.subjects)
-            self._composed = wanted
+    def _pipeline(self, request: PromptBatch) -> DiffusionPipeline:
+        """The base's pipeline with the request's subjects."""
+        if self._pipe is None or self._base != request.base:
+            self._pipe = self._base = self._composed = None  # frees the memory before the next base is loaded
+            self._pipe, self._base = load_pipeline(request.base), request.base
+        subjects = tuple((path, strength, _version(path)) for path, strength in request.subjects)
+        if self._composed != subjects:
+            self._composed = None  # if this fails, the next request composes again
+            set_subjects(self._pipe, request.subjects)
+            self._composed = subjects
         return self._pipe
 
     def release(self) -> None:
-        """Lets the base go, and its memory with it, once nothing is being drawn."""
+        """Frees the base and its memory, after the request in progress."""
         with self._lock:
             self._pipe = self._base = self._composed = None
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """What tells a subject file from one that was written over it. Raises VectorFitError when it is gone."""
+    """Changes when the subject file is written again. Raises VectorFitError when the file is gone."""
     try:
         status = subject_file(path).stat()
     except OSError as error:
@@ -101,13 +101,13 @@ def _version(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _scheduler(pipe: DiffusionPipeline, name: str) -> Iterator[None]:
-    """Within the context the pipeline samples by another scheduler, which knows of the training what the own one knows.
+    """Within the context the pipeline has another scheduler, made from the configuration of its own.
 
-    Every batch gets a scheduler of its own: some keep a state from call to call.
+    Every request gets a new one, because some schedulers keep state between calls.
     """
     own = pipe.scheduler
-    kind = type(own) if name == OWN_SCHEDULER else getattr(diffusers, SCHEDULERS[name])
-    pipe.scheduler = kind.from_config(own.config)
+    scheduler_class = type(own) if name == OWN_SCHEDULER else getattr(diffusers, SCHEDULERS[name])
+    pipe.scheduler = scheduler_class.from_config(own.config)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a training will take: a few updates on random latents, timed, and nothing kept."""
+"""Estimates time and memory of a training from a few updates on random latents."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: Accelerator) -> Estimate:
-    """Runs a few updates of the very size without stepping the optimizer."""
+    """Times a few updates of the same size as in training. The optimizer makes no step."""
     config, family = setup.config, family_of(pipe)
     zeros = torch.zeros(1, *family.latent_shape(pipe, config.resolution))
     latents = Latents(zeros, torch.ones_like(zeros))
@@ -52,7 +52,7 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
     times = [_timed(lambda: objective.backward(denoiser, 1, accelerator)) for _ in range(WARM_UP + TIMED)]
     for vector in vectors.values():
         vector.grad = None
-    batch = 2 * config.sample_batch_size  # guidance takes every picture twice
+    batch = 2 * config.sample_batch_size  # guidance computes every image twice
     encoded = denoiser.encode(objective.prompt_ids[:1].to(accelerator.device))
     timesteps = torch.full((batch,), 10, device=accelerator.device)
     first_prompt = torch.zeros_like(timesteps)
@@ -67,7 +67,7 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
 
 
 def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> list[str]:
-    """The dry run's report, a line each."""
+    """The lines of the dry run's report."""
     config = setup.config
     train = estimate.update * config.max_train_steps
     grids = config.num_validation_images and -(-config.max_train_steps // config.checkpointing_steps) + 1
@@ -78,12 +78,12 @@ def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> li
         optimization.trained.table,
         f"trainable    {optimization.trained.summary}",
         f"steps        {config.max_train_steps} of {estimate.update:.2f} s: {train / 60:.1f} min",
-        f"pictures     {pictures} to draw (class images and sample grids): {draw / 60:.1f} min",
+        f"pictures     {pictures} to generate (class images and sample grids): {draw / 60:.1f} min",
         f"memory       {estimate.memory / 2**30:.1f} GiB at the peak",
         "dry run      nothing was trained or written",
     ]
 
 
 def report(setup: Setup, pipe: DiffusionPipeline, optimization: Optimization, accelerator: Accelerator) -> list[str]:
-    """Measures and describes it."""
+    """Measures a training and describes the estimate."""
     return describe(setup, optimization, measure(setup, pipe, optimization.vectors, accelerator))

@@ -1,4 +1,4 @@
-"""A subject for other tools: `python -m vf_dreambooth.export --to lora RUN`."""
+"""Exports a subject for other tools: `python -m vf_dreambooth.export --to lora RUN`."""
 
 import argparse
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--to",
         required=True,
         choices=KINDS,
-        help="lora: the best of a rank, an approximation; diff: the exact change (ComfyUI); pipeline: a diffusers "
+        help="lora: the best approximation of a given rank; diff: the exact change (ComfyUI); pipeline: a diffusers "
         "folder with the subject merged in",
     )
     parser.add_argument("--rank", type=int, default=32, help="rank of the LoRA (default 32)")
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--naming", choices=("diffusers", "kohya"), default="diffusers", help="names in the LoRA (default diffusers)"
     )
     parser.add_argument(
-        "--biases", action="store_true", help="carry the bias deltas in the LoRA too, which diffusers and PEFT read"
+        "--biases", action="store_true", help="include the bias deltas in the LoRA; diffusers and PEFT read them"
     )
     parser.add_argument("--strength", type=float, default=1.0, help="strength to export at (default 1)")
     parser.add_argument("--base_model", help="by default the one the subject was trained on")
@@ -64,7 +64,7 @@ def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: floa
         VectorFitError: `out` exists, the subject is damaged or of another base, or the base cannot be loaded.
     """
     if out.exists():
-        raise VectorFitError(f"--out: {out} exists; give another place or delete it")
+        raise VectorFitError(f"--out: {out} exists; give another path or delete it")
     pipe = load(base)
     models = adapted_models(pipe)
     metadata = vf.load_vectors(models, subject_file(subject), strength=strength)

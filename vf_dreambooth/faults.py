@@ -1,4 +1,4 @@
-"""What can end a training before its time, said so that the user can mend it."""
+"""Errors that stop a training, with what the user can do about them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def not_finite(
     shown = f"photos {', '.join(photos)}" + (f", class images {', '.join(map(str, classes))}" if classes else "")
     other = " or --mixed_precision bf16 or no" if config.mixed_precision == "fp16" else ""
     return (
-        f"the {what} is {value} at step {step} ({shown}); the vectors from before it are the newest checkpoint. "
+        f"the {what} is {value} at step {step} ({shown}); the newest checkpoint has the vectors from before this step. "
         f"Start a new run with a lower --learning_rate (now {config.learning_rate}){other}"
     )
 
@@ -34,7 +34,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def memory_flags(config: TrainConfig) -> str:
-    """The flags that lower the memory of this training and leave its result as it is, but for rounding."""
+    """The flags that lower the memory of this training and change its result only by rounding."""
     flags = []
     if not config.gradient_checkpointing:
         flags.append("--gradient_checkpointing")
@@ -47,10 +47,10 @@ def memory_flags(config: TrainConfig) -> str:
 
 @contextmanager
 def memory_advice(config: TrainConfig) -> Iterator[None]:
-    """Turns running out of memory into one message with the flags to add.
+    """Turns an out-of-memory error into a message with the flags to add.
 
     Raises:
-        VectorFitError: the memory did not suffice.
+        VectorFitError: there was not enough memory.
     """
     try:
         yield

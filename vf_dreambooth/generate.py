@@ -1,4 +1,4 @@
-"""Pictures from a trained subject: `python -m vf_dreambooth.generate --vectors RUN --prompt "..."`."""
+"""Generates images of a trained subject: `python -m vf_dreambooth.generate --vectors RUN --prompt "..."`."""
 
 import argparse
 import math
@@ -25,20 +25,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompt", required=True, action="append", dest="prompts", help="prompt; may be given several times"
     )
-    parser.add_argument("--num", type=int, default=4, help="pictures per prompt (default 4)")
+    parser.add_argument("--num", type=int, default=4, help="images per prompt (default 4)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the first picture; the others count on (default 0)"
+        "--seed", type=int, default=0, help="seed of the first image; the next images use the next seeds (default 0)"
     )
     parser.add_argument(
         "--strength", type=float, default=1.0, help="0 is the base model, 1 the trained subject (default 1)"
     )
-    parser.add_argument("--negative_prompt", default="", help="what should not be shown")
+    parser.add_argument("--negative_prompt", default="", help="what the images should not show")
     parser.add_argument("--num_inference_steps", type=int, help="denoising steps; by default the base's preset")
     parser.add_argument("--guidance_scale", type=float, help="classifier-free guidance; by default the base's preset")
     parser.add_argument("--base_model", help="by default the one the subject was trained on")
-    parser.add_argument("--out", type=Path, help="folder for the pictures; by default generated/ in the run folder")
+    parser.add_argument("--out", type=Path, help="folder for the images; by default generated/ in the run folder")
     parser.add_argument(
-        "--compare", action="store_true", help="draw comparison.png too: references, base and personalised"
+        "--compare", action="store_true", help="also write comparison.png: photos, base and personalised"
     )
     return parser
 
@@ -48,7 +48,7 @@ def _file_name(prompt: str) -> str:
 
 
 def _references(vectors: Path) -> list[Image.Image]:
-    """The photos that a run was trained on, where they are still in their place."""
+    """The photos that a run was trained on, if their folder still exists."""
     run = RunFolder(vectors if vectors.is_dir() else vectors.parent)
     if not run.config.exists():
         return []

@@ -15,7 +15,7 @@ from torch import Tensor
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 
-PARAMETERS = "parameters"  # where a PNG tells what it was made from, as other tools write it too
+PARAMETERS = "parameters"  # the PNG text chunk for the settings of an image; other tools use the same name
 CROPS = 8  # random squares of a photo; each is encoded once, so their number is bounded
 
 
@@ -41,7 +41,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def write_png(path: Path, image: Image.Image, parameters: Mapping[str, object] | None = None) -> None:
-    """Saves a picture, whole or not at all, with what it was made from if that is given.
+    """Saves a picture atomically, with its settings if they are given.
 
     Raises:
         VectorFitError: it cannot be written.
@@ -54,15 +54,15 @@ def write_png(path: Path, image: Image.Image, parameters: Mapping[str, object] |
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """What `write_png` was given with a picture. Raises VectorFitError for a file that tells of none."""
+    """The settings that `write_png` saved with a picture. Raises VectorFitError for a file without settings."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            found = json.loads(image.info[PARAMETERS])  # type: ignore[attr-defined]
+            parameters = json.loads(image.info[PARAMETERS])  # type: ignore[attr-defined]
     except (OSError, KeyError, ValueError, SyntaxError) as error:
         raise VectorFitError(f"{path.name}: holds no settings; expected a PNG that was generated here") from error
-    if not isinstance(found, dict):
+    if not isinstance(parameters, dict):
         raise VectorFitError(f"{path.name}: its settings are damaged; expected a PNG that was generated here")
-    return found
+    return parameters
 
 
 def grid(
@@ -92,7 +92,7 @@ def grid(
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, its end left out where it is wider than so many pixels."""
+    """The text, shortened at its end to fit into `width` pixels."""
     if font.getlength(text) <= width:
         return text
     return next((f"{text[:n]}…" for n in range(len(text), 0, -1) if font.getlength(f"{text[:n]}…") <= width), "…")

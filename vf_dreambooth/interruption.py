@@ -1,11 +1,11 @@
-"""Ctrl-C and a scheduler's SIGTERM as a wish to stop after the running step."""
+"""Ctrl-C, or SIGTERM from a cluster, stops a training after the current step."""
 
 import signal
 from types import FrameType
 
 
 class Interruption:
-    """Within the context the first signal is only noted; a second one stops at once."""
+    """Within the context the first signal only sets `requested`. A second one stops immediately."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

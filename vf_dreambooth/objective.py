@@ -13,15 +13,15 @@ from .data import Batch, DataSampler
 from .families import family_of
 
 
-def per_sample_loss(prediction: Tensor, wanted: Tensor) -> Tensor:
+def per_sample_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample, float32. Shapes: [n, c, h, w] twice to [n]."""
-    return F.mse_loss(prediction.float(), wanted.float(), reduction="none").flatten(1).mean(1)
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
 
 
 def drift(vectors: Iterable[Tensor]) -> Tensor:
     """The squared norm of the change of all weights and biases.
 
-    ||dW||_F^2 = ||d_sigma||^2 exactly, since U and Vh are orthonormal: no weight is composed for it.
+    ||dW||_F^2 = ||d_sigma||^2 exactly, because U and Vh are orthonormal. So no weight needs to be composed.
     """
     return torch.stack([vector.square().sum() for vector in vectors]).sum()
 
@@ -29,10 +29,10 @@ def drift(vectors: Iterable[Tensor]) -> Tensor:
 def combine(losses: Tensor, is_class: Tensor, prior_loss_weight: float) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, its instance part and its class part: mean over instance samples + weight * mean over class samples.
 
-    The flag travels with the sample, so the order in the batch does not matter; an empty side counts 0.
+    Each sample has its own flag, so the order in the batch does not matter. An empty side counts 0.
     Shapes: `losses` [n], `is_class` [n] bool.
     """
-    # Selected, not multiplied by 0: an infinite loss would make the other side NaN.
+    # torch.where, not a product with 0: an infinite loss times 0 would be NaN.
     zero = torch.zeros_like(losses)
     instance = torch.where(is_class, zero, losses).sum() / (~is_class).sum().clamp(min=1)
     prior = torch.where(is_class, losses, zero).sum() / is_class.sum().clamp(min=1)
@@ -71,14 +71,14 @@ class Objective:
         parts = torch.zeros(3, device=device)
         for micro in range(config.gradient_accumulation_steps):
             first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
-            drawn = self.data_sampler.batch(step, first)
-            index, batch = self._prompt_index(drawn).to(device), drawn.to(device)
+            batch = self.data_sampler.batch(step, first)
+            index, batch = self._prompt_index(batch).to(device), batch.to(device)
             noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-            wanted = self.noise_schedule.target(batch.latents, batch.noise, batch.timesteps)
+            target = self.noise_schedule.target(batch.latents, batch.noise, batch.timesteps)
             with accelerator.accumulate(denoiser):
                 with accelerator.autocast():
                     predicted = denoiser(noisy, batch.timesteps, self.prompt_ids.to(device), index)
-                losses = per_sample_loss(predicted, wanted)
+                losses = per_sample_loss(predicted, target)
                 if config.snr_gamma is not None:
                     losses = losses * self.noise_schedule.min_snr_weights(batch.timesteps, config.snr_gamma)
                 loss, instance, prior = combine(losses, batch.is_class, config.prior_loss_weight)

@@ -1,4 +1,4 @@
-"""What moves the trained vectors: optimizer, learning rates, freezing, penalty and moving average."""
+"""How the vectors are trained: optimizer, learning rates, freezing, penalty and moving average."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ class Optimization:
 
     @property
     def trains_vectors(self) -> bool:
-        """Whether its file is a subject file, which holds vectors; files of LoRA and full fine-tuning do not."""
+        """Whether the method writes a subject file of vectors. LoRA and full fine-tuning write other files."""
         return self.trained.method.trains_vectors
 
     def rates(self) -> dict[str, float]:
@@ -39,7 +39,7 @@ class Optimization:
         return dict(zip(names, self.schedule.get_last_lr(), strict=True))
 
     def freeze(self, step: int) -> tuple[str, ...]:
-        """The vectors frozen for this update; their gradients are gone."""
+        """Freezes vectors for this update, removes their gradients, and returns their names."""
         return self.avf.step(step) if self.avf else ()
 
     def after_update(self) -> None:
@@ -49,7 +49,7 @@ class Optimization:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the context the vectors are their moving averages, where these are kept."""
+        """Within the context the vectors are their moving averages, if the run keeps these."""
         if self.ema is None:
             yield
             return
@@ -63,7 +63,7 @@ class Optimization:
 
 
 def parameter_groups(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> dict[str, dict]:
-    """The vectors by learning rate, by the group's name: the text encoder's have their own where it is given."""
+    """The optimizer's groups by name. The text encoder has its own group if it has its own learning rate."""
     if config.text_encoder_lr is None:
         return {"": {"params": list(vectors.values())}}
     text = {name for name in vectors if name.startswith("text_encoder.")}
@@ -88,7 +88,7 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
 
 
 def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
-    """Puts the method into `models` and builds what trains it.
+    """Puts the method into `models` and builds the optimizer and all that belongs to it.
 
     Raises:
         VectorFitError: a layer cannot be factorised, or the freezing would leave nothing to train.

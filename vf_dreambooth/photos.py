@@ -1,4 +1,4 @@
-"""A subject's photos: which files of a folder they are, what is wrong with them, and the captions beside them."""
+"""Reads a folder of photos and their captions, and reports what is wrong with them."""
 
 import hashlib
 import importlib.util
@@ -18,11 +18,11 @@ if HEIC:
 
     pillow_heif.register_heif_opener()
 
-# Pillow chooses its decoder by content; only these may run (a PSD or EPS named .png must not).
+# Pillow picks the decoder by content. Only these are allowed: a PSD or EPS file named .png must not be decoded.
 FORMATS = ("JPEG", "PNG", "WEBP", *(("HEIF",) if HEIC else ()))
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
 HEIC_ADVICE = "a HEIC picture, for which `pip install 'vectorfit[heic]'` adds the decoder"
-# What a file begins with (at an offset), and how to call it when it is none of the above.
+# The first bytes of other files (at an offset), and what to call them in messages.
 SIGNATURES = {
     (0, b"8BPS"): "a Photoshop file",
     (0, b"%!PS"): "an EPS file",
@@ -34,14 +34,14 @@ SIGNATURES = {
     (0, b"%PDF"): "a PDF",
     (4, b"ftypavif"): "an AVIF picture",
     **{(4, b"ftyp" + brand): HEIC_ADVICE for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")},
-    (4, b"ftyp"): "a film",
+    (4, b"ftyp"): "a video",
 }
-NEAR_DUPLICATE = 4.0  # grey levels of 255 by which the small versions of two photos differ on average
+NEAR_DUPLICATE = 4.0  # mean difference of two thumbnails, in grey levels of 255
 
 
 @dataclass(frozen=True)
 class Photos:
-    """A folder's photos in name order, upright and RGB; their own prompts or None; what was passed over and is odd."""
+    """The photos of a folder by name, upright and RGB, with their own prompts or None, and the ignored files."""
 
     images: list[Image.Image]
     names: list[str]
@@ -50,17 +50,17 @@ class Photos:
     sha256: dict[str, str] = field(default_factory=dict)  # of every file by name, captions included
 
     def small(self, resolution: int) -> list[int]:
-        """Which photos are smaller than the pixels that are trained on."""
+        """The indices of photos that are smaller than the training resolution."""
         return [index for index, image in enumerate(self.images) if min(image.size) < resolution]
 
     def alike(self) -> list[tuple[int, int]]:
-        """Which pairs of photos are nearly the same picture."""
+        """The pairs of photos that are nearly the same picture."""
         thumbnails = [np.asarray(ImageOps.fit(image.convert("L"), (16, 16)), np.float32) for image in self.images]
         pairs = combinations(range(len(thumbnails)), 2)
         return [(i, j) for i, j in pairs if np.abs(thumbnails[i] - thumbnails[j]).mean() < NEAR_DUPLICATE]
 
     def warnings(self, resolution: int) -> list[str]:
-        """What is worth a second look before a training: small photos, near-duplicates, few photos."""
+        """Warnings before a training: small photos, near-duplicates, few photos."""
         names = self.names
         small = [
             f"{names[i]} is {self.images[i].width} x {self.images[i].height}, "
@@ -73,7 +73,7 @@ class Photos:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """Why a file is no photo, in words."""
+    """Why a file cannot be read as a photo."""
     start = path.read_bytes()[:32] if path.is_file() else b""
     if not start:
         return "it is empty, 0 bytes"
@@ -95,7 +95,7 @@ def open_photo(path: Path) -> Image.Image:
             upright.load()
     except PermissionError as error:
         raise VectorFitError(f"{path}: cannot be read ({error.strerror}); allow it or remove it") from error
-    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
         raise VectorFitError(
             f"{path}: cannot be read as an image ({_unreadable(path, error)}); repair, convert or remove it"
         ) from error
@@ -121,7 +121,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def photo_paths(folder: Path) -> list[Path]:
-    """The files of a folder that are photos by their name; sub-folders and hidden files are not.
+    """The files of a folder whose names are those of photos, without sub-folders and hidden files.
 
     Raises:
         VectorFitError: the folder is missing or unreadable.
@@ -131,7 +131,7 @@ def photo_paths(folder: Path) -> list[Path]:
 
 
 def _caption(path: Path) -> str | None:
-    """The prompt in PHOTO.txt beside a photo. Raises VectorFitError when it is there and unreadable."""
+    """The prompt in PHOTO.txt beside a photo. Raises VectorFitError when that file cannot be read."""
     beside = path.with_suffix(".txt")
     if not beside.exists():
         return None
@@ -142,7 +142,7 @@ def _caption(path: Path) -> str | None:
 
 
 def read_folder(folder: Path) -> Photos:
-    """All photos of a folder with their captions; sub-folders, hidden files and files of other kinds are passed over.
+    """All photos of a folder with their captions. Sub-folders, hidden files and other files are ignored.
 
     Raises:
         VectorFitError: the folder is missing or has no photo, or photos cannot be read (all are named).
@@ -151,8 +151,8 @@ def read_folder(folder: Path) -> Photos:
     used = {p.name for p in paths} | {p.with_suffix(".txt").name for p in paths}
     ignored = [p.name for p in _entries(folder) if p.name not in used]
     if not paths:
-        found = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
-        raise VectorFitError(f"{folder}: no photos, {found}; expected JPEG, PNG or WebP files of one subject")
+        content = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
+        raise VectorFitError(f"{folder}: no photos, {content}; expected JPEG, PNG or WebP files of one subject")
     images, captions = [], []
     for path in paths:
         with problems.noting():
@@ -169,7 +169,7 @@ def digests(paths: list[Path]) -> dict[str, str]:
 
 
 def check_photos(paths: list[Path]) -> None:
-    """Opens every photo and keeps none. Raises VectorFitError naming all that cannot be read."""
+    """Tries to open every photo. Raises VectorFitError with all that cannot be read."""
     problems = Problems()
     for path in paths:
         with problems.noting():

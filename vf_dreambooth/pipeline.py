@@ -1,4 +1,4 @@
-"""The one loader and the one sampler: base and subject files to a pipeline, prompts and seeds to pictures."""
+"""Loads a base with subject files as a pipeline, and generates images from prompts and seeds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,9 @@ from .families import Preset, family_of
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How pictures are sampled: denoising steps, guidance, side in pixels, and how many at once.
+    """How images are generated: denoising steps, guidance, side in pixels, and how many at once.
 
-    Kernels round otherwise in batches of other sizes, so pictures of another `batch_size` may differ by a level.
+    Rounding depends on the size of the batch, so images of another `batch_size` may differ by one grey level.
     """
 
     num_inference_steps: int
@@ -46,16 +46,16 @@ def adapted_models(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
 
 
 def subject_file(path: str | Path) -> Path:
-    """The subject file meant by a run folder or by the file itself."""
+    """The subject file of a run folder, or the file itself."""
     path = Path(path)
     return RunFolder(path).vectors if path.is_dir() else path
 
 
 def base_of(path: str | Path, location: str | None = None) -> BaseModel:
-    """The base model a run folder or a subject file was trained on; `location` says where else it lies now.
+    """The base model that a run folder or a subject file was trained on. `location` is where it is now, if it moved.
 
     Raises:
-        VectorFitError: the file is not a subject file, or its base is not to be found.
+        VectorFitError: the file is not a subject file, or its base does not exist.
     """
     path = Path(path)
     file = subject_file(path)
@@ -70,9 +70,9 @@ def base_of(path: str | Path, location: str | None = None) -> BaseModel:
 
 
 def set_subjects(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, float]]) -> None:
-    """Gives a pipeline these subjects, each with its strength, in place of those it had; with none it is the base.
+    """Replaces the subjects of a pipeline by these, each with its strength. Without subjects it is the base again.
 
-    Weights are composed from the base's own each time, so switching neither reloads nor drifts.
+    Weights are always composed from those of the base, so switching subjects needs no reload and adds no error.
 
     Raises:
         VectorFitError: a file is damaged or belongs to another base.
@@ -84,7 +84,7 @@ def set_subjects(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, f
         name = methods.name_of_method(vf.read_metadata(others[0]))
         raise VectorFitError(f"{others[0]}: a file of {name} does not mix with other subjects; load it alone")
     methods.restore(models)
-    vf.unmerge(models)  # so that the weights are composed once, when all is known
+    vf.unmerge(models)  # so that the weights are composed only once, at the end
     try:
         vf.set_subjects(models, [] if others else files)
     finally:
@@ -97,7 +97,7 @@ def set_subjects(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, f
 def load_pipeline(
     base: BaseModel, subjects: Sequence[tuple[str | Path, float]] = (), *, device: str | torch.device | None = None
 ) -> DiffusionPipeline:
-    """A pipeline of `base` with the given subjects, on `device`: by default the accelerator, where there is one."""
+    """A pipeline of `base` with the given subjects, on `device`, by default the accelerator if there is one."""
     pipe = load(base)
     set_subjects(pipe, subjects)
     return pipe.to(device or best_device())
@@ -105,22 +105,22 @@ def load_pipeline(
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A picture, and whether the base's safety checker has blanked it."""
+    """An image, and whether the safety checker of the base blanked it."""
 
     image: Image.Image
     blanked: bool
 
 
-def batches(places: Sequence[int], size: int) -> list[list[int | None]]:
-    """Which picture stands where: number i at `places[i]` modulo `size`, in the first batch where that is free."""
-    found: list[list[int | None]] = []
-    taken: Counter[int] = Counter()
-    for index, place in enumerate(place % size for place in places):
-        if taken[place] == len(found):
-            found.append([None] * size)
-        found[taken[place]][place] = index
-        taken[place] += 1
-    return found
+def batches(positions: Sequence[int], size: int) -> list[list[int | None]]:
+    """Batches of image indices: image i is at `positions[i]` modulo `size`, in the first batch where that is free."""
+    filled: list[list[int | None]] = []
+    used: Counter[int] = Counter()  # batches in which a position is taken
+    for index, position in enumerate(position % size for position in positions):
+        if used[position] == len(filled):
+            filled.append([None] * size)
+        filled[used[position]][position] = index
+        used[position] += 1
+    return filled
 
 
 def generate_images(
@@ -128,16 +128,16 @@ def generate_images(
     prompts: Sequence[str],
     seeds: Sequence[int],
     settings: GenerationSettings,
-    places: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
 ) -> list[Image.Image]:
-    """One picture per (prompt, seed): on one machine always the same, whatever is drawn beside it and however much.
+    """One image per (prompt, seed). On one machine it is always the same, whatever else is generated with it.
 
-    The noise is drawn on the CPU, the same on every device. Kernels round by the size of the batch and by the place in
-    it, so every batch is filled up to `settings.batch_size`, and `places`, by default the seeds, say where a picture
-    stands (modulo that size). Other processors, devices, precisions and numbers of threads round otherwise. Seeds, or
-    `places`, that follow each other fill batches best.
+    The noise comes from the CPU, so it is the same on every device. Rounding depends on the size of the batch and on
+    the position in it. So every batch is filled up to `settings.batch_size`, and an image has a fixed position: its
+    element of `positions` (by default its seed) modulo that size. Consecutive positions need the fewest batches. Other
+    processors, devices, precisions and numbers of threads round differently.
     """
-    return [drawn.image for drawn in generate(pipe, prompts, seeds, settings, places=places)]
+    return [generated.image for generated in generate(pipe, prompts, seeds, settings, positions=positions)]
 
 
 @torch.no_grad()
@@ -147,22 +147,22 @@ def generate(
     seeds: Sequence[int],
     settings: GenerationSettings,
     after_step: Callable[[], None] = lambda: None,
-    places: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
 ) -> list[GeneratedImage]:
     """As `generate_images`, and says which images the safety checker blanked.
 
     `after_step` is called after every denoising step of every batch. An exception in it ends the generation.
     """
 
-    def called(_pipe: object, _step: int, _timestep: int, tensors: dict) -> dict:
+    def on_step_end(_pipe: object, _step: int, _timestep: int, tensors: dict) -> dict:
         after_step()
         return tensors
 
-    drawn: dict[int, GeneratedImage] = {}
-    for batch in batches(seeds if places is None else places, settings.batch_size):
-        some = next(index for index in batch if index is not None)
-        filled = [some if index is None else index for index in batch]
-        found = pipe(
+    generated: dict[int, GeneratedImage] = {}
+    for batch in batches(seeds if positions is None else positions, settings.batch_size):
+        first = next(index for index in batch if index is not None)
+        filled = [first if index is None else index for index in batch]
+        output = pipe(
             [prompts[index] for index in filled],
             negative_prompt=[settings.negative_prompt] * len(filled),
             num_inference_steps=settings.num_inference_steps,
@@ -170,20 +170,20 @@ def generate(
             generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],
             height=settings.resolution,
             width=settings.resolution,
-            callback_on_step_end=called,
+            callback_on_step_end=on_step_end,
         )
-        blanked = getattr(found, "nsfw_content_detected", None) or [False] * len(filled)
-        drawn |= {
+        blanked = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
+        generated |= {
             index: GeneratedImage(image, bool(blank))
-            for index, image, blank in zip(batch, found.images, blanked, strict=True)
+            for index, image, blank in zip(batch, output.images, blanked, strict=True)
             if index is not None
         }
-    return [drawn[index] for index in range(len(prompts))]
+    return [generated[index] for index in range(len(prompts))]
 
 
 @contextmanager
 def previewing(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Within the context the pipeline's models are merged and in eval mode; afterwards they are as before."""
+    """Within the context the models of the pipeline are merged and in eval mode. Afterwards they are as before."""
     models = adapted_models(pipe)
     modes = {name: model.training for name, model in models.items()}
     try:

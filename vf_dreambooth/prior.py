@@ -1,4 +1,4 @@
-"""Class images: pictures the base makes of the class, which keep the class what it was."""
+"""Class images: images that the base generates of the class. Training with them keeps the class as it is."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that class images depend on. Two recipes that differ never share a folder."""
+    """Everything that class images depend on. Different recipes have different folders."""
 
     base_sha256: str
     prompt: str
@@ -56,26 +56,28 @@ def recipe_for(pipe: DiffusionPipeline, prompt: str, settings: GenerationSetting
 
 
 def image_seed(seed: int, index: int) -> int:
-    """The seed of one class image: its own, whatever the number of images or processes."""
+    """The seed of one class image. It does not depend on the number of images or processes."""
     return generator(seed, "class image", index).initial_seed() % 2**32
 
 
 def _check_manifest(folder: Path, recipe: Recipe) -> None:
-    """Raises VectorFitError when the folder's images were made otherwise."""
-    manifest, wanted = folder / MANIFEST, asdict(recipe)
+    """Raises VectorFitError when the images of the folder were made by another recipe."""
+    manifest, expected = folder / MANIFEST, asdict(recipe)
     try:
-        found = dict(json.loads(manifest.read_text(encoding="utf-8")))
+        recorded = dict(json.loads(manifest.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise VectorFitError(f"{manifest}: cannot be read ({error}); delete that folder") from error
-    unlike = [name for name in wanted if found.get(name) != wanted[name]]
-    if unlike:
-        differences = "; ".join(f"{name}: made with {found.get(name)!r}, wanted {wanted[name]!r}" for name in unlike)
+    different = [name for name in expected if recorded.get(name) != expected[name]]
+    if different:
+        differences = "; ".join(
+            f"{name}: made with {recorded.get(name)!r}, wanted {expected[name]!r}" for name in different
+        )
         raise VectorFitError(f"{manifest}: the class images do not fit this run ({differences}); delete that folder")
 
 
 @contextmanager
 def _unchecked(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Within the context no safety checker runs: a picture it blanks would teach the class to be black."""
+    """Within the context no safety checker runs: from blanked images the model would learn a black class."""
     checker = getattr(pipe, "safety_checker", None)
     if checker is None:
         yield
@@ -96,29 +98,29 @@ def class_images(
     accelerator: Accelerator,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
-    """The first `count` class images of a recipe, kept under `root` by content; only what is missing is made.
+    """The first `count` class images of a recipe. They are kept in a folder under `root`; missing ones are generated.
 
-    The processes share the work by whole batches, and a batch is always of the same images, the last one drawn to its
-    end too: a picture depends neither on the number of processes, nor on how many are wanted, nor on which are there.
-    One that was drawn in batches of another size, or by another number of threads, may differ by rounding.
+    The processes share the work in whole batches. A batch always has the same images, the last one too. So an image
+    does not depend on the number of processes, on `count`, or on which images exist already. With another batch size
+    or another number of threads it may differ by rounding.
 
     Raises:
-        VectorFitError: the folder's manifest tells of another recipe.
+        VectorFitError: the manifest of the folder has another recipe.
     """
     folder = root / recipe.key
     if accelerator.is_main_process and not (folder / MANIFEST).exists():
         write_atomically(folder / MANIFEST, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
     accelerator.wait_for_everyone()
-    _check_manifest(folder, recipe)  # by every process: one that fails alone would leave the others waiting
+    _check_manifest(folder, recipe)  # in every process: if only one failed, the others would wait for ever
     paths = [folder / f"{index:04d}.png" for index in range(count)]
     batches = [range(start, start + settings.batch_size) for start in range(0, count, settings.batch_size)]
     missing = [batch for batch in batches if not all(path.exists() for path in paths[batch.start : batch.stop])]
-    accelerator.wait_for_everyone()  # before the first is written, so that all ranks see the same ones missing
+    accelerator.wait_for_everyone()  # so that all processes see the same ones missing, nothing is written before
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     for number, batch in enumerate(mine):
         with _unchecked(pipe), accelerator.autocast():
             seeds = [image_seed(recipe.seed, index) for index in batch]
-            images = generate_images(pipe, [recipe.prompt] * len(batch), seeds, settings, places=batch)
+            images = generate_images(pipe, [recipe.prompt] * len(batch), seeds, settings, positions=batch)
         for index, image in zip(batch, images, strict=True):
             if index < count and not paths[index].exists():
                 write_png(paths[index], image)
@@ -128,7 +130,7 @@ def class_images(
 
 
 def user_class_paths(folder: Path, count: int) -> tuple[list[Path], int]:
-    """The files of the user's own class images that are used, at most `count`, and how many there are.
+    """The first `count` files of the user's own class images, and how many the folder has.
 
     Raises:
         VectorFitError: the folder is missing, or has no photo.

@@ -33,7 +33,7 @@ def class_noun(folder_name: str) -> str:
     """The noun for a folder's subject: `dog6` gives dog, `my_teapot` gives teapot, DreamBench's names are known.
 
     Raises:
-        VectorFitError: the name says nothing about the subject.
+        VectorFitError: the name does not say what the subject is.
     """
     name = folder_name.strip().lower().replace("-", "_").replace(" ", "_")
     if name in KNOWN_SUBJECTS:
@@ -54,7 +54,7 @@ def default_prompts(token: str, noun: str) -> tuple[str, str]:
 
 
 def preview_prompts(instance_prompt: str, class_prompt: str) -> list[str]:
-    """What a training shows of itself: the subject as photographed, in two new scenes, and the class to be kept."""
+    """The prompts of a sample grid: the subject as in the photos, in two new scenes, and the class."""
     return [
         instance_prompt,
         f"{instance_prompt} in the snow",

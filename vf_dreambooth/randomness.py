@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of what they are for, so that nothing drawn for one purpose shifts another."""
+"""Random numbers as pure functions of seed and purpose, so that one use never changes another."""
 
 import hashlib
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """A CPU generator for (seed, purpose, index): the same ones give the same stream on every machine and rank."""
+    """A CPU generator for (seed, purpose, index). It gives the same numbers on every machine and in every process."""
     digest = hashlib.sha256(repr((seed, purpose, index)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def stacked_normal(shape: tuple[int, ...], seed: int, purpose: str, step: int, indices: range) -> Tensor:
-    """Standard normal [len(indices), *shape]; the row of an index depends on that index, not on its neighbours."""
+    """Standard normal [len(indices), *shape]; each row depends only on its own index."""
     return torch.stack([torch.randn(shape, generator=generator(seed, purpose, step, i)) for i in indices])
 
 
@@ -23,6 +23,6 @@ def stacked_integers(high: int, seed: int, purpose: str, step: int, indices: ran
 
 
 def shuffled_position(count: int, position: int, seed: int, purpose: str) -> int:
-    """Element `position` of an endless sequence that runs through 0..count-1 in a new order each time."""
+    """Element `position` of an endless sequence that repeats 0..count-1, each time in a new order."""
     epoch, offset = divmod(position, count)
     return int(torch.randperm(count, generator=generator(seed, purpose, epoch))[offset])

@@ -43,10 +43,10 @@ class RunWriter:
         """What other tools list of the file: ModelSpec 1.0.1, with an image of the subject where there is one."""
         side = self.config.resolution
         family = family_of(self.pipe)
-        kind = "vectorfit" if self.optimization.trains_vectors else self.config.method
+        method = "vectorfit" if self.optimization.trains_vectors else self.config.method
         spec = {
             "sai_model_spec": "1.0.1",
-            "architecture": f"{family.architecture(self.pipe)}/{kind}",
+            "architecture": f"{family.architecture(self.pipe)}/{method}",
             "implementation": "vectorfit",
             "title": self.config.trigger,
             "trigger_phrase": self.config.trigger,
@@ -84,7 +84,7 @@ class RunWriter:
         seeds = [*range(count)] * len(prompts)
         with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
             repeated = [prompt for prompt in prompts for _ in range(count)]
-            images = generate_images(self.pipe, repeated, seeds, self.setup.generation, places=range(len(repeated)))
+            images = generate_images(self.pipe, repeated, seeds, self.setup.generation, positions=range(len(repeated)))
         self.thumbnail = images[0]
         rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))

@@ -1,4 +1,4 @@
-"""What a run consists of, settled and announced before any model is loaded."""
+"""Prepares a run before any model is loaded: settings, base, photos and run folder. Prints them."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ from .prior import user_class_paths
 
 @dataclass(frozen=True)
 class Setup:
-    """Settings with everything inferred, the base that is meant, the pictures, and where the run goes."""
+    """One run: its complete settings, base model, photos and run folder."""
 
     config: TrainConfig
     base: BaseModel
@@ -34,12 +34,12 @@ class Setup:
     run: RunFolder
     generation: GenerationSettings
     num_processes: int
-    base_chosen: bool = False  # by what this machine has, not by the user
+    base_chosen: bool = False  # automatically, not by the user
     resume: str | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its result, and no more steps are asked of it. Its time is written last of all."""
+        """Whether the run has its result and needs no more steps. The time is the last thing that a run writes."""
         recorded = self.run.read_config() if self.run.config.exists() else {}
         steps = recorded.get("settings", {}).get("max_train_steps", 0)
         return self.run.vectors.exists() and "seconds" in recorded and steps >= (self.config.max_train_steps or 0)
@@ -60,7 +60,7 @@ class Setup:
 
 
 def subject_folders(folder: Path) -> list[Path]:
-    """The folder itself, or, where it holds no photo but folders with photos, those: one subject each.
+    """The folder itself, or its sub-folders with photos if it has no photos itself: one subject each.
 
     Raises:
         VectorFitError: the folder is missing or unreadable.
@@ -72,7 +72,7 @@ def subject_folders(folder: Path) -> list[Path]:
 
 
 def _of_subject(command: Command, folder: Path) -> Command:
-    """The command for one of several subjects: its own photos, its own run folder."""
+    """The command for one of several subjects, with its own photos and run folder."""
     run = RunFolder(Path(command.config.output_dir) / folder.name) if command.config.output_dir else None
     if run is None and command.resume_from_checkpoint:
         run = newest_run(folder)
@@ -80,8 +80,8 @@ def _of_subject(command: Command, folder: Path) -> Command:
     return replace(command, config=replace(command.config, instance_data_dir=str(folder), output_dir=output))
 
 
-def _check_places(config: TrainConfig, resume: str | None) -> None:
-    """Raises VectorFitError for a run folder that is taken or would disturb the photos."""
+def _check_run_folder(config: TrainConfig, resume: str | None) -> None:
+    """Raises VectorFitError for a run folder that is in use, or is inside the folder of photos."""
     run, photos = RunFolder(config.output_dir or "."), Path(config.instance_data_dir).resolve()
     inside = run.path.resolve()
     if inside == photos or photos in inside.parents:
@@ -99,17 +99,17 @@ def _check_places(config: TrainConfig, resume: str | None) -> None:
 
 
 def _check_resumed(setup: Setup) -> None:
-    """Raises VectorFitError where a run to be resumed was begun with other settings or other pictures."""
+    """Raises VectorFitError where a resumed run was started with other settings or other images."""
     assert setup.resume is not None
     if not setup.run.config.exists():
         return
     if find(setup.run, setup.resume) is None:
-        return  # nothing was trained yet: it begins anew, with whatever is asked for now
+        return  # nothing was trained yet: the run starts again, with the settings of now
     recorded = setup.run.read_config()
     before = TrainConfig(**{**read_settings(setup.run.config), "output_dir": str(setup.run.path)})
     old, new = before.shaping(recorded.get("num_processes", 1)), setup.shaping()
     if new["max_train_steps"] > old["max_train_steps"] and setup.config.lr_scheduler.startswith("constant"):
-        old["max_train_steps"] = new["max_train_steps"]  # a longer run of a constant rate is the same run so far
+        old["max_train_steps"] = new["max_train_steps"]  # with a constant rate, a longer run is the same so far
     problems = [
         f"--{name}: the run was begun with {old[name]!r}, got {new[name]!r}" for name in old if old[name] != new[name]
     ]
@@ -117,16 +117,16 @@ def _check_resumed(setup: Setup) -> None:
         then, now = recorded.get(kind, {}), setup.run_config()[kind]
         changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         if changed:
-            problems.append(f"{kind.replace('_', ' ')}: {', '.join(changed)} changed since the run was begun")
+            problems.append(f"{kind.replace('_', ' ')}: {', '.join(changed)} changed since the run was started")
     if problems:
         problems.append(
-            f"{setup.run.path}: resumed, it must stay the same run; start a new one with another --output_dir"
+            f"{setup.run.path}: a resumed run must keep its settings; start a new run with another --output_dir"
         )
         raise VectorFitError("\n".join(problems))
 
 
 def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
-    """One subject's setup; what is wrong is noted and gives None."""
+    """The setup of one subject, or None where something is wrong, which is added to `problems`."""
     config, photos, class_paths = command.config, None, []
     before = len(problems.messages)
     with problems.noting():
@@ -135,7 +135,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
         config.noun()
     if config.output_dir:
         with problems.noting():
-            _check_places(config, command.resume_from_checkpoint)
+            _check_run_folder(config, command.resume_from_checkpoint)
     if config.class_data_dir:
         with problems.noting():
             class_paths, _ = user_class_paths(Path(config.class_data_dir), config.num_class_images or 10**9)
@@ -160,7 +160,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
 
 
 def _check_machine(command: Command, several: bool) -> None:
-    """Raises VectorFitError for what this machine lacks, or what means nothing for several subjects."""
+    """Raises VectorFitError for missing packages, and for flags that do not work with several subjects."""
     config, problems = command.config, []
     if config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         problems.append("--report_to: tensorboard is not installed; pip install tensorboard")
@@ -173,10 +173,10 @@ def _check_machine(command: Command, several: bool) -> None:
 
 
 def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
-    """Settles a command line: the runs to be made, one a subject, and whether it is a dry run.
+    """Prepares the runs of a command line, one per subject, and says whether it is a dry run.
 
     Raises:
-        VectorFitError: everything that is wrong, a line each: flags, folders, photos, base model, run folder.
+        VectorFitError: all errors in flags, folders, photos, base model and run folder, one per line.
     """
     problems, base, folders = Problems(), None, []
     command = parse(arguments, problems)
@@ -199,20 +199,20 @@ def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
 
 
 def announce(setup: Setup, say: Callable[[str], None]) -> None:
-    """Says everything that was chosen or inferred."""
+    """Prints everything that was chosen or inferred."""
     config, photos = setup.config, setup.photos
-    chosen = " (chosen by what this machine has; --base_model takes another)" if setup.base_chosen else ""
+    chosen = " (chosen for this machine; --base_model takes another)" if setup.base_chosen else ""
     say(f"base model   {setup.base.name}{chosen}")
     say(f"photos       {len(photos.images)} from {config.instance_data_dir}")
     if photos.ignored:
-        say(f"             passed over, not photos: {', '.join(photos.ignored)}")
+        say(f"             ignored, not photos: {', '.join(photos.ignored)}")
     own = [caption for caption in photos.captions if caption]
     if own:
         say(f"             {len(own)} with a prompt of their own, such as {own[0]!r}")
-    lacking = sum(config.token not in caption for caption in own)
-    unnamed = [f"{lacking} prompts of photos do not say {config.token!r}"] if lacking else []
+    without_token = sum(config.token not in caption for caption in own)
+    unnamed = [f"{without_token} prompts of photos do not say {config.token!r}"] if without_token else []
     if config.token not in str(config.instance_prompt):
-        unnamed.append(f"the prompt does not say the token {config.token!r}; --token names the word that it does say")
+        unnamed.append(f"the prompt does not say the token {config.token!r}; --token sets the token")
     for warning in photos.warnings(config.resolution or 0) + unnamed:
         say(f"warning      {warning}")
     say(f"prompts      {config.instance_prompt!r} for the subject, {config.class_prompt!r} for its class")
@@ -238,13 +238,13 @@ def _prior(setup: Setup) -> str:
         return "none: the class may drift towards the subject"
     images = f"{config.num_class_images} class images"
     if config.class_data_dir:
-        there = len(photo_paths(Path(config.class_data_dir)))
-        images = f"{len(setup.class_paths)} of the {there} class images in {config.class_data_dir}"
+        available = len(photo_paths(Path(config.class_data_dir)))
+        images = f"{len(setup.class_paths)} of the {available} class images in {config.class_data_dir}"
     return f"{images}, weight {config.prior_loss_weight}"
 
 
 def _num_processes() -> int:
-    """The processes that accelerate has launched."""
+    """The number of processes that accelerate launched."""
     text = os.environ.get("WORLD_SIZE", "1")
     return int(text) if text.isdigit() else 1
 
@@ -256,7 +256,7 @@ def _accumulation() -> int:
 
 
 def _precision() -> str:
-    """The mixed precision that accelerate was launched or configured with, or what suits the hardware."""
+    """The mixed precision that accelerate was launched or configured with, or one that suits the hardware."""
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched in ("fp16", "bf16"):
         return launched
