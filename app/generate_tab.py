@@ -13,7 +13,7 @@ from vf_dreambooth.engine import OWN_SCHEDULER, SCHEDULERS
 from vf_dreambooth.images import read_parameters
 
 from .components import NO_SUBJECT, ON_DEVICE, PRIVATE, step_progress, subject_label, uploads_only
-from .generation import MAX_IMAGES, SIZES, GenerationRequest, Generator, SavedImage
+from .generation import MAX_IMAGES, SIZES, Generator, ImageRequest, SavedImage
 from .handlers import number, shows_errors, whole_number
 from .sessions import Sessions
 from .subjects import Subject
@@ -220,7 +220,7 @@ class GenerateTab:
     ) -> tuple[Any, ...]:
         """Generates images of a subject, and the base model's images at the same seeds."""
         strengths = ((subject, strength, "strength"), (second, second_strength, "strength of the second"))
-        wanted = GenerationRequest(
+        wanted = ImageRequest(
             tuple(
                 (name, number(value, field)) for name, value, field in strengths if name not in (None, "", NO_SUBJECT)
             ),

@@ -44,7 +44,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
+class ImageRequest:
     """What to generate: subjects by name with their strengths (none: the base alone), prompt, and sampling."""
 
     subjects: tuple[tuple[str, float], ...]
@@ -119,7 +119,7 @@ class Generator:
             raise VectorFitError(f"{names}: subjects of different base models do not mix; choose two of one base")
         return bases[0]
 
-    def _batch(self, request: GenerationRequest) -> PromptBatch:
+    def _batch(self, request: ImageRequest) -> PromptBatch:
         request.check()
         subjects = [self.library.find(name) for name, _ in request.subjects]
         base = self._base(subjects)
@@ -136,7 +136,7 @@ class Generator:
         return PromptBatch(base, files, (request.prompt,) * request.count, seeds, sampling, request.sampler)
 
     def generate(
-        self, request: GenerationRequest, compare: bool, progress: Progress, cancel: threading.Event
+        self, request: ImageRequest, compare: bool, progress: Progress, cancel: threading.Event
     ) -> GenerationResult:
         """Generates the request's images; with `compare` the base's images at the same seeds too.
 
@@ -156,7 +156,7 @@ class Generator:
         return GenerationResult(images, base_images, _notes([image for images in drawn for image in images]))
 
     def strength_sweep(
-        self, request: GenerationRequest, strengths: Sequence[float], progress: Progress, cancel: threading.Event
+        self, request: ImageRequest, strengths: Sequence[float], progress: Progress, cancel: threading.Event
     ) -> GenerationResult:
         """One sheet of the first subject at several strengths: a row per seed, a column per strength."""
         if not request.subjects:
@@ -169,7 +169,7 @@ class Generator:
 
     def prompt_table(
         self,
-        request: GenerationRequest,
+        request: ImageRequest,
         names: Sequence[str],
         prompts: Sequence[str],
         progress: Progress,
@@ -197,7 +197,7 @@ class Generator:
 
     def _sheet(
         self,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[ImageRequest],
         columns: list[str],
         rows: list[str],
         progress: Progress,
@@ -248,7 +248,7 @@ class Generator:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _write(
-        self, folder: Path, request: GenerationRequest, batch: PromptBatch, drawn: Sequence[GeneratedImage]
+        self, folder: Path, request: ImageRequest, batch: PromptBatch, drawn: Sequence[GeneratedImage]
     ) -> list[SavedImage]:
         saved = []
         name = request.subjects[0][0].rpartition("/")[2] if request.subjects else "base"
@@ -260,7 +260,7 @@ class Generator:
         return saved
 
 
-def _parameters(request: GenerationRequest, batch: PromptBatch) -> dict:
+def _parameters(request: ImageRequest, batch: PromptBatch) -> dict:
     """The settings that are written into an image file."""
     return {
         "prompt": request.prompt,

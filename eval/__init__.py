@@ -1,1 +1,1 @@
-"""DINO, CLIP-I and CLIP-T: how like the subject, and how true to the prompt, generated pictures are."""
+"""DINO, CLIP-I and CLIP-T: how similar generated images are to the subject, and how well they follow the prompt."""

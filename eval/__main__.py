@@ -1,4 +1,4 @@
-"""`python -m eval generate|score|report|compare|selfcheck`: how like the subject, how true to the prompt."""
+"""`python -m eval generate|score|report|compare|selfcheck`: subject fidelity and prompt fidelity of images."""
 
 import argparse
 import json
@@ -24,41 +24,56 @@ def _protocol_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dino_weights", type=Path, help="local file of the published DINO weights")
     parser.add_argument("--clip_weights", type=Path, help="local file of the published CLIP weights")
-    parser.add_argument("--device", help="by default the accelerator, where there is one")
+    parser.add_argument("--device", help="default: the accelerator if there is one")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="eval", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("generate", help="pictures of the DreamBench prompts, or of your own")
+    add = commands.add_parser("generate", help="generate images of the DreamBench prompts, or of your own")
     add.add_argument("runs", nargs="+", type=Path, help="run folders or subject files")
-    add.add_argument("--prompts", help=f"{generation.PROMPTS}; by default live for animals, object otherwise")
+    add.add_argument("--prompts", help=f"{generation.PROMPTS}; default: live for animals, otherwise object")
     add.add_argument("--images_per_prompt", type=int, default=4, help="default 4")
-    add.add_argument("--seed", type=int, default=generation.FIRST_SEED, help="of the first picture")
+    add.add_argument("--seed", type=int, default=generation.FIRST_SEED, help="seed of the first image")
     add.add_argument(
-        "--out", type=Path, help="by default evaluation/ in the run folder; of several runs, a folder each"
+        "--out", type=Path, help="default: evaluation/ in the run folder; with several runs, one folder per run"
     )
-    add.add_argument("--base_model", help="by default the one the subject was trained on")
-    add.add_argument("--no-class_images", dest="class_images", action="store_false", help="without PRES and drift")
-    add = commands.add_parser("score", help="DINO, CLIP-I and CLIP-T of generated pictures")
-    add.add_argument("--generated", nargs="+", required=True, type=Path, help="folders of pictures, or of such folders")
-    add.add_argument("--reference", type=Path, help="real pictures, or a folder of them per subject")
-    add.add_argument("--prompts", type=Path, help="prompts by file name: JSON, or lines of name, tab, prompt")
-    add.add_argument("--method", help="how reports call it")
-    add.add_argument("--with_token", action="store_true", help="CLIP-T against the prompt with the unique token")
-    add.add_argument("--allow_missing", action="store_true", help="score what is there; the result tells what is not")
-    add.add_argument("--out", type=Path, help="file of the result; by default scores.json in the first folder")
+    add.add_argument("--base_model", help="default: the base that the subject was trained on")
+    add.add_argument(
+        "--no-class_images",
+        dest="class_images",
+        action="store_false",
+        help="no images of the class, so no PRES and drift",
+    )
+    add = commands.add_parser("score", help="DINO, CLIP-I and CLIP-T of generated images")
+    add.add_argument(
+        "--generated", nargs="+", required=True, type=Path, help="folders of images, or folders of such folders"
+    )
+    add.add_argument("--reference", type=Path, help="real images, or one folder of them per subject")
+    add.add_argument("--prompts", type=Path, help="prompts by file name: JSON, or lines of file name, tab, prompt")
+    add.add_argument("--method", help="name of the method in reports")
+    add.add_argument(
+        "--with_token", action="store_true", help="compare CLIP-T with the prompt that has the unique token"
+    )
+    add.add_argument(
+        "--allow_missing", action="store_true", help="score the images that exist; the result lists the missing ones"
+    )
+    add.add_argument("--out", type=Path, help="file of the result; default: scores.json in the first folder")
     add.add_argument("--json", action="store_true", help="print the whole result")
     _protocol_flags(add)
-    add = commands.add_parser("report", help="one page of tables and pictures, and its numbers as JSON and CSV")
-    add.add_argument("results", nargs="+", type=Path, help="results of score; the first is compared with the others")
+    add = commands.add_parser("report", help="one page of tables and images, and its numbers as JSON and CSV")
+    add.add_argument(
+        "results", nargs="+", type=Path, help="results of score; each other one is compared with the first"
+    )
     add.add_argument("--out", type=Path, default=Path("report"), help="folder (default report)")
     add.add_argument("--title", default="Subject fidelity and prompt fidelity")
     add = commands.add_parser("compare", help="paired differences of two results, with intervals and win rates")
     add.add_argument("first", type=Path)
     add.add_argument("second", type=Path)
     add.add_argument("--json", action="store_true")
-    add = commands.add_parser("selfcheck", help="real pictures against real ones, beside the published values")
+    add = commands.add_parser(
+        "selfcheck", help="score real images against each other and compare with the published values"
+    )
     add.add_argument("--data", type=Path, help="a folder of photos per subject; DreamBench's dataset/, or examples/")
     add.add_argument("--json", action="store_true")
     _protocol_flags(add)
@@ -74,61 +89,61 @@ def _generate(flags: argparse.Namespace) -> None:
     if flags.images_per_prompt < 1:
         raise VectorFitError(f"--images_per_prompt: got {flags.images_per_prompt}, expected at least 1")
     names = [generation.name_of(run) for run in flags.runs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if flags.out and twice:
-        raise VectorFitError(f"--out {flags.out}: several runs are of {twice}; give each an --out of its own")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if flags.out and duplicate:
+        raise VectorFitError(f"--out {flags.out}: several runs are of {duplicate}; run each one with its own --out")
     for run, name in zip(flags.runs, names, strict=True):
         out = flags.out / name if flags.out and len(flags.runs) > 1 else flags.out
-        choices = {"images_per_prompt": flags.images_per_prompt, "seed": flags.seed, "class_images": flags.class_images}
-        task = generation.task_of(run, out, flags.prompts, **choices)
-        made = generation.generate(task, flags.base_model)
-        PartialState().print(f"{task.out}  {made} generated")
+        options = {"images_per_prompt": flags.images_per_prompt, "seed": flags.seed, "class_images": flags.class_images}
+        task = generation.task_of(run, out, flags.prompts, **options)
+        count = generation.generate(task, flags.base_model)
+        PartialState().print(f"{task.out}  {count} generated")
 
 
 def _facts(subjects: Sequence[Subject]) -> dict[str, object]:
-    """Means of what is known of the runs behind the subjects, and their method.
+    """The means of the facts of the subjects' runs, and their method.
 
     Raises:
-        VectorFitError: they are of several methods, whose scores do not belong into one result.
+        VectorFitError: the runs used different methods, whose scores do not belong in one result.
     """
-    places = [_folder_of(subject) / FACTS for subject in subjects]
-    known = [json.loads(place.read_text()) for place in places if place.exists()]
+    files = [_folder_of(subject) / FACTS for subject in subjects]
+    facts_of_runs = [json.loads(file.read_text()) for file in files if file.exists()]
     facts: dict[str, object] = {}
     for name in ("parameters", "bytes", "seconds", "memory"):
-        values = [found[name] for found in known if name in found]
+        values = [of_run[name] for of_run in facts_of_runs if name in of_run]
         if values:
             facts[name] = sum(values) / len(values)
-    methods = sorted({found["method"] for found in known if "method" in found})
+    methods = sorted({of_run["method"] for of_run in facts_of_runs if "method" in of_run})
     if len(methods) > 1:
-        raise VectorFitError(f"--generated: trainings by {' and '.join(methods)}; score each method by itself")
+        raise VectorFitError(f"--generated: trainings with {' and '.join(methods)}; score each method separately")
     return facts | ({"method": methods[0]} if methods else {})
 
 
 def _folder_of(subject: Subject) -> Path:
-    """The folder that the files of a subject's entries are relative to."""
+    """The folder that the file names of a subject's entries are relative to."""
     path, entry = subject.pictures[0]
     return Path(str(path).removesuffix(entry.file))
 
 
-def _located(subject: Subject, scores: dict, result: Path) -> dict:
-    """Scores with the places of the pictures, relative to the result: a report shows them."""
-    here = result.parent.resolve()
+def _with_paths(subject: Subject, scores: dict, result: Path) -> dict:
+    """Scores with the paths of the images, relative to the result, so that a report can show them."""
+    folder = result.parent.resolve()
     return {
         **scores,
-        "folder": os.path.relpath(_folder_of(subject).resolve(), here),
-        "reference_files": [os.path.relpath(place.resolve(), here) for place in subject.references],
+        "folder": os.path.relpath(_folder_of(subject).resolve(), folder),
+        "reference_files": [os.path.relpath(path.resolve(), folder) for path in subject.references],
     }
 
 
-def _share_out(subjects: Sequence[Subject], encoders: Encoders) -> None:
-    """Every process embeds its part of all pictures into the cache; the main one then finds them there."""
+def _embed_in_parallel(subjects: Sequence[Subject], encoders: Encoders) -> None:
+    """Each process embeds its share of the images into the cache, from which the main process reads them."""
     state = PartialState()
     paths = [path for subject in subjects for path in [*(p for p, _ in subject.pictures), *subject.references]]
     if state.num_processes > 1:
-        with state.split_between_processes(paths) as mine:
+        with state.split_between_processes(paths) as share:
             for encoder in (encoders.dino, encoders.clip):
-                if mine:
-                    embed_files(encoder, mine)
+                if share:
+                    embed_files(encoder, share)
         state.wait_for_everyone()
 
 
@@ -137,16 +152,16 @@ def _score(flags: argparse.Namespace) -> None:
     subjects = gather(flags.generated, flags.reference, flags.prompts, allow_missing=flags.allow_missing)
     facts = _facts(subjects)
     encoders = _encoders(flags, protocol)
-    _share_out(subjects, encoders)
+    _embed_in_parallel(subjects, encoders)
     if not PartialState().is_main_process:
         return
     out = flags.out or flags.generated[0] / "scores.json"
     scores = {s.name: scoring.score_subject(s, encoders, protocol, progress=sys.stderr.isatty()) for s in subjects}
     method = flags.method or str(facts.pop("method", flags.generated[0].resolve().name))
     facts.pop("method", None)
-    located = {s.name: _located(s, scores[s.name], out) for s in subjects}
+    with_paths = {s.name: _with_paths(s, scores[s.name], out) for s in subjects}
     result = scoring.result_of(
-        located, protocol, encoders, method=method, facts=facts, allow_missing=flags.allow_missing
+        with_paths, protocol, encoders, method=method, facts=facts, allow_missing=flags.allow_missing
     )
     scoring.write(result, out)
     if flags.json:
@@ -155,15 +170,17 @@ def _score(flags: argparse.Namespace) -> None:
     for note in result["deviations"]:
         print(f"note: {note}")
     for kind, label in result["labels"].items():
-        found = result["overall"].get(kind)
-        if found is not None:
-            real = (
-                f"  {found['percent_of_real']:.1f} % of the photos' own {found['real']:.3f}" if "real" in found else ""
-            )
-            print(
-                f"{label:16} {found['mean']:.4f}  95 % {found['low']:.4f} to {found['high']:.4f}  n {found['n']}{real}"
-            )
+        score = result["overall"].get(kind)
+        if score is not None:
+            print(f"{label:16} {_score_line(score)}")
     print(out)
+
+
+def _score_line(score: dict) -> str:
+    line = f"{score['mean']:.4f}  95 % {score['low']:.4f} to {score['high']:.4f}  n {score['n']}"
+    if "real" in score:
+        line += f"  {score['percent_of_real']:.1f} % of the photos' score {score['real']:.3f}"
+    return line
 
 
 def _report(flags: argparse.Namespace) -> None:
@@ -173,8 +190,8 @@ def _report(flags: argparse.Namespace) -> None:
 
 
 def _compare(flags: argparse.Namespace) -> None:
-    found = comparison.compare(scoring.read(flags.first), scoring.read(flags.second))
-    print(json.dumps(found, indent=1) if flags.json else comparison.table(found))
+    differences = comparison.compare(scoring.read(flags.first), scoring.read(flags.second))
+    print(json.dumps(differences, indent=1) if flags.json else comparison.table(differences))
 
 
 def _selfcheck(flags: argparse.Namespace) -> None:
@@ -182,12 +199,12 @@ def _selfcheck(flags: argparse.Namespace) -> None:
     folder = flags.data or selfcheck.default_folder(protocol)
     if folder is None:
         raise VectorFitError("--data: missing; expected DreamBench's dataset folder (github.com/google/dreambooth)")
-    found = selfcheck.selfcheck(protocol, _encoders(flags, protocol), folder, progress=sys.stderr.isatty())
-    rows = [found[kind] for kind in ("dino", "clip_i")]
+    values = selfcheck.selfcheck(protocol, _encoders(flags, protocol), folder, progress=sys.stderr.isatty())
+    rows = [values[kind] for kind in ("dino", "clip_i")]
     if flags.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(values, indent=1))
     else:
-        print(f"{found['protocol']}, {found['subjects']} subjects")
+        print(f"{values['protocol']}, {values['subjects']} subjects")
         for kind, row in zip(("dino", "clip_i"), rows, strict=True):
             print(f"{kind:8} with self-pairs {row['with_self']:.4f}, without {row['without_self']:.4f}{_verdict(row)}")
     if any(row["expected"] is not None and not row["near"] for row in rows):
@@ -211,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run() -> None:
     """The console script."""
-    exit_clearly(main, "the same command goes on with what is missing")
+    exit_clearly(main, "the same command continues with the missing images")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is to be scored: generated and real pictures by subject, all checked before anything is measured."""
+"""Collects the images to score, generated and real, by subject. All are checked before any is measured."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,62 +7,65 @@ from pathlib import Path
 from vectorfit import VectorFitError
 from vf_dreambooth.photos import open_photo, photo_paths
 from vf_training.problems import Problems
+from vf_training.runs import RunFolder
 
 from . import manifest
 from .manifest import Entry
 
-FACTS = "facts.json"  # beside a manifest: what is known of the training
-UNKNOWN_SEED = -1  # of pictures in plain folders, which are told apart by their names
-BLACK = 2  # the brightest pixel of what a safety checker has blanked
+EVALUATION = "evaluation"  # the folder in a run folder where its images and scores are
+FACTS = "facts.json"  # beside a manifest: facts of the training
+UNKNOWN_SEED = -1  # of images in plain folders, which are identified by their file names
+BLACK = 2  # the brightest pixel of an image that a safety checker has blanked
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject's real pictures, and what was generated of it: (file, what it answers)."""
+    """A subject: its real images, and its generated images as (file, manifest entry)."""
 
     name: str
     references: list[Path]
     pictures: list[tuple[Path, Entry]]
-    missing: list[str] = field(default_factory=list)  # pictures left out with --allow_missing, and why
+    missing: list[str] = field(default_factory=list)  # images left out with --allow_missing, with reasons
 
 
 def _folders(generated: Path) -> list[Path]:
-    """A folder of pictures, the evaluation of a run folder, or a folder of such folders, one per subject."""
+    """The folders of images in a path: itself, a run folder's evaluation, or one inner folder per subject."""
     if not generated.is_dir():
-        raise VectorFitError(f"--generated {generated}: no such folder; expected generated pictures")
+        raise VectorFitError(f"--generated {generated}: no such folder; expected generated images")
     if (generated / manifest.NAME).exists():
         return [generated]
-    if (generated / "config.json").exists() and (generated / "vectors.safetensors").exists():  # a run folder
-        if not (generated / "evaluation" / manifest.NAME).exists():
-            raise VectorFitError(f"--generated {generated}: a run without generated pictures; run eval generate first")
-        return [generated / "evaluation"]
-    inside = [folder for folder in sorted(generated.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    pictures, filled = photo_paths(generated), [folder for folder in inside if _holds_pictures(folder)]
-    if pictures and filled:
+    run = RunFolder(generated)
+    if run.config.exists() and run.vectors.exists():
+        if not (generated / EVALUATION / manifest.NAME).exists():
+            raise VectorFitError(f"--generated {generated}: a run without generated images; run eval generate first")
+        return [generated / EVALUATION]
+    inner = [folder for folder in sorted(generated.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    images, filled = photo_paths(generated), [folder for folder in inner if _holds_images(folder)]
+    if images and filled:
         raise VectorFitError(
-            f"--generated {generated}: {len(pictures)} pictures beside {len(filled)} folders of pictures; "
-            f"expected one or the other (is {pictures[0].name} in its place?)"
+            f"--generated {generated}: {len(images)} images beside {len(filled)} folders of images; "
+            f"expected one or the other (does {images[0].name} belong there?)"
         )
-    if pictures:
+    if images:
         return [generated]
-    empty = [folder.name for folder in inside if folder not in filled]
+    empty = [folder.name for folder in inner if folder not in filled]
     if not filled or empty:
-        named = f"{len(empty)} of {len(inside)} folders have 0 pictures ({', '.join(empty[:3])})"
-        what = named if filled else "0 pictures there and in its folders"
-        raise VectorFitError(f"--generated {generated}: {what}; expected PNG, JPEG or WebP")
-    return [found for folder in filled for found in _folders(folder)]
+        some_empty = f"{len(empty)} of {len(inner)} folders have 0 images ({', '.join(empty[:3])})"
+        problem = some_empty if filled else "0 images there and in its folders"
+        raise VectorFitError(f"--generated {generated}: {problem}; expected PNG, JPEG or WebP")
+    return [deeper for folder in filled for deeper in _folders(folder)]
 
 
-def _holds_pictures(folder: Path) -> bool:
-    here = (folder / manifest.NAME).exists() or (folder / "evaluation" / manifest.NAME).exists()
-    return here or bool(photo_paths(folder))
+def _holds_images(folder: Path) -> bool:
+    has_manifest = any((path / manifest.NAME).exists() for path in (folder, folder / EVALUATION))
+    return has_manifest or bool(photo_paths(folder))
 
 
 def read_prompts(path: Path) -> dict[str, str]:
-    """Prompts by file name: a JSON object, or lines of a name, a tab and a prompt.
+    """Prompts by file name, from a JSON object or from lines of file name, tab, prompt.
 
     Raises:
-        VectorFitError: it cannot be read, or a line has no tab.
+        VectorFitError: the file cannot be read, or a line has no tab.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -87,100 +90,109 @@ def _entries(folder: Path, prompts: dict[str, str] | None) -> list[tuple[Path, E
     if (folder / manifest.NAME).exists():
         return [(folder / entry.file, entry) for entry in manifest.read(folder)]
     paths = photo_paths(folder)
-    told = {path: (prompts or {}).get(f"{folder.name}/{path.name}", (prompts or {}).get(path.name)) for path in paths}
-    absent = [path.name for path, text in told.items() if text is None]
-    if prompts is not None and absent:
+    prompts_by_name = prompts or {}
+    texts = {path: prompts_by_name.get(f"{folder.name}/{path.name}", prompts_by_name.get(path.name)) for path in paths}
+    without = [path.name for path, text in texts.items() if text is None]
+    if prompts is not None and without:
         raise VectorFitError(
-            f"{folder}: {len(absent)} of {len(paths)} pictures have no prompt in --prompts, such as {absent[0]}; "
+            f"{folder}: {len(without)} of {len(paths)} images have no prompt in --prompts, such as {without[0]}; "
             "add them, or score without prompts"
         )
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(told.values()), start=1)}
-    found = []
-    for path, text in told.items():
-        said, number = text or "", numbers[text] if text else 0
-        entry = Entry(path.name, folder.name, "", "subject", number, "", said, said, UNKNOWN_SEED, "")
-        found.append((path, entry))
-    return found
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts.values()), start=1)}
+    entries = []
+    for path, text in texts.items():
+        prompt, number = text or "", numbers[text] if text else 0
+        entry = Entry(path.name, folder.name, "", "subject", number, "", prompt, prompt, UNKNOWN_SEED, "")
+        entries.append((path, entry))
+    return entries
 
 
 def _check_prompts(prompts: dict[str, str], folders: list[Path]) -> None:
-    """Raises VectorFitError for prompts of no picture, and for bare names that several subjects have."""
-    there = {folder: {path.name for path in photo_paths(folder)} for folder in folders}
-    known = {f"{folder.name}/{name}" for folder, names in there.items() for name in names}
-    idle = [name for name in prompts if name not in known and not any(name in names for names in there.values())]
-    if idle:
-        raise VectorFitError(f"--prompts: {len(idle)} of {len(prompts)} pictures are missing, such as {idle[0]}")
-    shared = [name for name in prompts if sum(name in names for names in there.values()) > 1]
+    """Raises VectorFitError for prompts without an image, and for file names that several subjects have."""
+    images = {folder: {path.name for path in photo_paths(folder)} for folder in folders}
+    full_names = {f"{folder.name}/{name}" for folder, names in images.items() for name in names}
+    bare_names = {name for names in images.values() for name in names}
+    unused = [name for name in prompts if name not in full_names | bare_names]
+    if unused:
+        raise VectorFitError(f"--prompts: {len(unused)} of {len(prompts)} images are missing, such as {unused[0]}")
+    shared = [name for name in prompts if sum(name in names for names in images.values()) > 1]
     if shared:
-        raise VectorFitError(f"--prompts: {shared[0]} is a picture of several subjects; write 'SUBJECT/{shared[0]}'")
+        raise VectorFitError(f"--prompts: {shared[0]} is an image of several subjects; write 'SUBJECT/{shared[0]}'")
 
 
 def _references(folder: Path, reference: Path | None, subject: str, *, alone: bool) -> list[Path]:
-    """A subject's real pictures: in a folder of its name, those given if it is the only one, or those it recorded."""
+    """A subject's real images, from `reference` or from the recorded folder of its photos.
+
+    `reference` has an inner folder per subject. For a subject that is `alone` it may hold the images itself.
+    """
     if reference is None:
         facts = folder / FACTS
         recorded = json.loads(facts.read_text()).get("references") if facts.exists() else None
         if recorded is None:
-            raise VectorFitError(f"--reference: missing, and {folder} does not tell where the photos of {subject} are")
+            raise VectorFitError(
+                f"--reference: missing, and {folder} does not record where the photos of {subject} are"
+            )
         reference, alone = Path(recorded), True
-    for place in (reference / subject, *((reference,) if alone else ())):
-        if place.is_dir() and photo_paths(place):
-            return photo_paths(place)
-    raise VectorFitError(f"--reference {reference}: 0 real pictures of {subject}{'' if alone else f' in {subject}/'}")
+    for candidate in (reference / subject, *((reference,) if alone else ())):
+        if candidate.is_dir() and photo_paths(candidate):
+            return photo_paths(candidate)
+    raise VectorFitError(f"--reference {reference}: 0 real images of {subject}{'' if alone else f' in {subject}/'}")
 
 
-def _blank(path: Path) -> bool:
+def _is_black(path: Path) -> bool:
     return max(high for _, high in open_photo(path).getextrema()) <= BLACK
 
 
 def _check(paths: list[Path], *, allow_missing: bool) -> dict[Path, str]:
-    """Pictures that cannot be scored, and why. Raises VectorFitError with all of them unless they may be missing."""
-    lacking: dict[Path, str] = {}
+    """Images that cannot be scored, with reasons. Raises VectorFitError with all of them unless `allow_missing`."""
+    unusable: dict[Path, str] = {}
     for path in paths:
         try:
             if not path.exists():
-                lacking[path] = "missing"
-            elif _blank(path):
-                lacking[path] = "black, as a safety checker leaves it"
+                unusable[path] = "missing"
+            elif _is_black(path):
+                unusable[path] = "black, probably blanked by a safety checker"
         except VectorFitError as error:
-            lacking[path] = str(error).removeprefix(f"{path}: ")
-    if lacking and not allow_missing:
-        shown = "\n".join(f"  {path}: {why}" for path, why in list(lacking.items())[:10])
-        more = f"\n  and {len(lacking) - 10} more" if len(lacking) > 10 else ""
+            unusable[path] = str(error).removeprefix(f"{path}: ")
+    if unusable and not allow_missing:
+        shown = "\n".join(f"  {path}: {why}" for path, why in list(unusable.items())[:10])
+        more = f"\n  and {len(unusable) - 10} more" if len(unusable) > 10 else ""
         raise VectorFitError(
-            f"{len(lacking)} of {len(paths)} generated pictures cannot be scored; generate them again, or leave them "
+            f"{len(unusable)} of {len(paths)} generated images cannot be scored; generate them again, or leave them "
             f"out with --allow_missing:\n{shown}{more}"
         )
-    return lacking
+    return unusable
 
 
 def gather(
     generated: list[Path], reference: Path | None, prompts: Path | None = None, *, allow_missing: bool = False
 ) -> list[Subject]:
-    """The subjects of one or more folders of generated pictures, with their real pictures, in the order of their names.
+    """The subjects in folders of generated images, with their real images, in the order of their names.
 
     Raises:
-        VectorFitError: folders without pictures, pictures without prompts, unreadable or black ones, all with counts.
+        VectorFitError: a folder has no images, or images are unreadable, black or without a prompt; with counts.
     """
     texts = read_prompts(prompts) if prompts else None
-    folders = [folder for place in generated for folder in _folders(place)]
+    folders = [folder for path in generated for folder in _folders(path)]
     if texts is not None:
         _check_prompts(texts, [folder for folder in folders if not (folder / manifest.NAME).exists()])
     by_subject: dict[str, tuple[Path, list[tuple[Path, Entry]]]] = {}
     for folder in folders:
         for path, entry in _entries(folder, texts):
-            first = by_subject.setdefault(entry.subject, (folder, []))
-            if first[0] != folder:
-                raise VectorFitError(f"{entry.subject}: pictures in {first[0]} and in {folder}; score them one by one")
-            first[1].append((path, entry))
-    lacking = _check([path for _, found in by_subject.values() for path, _ in found], allow_missing=allow_missing)
+            first_folder, images = by_subject.setdefault(entry.subject, (folder, []))
+            if first_folder != folder:
+                raise VectorFitError(
+                    f"{entry.subject}: images in {first_folder} and in {folder}; score them separately"
+                )
+            images.append((path, entry))
+    unusable = _check([path for _, images in by_subject.values() for path, _ in images], allow_missing=allow_missing)
     subjects, problems = [], Problems()
-    for name, (folder, found) in sorted(by_subject.items()):
+    for name, (folder, images) in sorted(by_subject.items()):
         with problems.noting():
-            kept = [(path, entry) for path, entry in found if path not in lacking]
+            kept = [(path, entry) for path, entry in images if path not in unusable]
             if not any(entry.role == "subject" for _, entry in kept):
-                raise VectorFitError(f"{name}: 0 pictures of the subject left to score")
-            missing = [f"{path.name}: {lacking[path]}" for path, _ in found if path in lacking]
+                raise VectorFitError(f"{name}: 0 images of the subject left to score")
+            missing = [f"{path.name}: {unusable[path]}" for path, _ in images if path in unusable]
             real = _references(folder, reference, name, alone=len(by_subject) == 1)
             subjects.append(Subject(name, real, kept, missing))
     problems.raise_all()

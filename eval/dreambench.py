@@ -42,20 +42,20 @@ LIVE = (
     "in a purple wizard outfit",
 )
 PROPERTIES = ("red", "purple", "shiny", "wet", "cube shaped")
-# What of it the starter's world knows: these grounds and colours.
+# The backgrounds and colours that the starter knows.
 STARTER_GROUNDS = (*SHARED, OBJECTS[0], OBJECTS[3])
 STARTER_PROPERTIES = ("red", "purple")
 
-# The subjects of the data set and their classes; most are named for theirs.
-NAMED_FOR_THEIR_CLASS = "backpack can candle cat cat2 clock dog dog2 dog3 dog5 dog6 dog7 dog8 teapot vase".split()
-SUBJECTS = {**KNOWN_SUBJECTS, **{name: name.rstrip("0123456789") for name in NAMED_FOR_THEIR_CLASS}}
+# The subjects of the data set and their classes. Most subjects have the name of their class.
+NAMED_AS_CLASS = "backpack can candle cat cat2 clock dog dog2 dog3 dog5 dog6 dog7 dog8 teapot vase".split()
+SUBJECTS = {**KNOWN_SUBJECTS, **{name: name.rstrip("0123456789") for name in NAMED_AS_CLASS}}
 
 ANIMALS = ("bear", "bird", "cat", "dog", "elephant", "fish", "horse", "monkey", "owl", "rabbit", "turtle")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt: its number in the list (from 1), its group, and the words around the thing."""
+    """A prompt: its number in the list (from 1), its group, and its text with {} for the subject."""
 
     number: int
     group: str  # recontextualization, accessorization or property
@@ -66,18 +66,18 @@ class Prompt:
 
 
 def is_live(cls: str) -> bool:
-    """Whether a class is an animal, and gets the prompts for live subjects."""
+    """Whether a class is an animal, which gets the prompts for live subjects."""
     return cls.split()[-1] in ANIMALS
 
 
 def prompts(live: bool, *, starter: bool = False) -> list[Prompt]:
-    """The 25 prompts for live subjects or for objects, or those of them that the starter's world knows."""
-    third = "accessorization" if live else "recontextualization"
-    found = [("recontextualization", f"a {{}} {place}") for place in SHARED]
-    found += [(third, f"a {{}} {words}") for words in (LIVE if live else OBJECTS)]
-    found += [("property", f"a {word} {{}}") for word in PROPERTIES]
-    numbered = [Prompt(number, group, form) for number, (group, form) in enumerate(found, start=1)]
+    """The 25 prompts for live subjects or for objects; with `starter` only those that the starter knows."""
+    own_group = "accessorization" if live else "recontextualization"
+    forms = [("recontextualization", f"a {{}} {words}") for words in SHARED]
+    forms += [(own_group, f"a {{}} {words}") for words in (LIVE if live else OBJECTS)]
+    forms += [("property", f"a {word} {{}}") for word in PROPERTIES]
+    numbered = [Prompt(number, group, form) for number, (group, form) in enumerate(forms, start=1)]
     if not starter:
         return numbered
-    known = {f"a {{}} {place}" for place in STARTER_GROUNDS} | {f"a {word} {{}}" for word in STARTER_PROPERTIES}
+    known = {f"a {{}} {words}" for words in STARTER_GROUNDS} | {f"a {word} {{}}" for word in STARTER_PROPERTIES}
     return [prompt for prompt in numbered if prompt.form in known]

@@ -1,4 +1,4 @@
-"""Embeddings of picture files, kept on disk by their content: a picture is embedded once by each encoder."""
+"""Embeddings of image files, cached on disk by content: each encoder embeds an image only once."""
 
 import hashlib
 import os
@@ -17,27 +17,27 @@ from vf_dreambooth.photos import open_photo
 
 from .encoders import BATCH, Encoder
 
-PORTION = 8 * BATCH  # pictures opened at a time
+PORTION = 8 * BATCH  # images opened at a time
 
 
-def folder() -> Path | None:
-    """Where embeddings are kept: in VECTORFIT_CACHE, by default ~/.cache/vectorfit; nowhere where it is "off"."""
-    place = os.environ.get("VECTORFIT_CACHE", str(Path.home() / ".cache" / "vectorfit"))
-    return None if place == "off" else Path(place) / "embeddings"
+def cache_folder() -> Path | None:
+    """The cache: in VECTORFIT_CACHE, by default ~/.cache/vectorfit; None if VECTORFIT_CACHE is "off"."""
+    root = os.environ.get("VECTORFIT_CACHE", str(Path.home() / ".cache" / "vectorfit"))
+    return None if root == "off" else Path(root) / "embeddings"
 
 
-def _kept(path: Path | None) -> Tensor | None:
+def _read_cached(path: Path | None) -> Tensor | None:
     if path is None or not path.exists():
         return None
     try:
         vector = torch.from_numpy(np.load(path, allow_pickle=False))
     except (OSError, ValueError):
-        return None  # damaged: embedded again
-    whole = vector.ndim == 1 and vector.dtype == torch.float32 and abs(float(vector.norm()) - 1) < 1e-3
-    return vector if whole else None
+        return None  # a damaged file is written again
+    is_valid = vector.ndim == 1 and vector.dtype == torch.float32 and abs(float(vector.norm()) - 1) < 1e-3
+    return vector if is_valid else None
 
 
-def _keep(path: Path | None, vector: Tensor) -> None:
+def _write_cached(path: Path | None, vector: Tensor) -> None:
     if path is None:
         return
     data = BytesIO()
@@ -46,19 +46,21 @@ def _keep(path: Path | None, vector: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data.getvalue())
     except (OSError, VectorFitError):
-        return  # a full disk costs time, not the scores
+        return  # a full disk only costs time
 
 
 def embed_files(encoder: Encoder, paths: Sequence[Path], *, progress: str = "") -> Tensor:
-    """Unit embeddings [n, d] of picture files, in their order.
+    """Unit embeddings [n, d] of image files, in their order.
 
     Raises:
-        VectorFitError: a file cannot be read as a picture.
+        VectorFitError: a file cannot be read as an image.
     """
-    place = folder()
+    cache = cache_folder()
     names = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    files = [None if place is None else place / encoder.key / name[:2] / f"{name}.npy" for name in names]
-    known = {name: vector for name, file in zip(names, files, strict=True) if (vector := _kept(file)) is not None}
+    files = [None if cache is None else cache / encoder.key / name[:2] / f"{name}.npy" for name in names]
+    known = {
+        name: vector for name, file in zip(names, files, strict=True) if (vector := _read_cached(file)) is not None
+    }
     missing = {name: (path, file) for name, path, file in zip(names, paths, files, strict=True) if name not in known}
     todo = list(missing.items())
     for start in tqdm(range(0, len(todo), PORTION), desc=progress or None, disable=not progress, unit="batch"):
@@ -66,5 +68,5 @@ def embed_files(encoder: Encoder, paths: Sequence[Path], *, progress: str = "") 
         vectors = encoder.images([open_photo(path) for _, (path, _) in portion])
         for (name, (_, file)), vector in zip(portion, vectors, strict=True):
             known[name] = vector.clone()
-            _keep(file, vector)
+            _write_cached(file, vector)
     return torch.stack([known[name] for name in names])

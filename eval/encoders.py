@@ -1,4 +1,4 @@
-"""The encoders: what turns pictures and prompts into unit vectors, and knows the weights it does it with."""
+"""Encoders that turn images and prompts into unit vectors, and their weights."""
 
 import hashlib
 import importlib.util
@@ -19,15 +19,15 @@ from vf_dreambooth.base_models import starter_folder
 from .preprocess import prepare
 from .protocols import EncoderSpec, Preprocess, Protocol
 
-BATCH = 32  # every forward has this many pictures, padded: a score must not depend on what stands beside a picture
-REMEDY = "name a local file, or measure with --protocol starter, whose scores mean something else"
+BATCH = 32  # images per forward, padded to it: a score must not depend on the other images of a batch
+REMEDY = "name a local file, or use --protocol starter, whose scores cannot be compared with published ones"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder of pictures, and of prompts where it has a tokenizer.
+    """An encoder of images, and of prompts if it has a tokenizer.
 
-    `weights_sha256` tells weights from each other; `verified` says that they are known to be the published ones.
+    `weights_sha256` identifies the weights; `verified` means that they are known to be the published ones.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Encoder:
 
     @property
     def key(self) -> str:
-        """Names what an embedding depends on besides the picture."""
+        """Identifies everything but the image that an embedding depends on."""
         content = f"{self.name} {self.weights_sha256} {self.preprocess} float32"
         return hashlib.sha256(content.encode()).hexdigest()[:24]
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit embeddings [n, d], float32 on the CPU."""
-        found = []
+        embeddings = []
         for start in range(0, len(images), BATCH):
             chunk = torch.stack([prepare(image, self.preprocess) for image in images[start : start + BATCH]])
             padded = torch.cat([chunk, chunk.new_zeros(BATCH - len(chunk), *chunk.shape[1:])])
-            found.append(F.normalize(self.embed(padded.to(self.device)).float(), dim=-1)[: len(chunk)].cpu())
-        return torch.cat(found)
+            embeddings.append(F.normalize(self.embed(padded.to(self.device)).float(), dim=-1)[: len(chunk)].cpu())
+        return torch.cat(embeddings)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings [n, d] of prompts, each embedded alone."""
         if self.embed_texts is None:
-            raise VectorFitError(f"{self.name}: an encoder without a tokenizer, expected one that reads prompts")
+            raise VectorFitError(f"{self.name}: this encoder has no tokenizer; expected one that reads prompts")
         return torch.cat([F.normalize(self.embed_texts([text]).float(), dim=-1).cpu() for text in texts])
 
 
@@ -80,18 +80,18 @@ def _file_hash(path: Path) -> str:
 
 
 def _check_file(path: Path | None, spec: EncoderSpec, flag: str) -> bool:
-    """Whether a local file is known to be the published one. Raises VectorFitError where it is known not to be."""
+    """Whether a file is known to be the published one. Raises VectorFitError if it is known to be another."""
     if path is None:
         return True
     if not path.is_file():
         raise VectorFitError(f"{flag} {path}: no such file; expected {spec.published}")
     if spec.sha256 is None:
-        return False  # the publisher gives no hash to hold it to
-    found = _file_hash(path)
-    if found != spec.sha256:
+        return False  # the publisher gives no hash
+    digest = _file_hash(path)
+    if digest != spec.sha256:
         raise VectorFitError(
-            f"{flag} {path}: SHA-256 {found[:16]}..., expected {spec.sha256[:16]}... of {spec.published}; "
-            "scores of other weights must not go by that name"
+            f"{flag} {path}: SHA-256 {digest[:16]}..., expected {spec.sha256[:16]}... of {spec.published}; "
+            "scores of other weights must not have that name"
         )
     return True
 
@@ -111,13 +111,13 @@ def _timm_weights(model: nn.Module, path: Path) -> None:
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     state = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
-    state = checkpoint_filter_fn(state, model)  # position embeddings of another size are resampled, as timm does
-    left = ("head.", "fc_norm.", "mask_token")
-    model.load_state_dict({name: value for name, value in state.items() if not name.startswith(left)})
+    state = checkpoint_filter_fn(state, model)  # timm resamples position embeddings of another size
+    unused = ("head.", "fc_norm.", "mask_token")
+    model.load_state_dict({name: value for name, value in state.items() if not name.startswith(unused)})
 
 
 def _clip(name: str, weights: Path | None) -> nn.Module:
-    """A CLIP with the published weights, or those of a file: a state dict, or OpenAI's TorchScript archive."""
+    """A CLIP with the published weights, or with those of a file: a state dict, or OpenAI's TorchScript archive."""
     import open_clip
 
     if weights is None:
@@ -127,7 +127,7 @@ def _clip(name: str, weights: Path | None) -> nn.Module:
     except RuntimeError:
         return open_clip.create_model(name, pretrained=str(weights), precision="fp32")
     model = open_clip.create_model(name, pretrained=None, precision="fp32")
-    sizes = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # buffers that are no weights
+    sizes = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # buffers that are not weights
     model.load_state_dict({key: value.float() for key, value in state.items() if key not in sizes})
     return model
 
@@ -136,7 +136,7 @@ def load_dino(spec: EncoderSpec, weights: Path | None, device: str) -> Encoder:
     """The encoder of DINO scores.
 
     Raises:
-        VectorFitError: its weights are out of reach, or the file is not theirs; with the ways out.
+        VectorFitError: the weights cannot be downloaded, or the file holds other weights; with what to do.
     """
     verified = _check_file(weights, spec, "--dino_weights")
     if spec.library == "starter":
@@ -145,8 +145,8 @@ def load_dino(spec: EncoderSpec, weights: Path | None, device: str) -> Encoder:
         model = build_timm(spec.model, pretrained=weights is None)
         if weights is not None:
             _timm_weights(model, weights)
-    except Exception as error:  # whatever a hub client or a foreign file raises
-        raise _out_of_reach(spec, "--dino_weights", error) from error
+    except Exception as error:  # a hub client or an unknown file may raise anything
+        raise _not_available(spec, "--dino_weights", error) from error
     return _ready(spec, model, verified, device, lambda m: m)
 
 
@@ -161,13 +161,13 @@ def load_clip(spec: EncoderSpec, weights: Path | None, device: str) -> Encoder:
         model = _clip(spec.model, weights)
         tokenizer = open_clip.get_tokenizer(spec.model)
     except Exception as error:
-        raise _out_of_reach(spec, "--clip_weights", error) from error
+        raise _not_available(spec, "--clip_weights", error) from error
     return _ready(spec, model, verified, device, lambda m: m.encode_image, lambda m: _reader(m, tokenizer, device))
 
 
-def _out_of_reach(spec: EncoderSpec, flag: str, error: Exception) -> VectorFitError:
+def _not_available(spec: EncoderSpec, flag: str, error: Exception) -> VectorFitError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return VectorFitError(f"{spec.model}: its weights ({spec.published}) cannot be had: {reason}; {flag}: {REMEDY}")
+    return VectorFitError(f"{spec.model}: its weights ({spec.published}) are not available: {reason}; {flag}: {REMEDY}")
 
 
 def _ready(
@@ -189,7 +189,7 @@ def _reader(model: nn.Module, tokenize: Callable[[list[str]], Tensor], device: s
 
 
 def _starter(name: str, device: str) -> Encoder:
-    """An encoder of the starter: a folder of config.json and model.safetensors."""
+    """An encoder of the starter, from a folder with config.json and model.safetensors."""
     folder = starter_folder().parent / name
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -198,8 +198,10 @@ def _starter(name: str, device: str) -> Encoder:
         raise VectorFitError(
             f"{folder}: the starter's {name} is missing ({error.strerror}); use a full checkout"
         ) from error
-    how = {key: tuple(value) if isinstance(value, list) else value for key, value in config["preprocess"].items()}
-    spec = EncoderSpec("starter", f"starter-{name}", Preprocess(**how))
+    preprocess = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config["preprocess"].items()
+    }
+    spec = EncoderSpec("starter", f"starter-{name}", Preprocess(**preprocess))
     if config["architecture"] == "timm":
         from timm.models.vision_transformer import VisionTransformer
 
@@ -232,9 +234,9 @@ class Encoders:
     def load(
         cls, protocol: Protocol, dino_weights: Path | None = None, clip_weights: Path | None = None, device: str = "cpu"
     ) -> "Encoders":
-        lacking = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
-        if lacking:
+        missing = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
+        if missing:
             raise VectorFitError(
-                f"{' and '.join(lacking)}: not installed, expected for scores; pip install vectorfit[eval]"
+                f"{' and '.join(missing)}: not installed, but needed for scores; pip install vectorfit[eval]"
             )
         return cls(load_dino(protocol.dino, dino_weights, device), load_clip(protocol.clip, clip_weights, device))

@@ -1,4 +1,4 @@
-"""Pictures to be scored: the DreamBench prompts, or one's own, answered by a trained subject."""
+"""Generates the images to score: a trained subject with the DreamBench prompts, or with your own."""
 
 import dataclasses
 import hashlib
@@ -27,17 +27,17 @@ from vf_dreambooth.pipeline import (
 from vf_training.runs import RunFolder
 
 from . import manifest
-from .collection import FACTS
+from .collection import EVALUATION, FACTS
 from .dreambench import SHARED, Prompt, is_live, prompts
 from .manifest import Entry
 
-PROMPTS = "live or object for DreamBench's, or a file of prompts, a line each, with {} for the thing"
-FIRST_SEED = 100_000  # far from the seeds of previews and class images, which training has seen
+PROMPTS = "live or object (DreamBench's), or a file with one prompt per line and {} for the subject"
+FIRST_SEED = 100_000  # far from the seeds of previews and class images, which the training used
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is generated of one subject: its name, unique token and class, prompts, pictures of each, first seed."""
+    """What to generate for one subject: its name, token and class, the prompts, images per prompt, first seed."""
 
     run: Path
     out: Path
@@ -47,11 +47,11 @@ class Task:
     prompts: list[Prompt]
     images_per_prompt: int = 4
     seed: int = FIRST_SEED
-    class_images: bool = True  # of the class alone too, by base and subject: for PRES and drift
+    class_images: bool = True  # also generate the class, with the base and with the subject, for PRES and drift
 
 
 def read_prompt_file(path: Path) -> list[Prompt]:
-    """One's own prompts, a line each, with {} for the thing: "a {} in a teacup".
+    """Prompts from a file, one per line, with {} for the subject: "a {} in a teacup".
 
     Raises:
         VectorFitError: the file cannot be read, is empty, or lines have no {}.
@@ -62,35 +62,39 @@ def read_prompt_file(path: Path) -> list[Prompt]:
         raise VectorFitError(f"--prompts {path}: cannot be read ({error})") from error
     broken = [line for line in lines if line.count("{}") != 1]
     if broken or not lines:
-        what = f"{len(broken)} of {len(lines)} lines without one {{}}, such as {broken[0]!r}" if broken else "no line"
-        raise VectorFitError(f"--prompts {path}: {what}; expected prompts such as 'a {{}} in the snow'")
+        problem = (
+            f"{len(broken)} of {len(lines)} lines without one {{}}, such as {broken[0]!r}" if broken else "no line"
+        )
+        raise VectorFitError(f"--prompts {path}: {problem}; expected prompts such as 'a {{}} in the snow'")
     return [Prompt(number, "own", line) for number, line in enumerate(lines, start=1)]
 
 
-def task_of(run: Path, out: Path | None = None, wanted: str | None = None, **choices: object) -> Task:
-    """What to generate for a run folder or subject file; token and class are those it was trained with.
+def task_of(run: Path, out: Path | None = None, wanted: str | None = None, **options: object) -> Task:
+    """What to generate for a run folder or subject file, with the token and class of its training.
 
-    `wanted` is one of `PROMPTS`; by default the class says whether it is a live subject.
+    `wanted` is one of `PROMPTS`; by default the class decides between live and object.
 
     Raises:
-        VectorFitError: it is no subject file, or does not say what triggers it.
+        VectorFitError: the file is not a subject file, or does not record its token and class.
     """
     metadata = vf.read_metadata(subject_file(run))
-    told = json.loads(metadata.get("vectorfit.training", "{}"))
-    token, cls = told.get("token"), told.get("class_noun")
+    training = json.loads(metadata.get("vectorfit.training", "{}"))
+    token, cls = training.get("token"), training.get("class_noun")
     if not (token and cls):
-        raise VectorFitError(f"{run}: does not tell its token and class; expected a subject trained with --class_noun")
+        raise VectorFitError(
+            f"{run}: does not record its token and class; expected a subject trained with --class_noun"
+        )
     starter = metadata["vectorfit.base_model"] == "starter"
     if wanted in (None, "live", "object"):
-        asked = prompts(is_live(cls) if wanted is None else wanted == "live", starter=starter)
+        chosen = prompts(is_live(cls) if wanted is None else wanted == "live", starter=starter)
     else:
-        asked = read_prompt_file(Path(wanted))
-    place = out or (run if run.is_dir() else run.parent) / "evaluation"
-    return Task(run, place, name_of(run), token, cls, asked, **choices)  # type: ignore[arg-type]
+        chosen = read_prompt_file(Path(wanted))
+    folder = out or (run if run.is_dir() else run.parent) / EVALUATION
+    return Task(run, folder, name_of(run), token, cls, chosen, **options)  # type: ignore[arg-type]
 
 
 def name_of(run: Path) -> str:
-    """A subject's name: that of the folder of its photos, so that trainings of one subject go by one name."""
+    """A subject's name: its photo folder's, so that all trainings on the same photos have the same name."""
     recorded = RunFolder(subject_file(run).parent)
     if recorded.config.exists():
         return Path(recorded.read_config()["settings"]["instance_data_dir"]).resolve().name
@@ -98,7 +102,7 @@ def name_of(run: Path) -> str:
 
 
 def _settings(task: Task, sampling: GenerationSettings, role: str) -> str:
-    """A hash of what a picture depends on besides prompt and seed."""
+    """A hash of everything but prompt and seed that an image depends on."""
     file = subject_file(task.run)
     content = {
         **dataclasses.asdict(sampling),
@@ -110,11 +114,11 @@ def _settings(task: Task, sampling: GenerationSettings, role: str) -> str:
 
 
 def entries(task: Task, sampling: GenerationSettings) -> list[Entry]:
-    """Every picture that is wanted, in the order in which it is generated."""
-    found = []
+    """The entries of all images of a task, in the order in which they are generated."""
+    entries = []
     roles = {"subject": task.prompts}
     if task.class_images:
-        plain = [Prompt(number, "class", f"a {{}} {place}") for number, place in enumerate(SHARED, start=1)]
+        plain = [Prompt(number, "class", f"a {{}} {words}") for number, words in enumerate(SHARED, start=1)]
         roles |= {"class": plain, "base_class": plain}
     for role, wanted in roles.items():
         settings = _settings(task, sampling, role)
@@ -122,12 +126,12 @@ def entries(task: Task, sampling: GenerationSettings) -> list[Entry]:
         for prompt in wanted:
             for index in range(task.images_per_prompt if role == "subject" else 1):
                 seed = task.seed + 1000 * prompt.number + index
-                said, text = prompt.text(thing), prompt.text(task.cls)
-                words = hashlib.sha256(said.encode()).hexdigest()[:6]
-                file = f"images/{role}/{prompt.number:02d}-{seed}-{words}-{settings[:6]}.png"
-                known = (file, task.subject, task.cls, role, prompt.number, prompt.group, said, text, seed, settings)
-                found.append(Entry(*known))
-    return found
+                full, text = prompt.text(thing), prompt.text(task.cls)
+                prompt_hash = hashlib.sha256(full.encode()).hexdigest()[:6]
+                file = f"images/{role}/{prompt.number:02d}-{seed}-{prompt_hash}-{settings[:6]}.png"
+                fields = (file, task.subject, task.cls, role, prompt.number, prompt.group, full, text, seed, settings)
+                entries.append(Entry(*fields))
+    return entries
 
 
 def _generate(
@@ -148,7 +152,7 @@ def _generate(
 
 
 def generate(task: Task, base_model: str | None = None) -> int:
-    """Generates what is not there yet, shared out among the processes; returns how many pictures were missing.
+    """Generates the missing images, divided among the processes. Returns how many were missing.
 
     Raises:
         VectorFitError: the base or the subject cannot be loaded.
@@ -157,18 +161,18 @@ def generate(task: Task, base_model: str | None = None) -> int:
     base = base_of(task.run, base_model)
     sampling = GenerationSettings.of(base.preset)
     task.out.mkdir(parents=True, exist_ok=True)
-    there = manifest.read(task.out) if (task.out / manifest.NAME).exists() else []
-    known = {entry.key for entry in there if (task.out / entry.file).exists()}
-    missing = [entry for entry in entries(task, sampling) if entry.key not in known]
-    state.wait_for_everyone()  # nobody adds to the list before all have read it
+    existing = manifest.read(task.out) if (task.out / manifest.NAME).exists() else []
+    keys = {entry.key for entry in existing if (task.out / entry.file).exists()}
+    missing = [entry for entry in entries(task, sampling) if entry.key not in keys]
+    state.wait_for_everyone()  # no process may add to the list before all have read it
     pipe = load_pipeline(base, device=state.device) if missing else None
     for roles, subjects in ((("subject", "class"), [(task.run, 1.0)]), (("base_class",), [])):
         wanted = [entry for entry in missing if entry.role in roles]
         if pipe is None or not wanted:
             continue
         set_subjects(pipe, subjects)
-        with state.split_between_processes(wanted) as mine:
-            _generate(pipe, task, mine, sampling, quiet=not state.is_local_main_process)
+        with state.split_between_processes(wanted) as share:
+            _generate(pipe, task, share, sampling, quiet=not state.is_local_main_process)
     state.wait_for_everyone()
     if state.is_main_process:
         manifest.keep_only(task.out, entries(task, sampling))
@@ -179,7 +183,7 @@ def generate(task: Task, base_model: str | None = None) -> int:
 
 
 def facts_of(run: Path) -> dict[str, object]:
-    """What a report puts beside the scores: parameters, bytes, and of a run folder its seconds, memory and photos."""
+    """Facts for a report: parameters and bytes; of a run folder also seconds, memory, photos and method."""
     file = subject_file(run)
     facts: dict[str, object] = {
         "parameters": sum(tensor.numel() for tensor in load_file(file).values()),

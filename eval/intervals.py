@@ -1,4 +1,4 @@
-"""Intervals: pictures of one subject are alike, so it is subjects that are drawn anew."""
+"""Confidence intervals by a bootstrap over subjects, because the images of one subject are similar."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; `clusters` subjects stand behind it, `n` values in all."""
+    """A mean with its interval, from `n` values of `clusters` subjects."""
 
     mean: float
     low: float
@@ -21,16 +21,16 @@ class Estimate:
 
 
 def estimate(values: Mapping[str, Sequence[float]], *, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The mean over subjects of their means, with a percentile interval from a cluster bootstrap.
+    """The mean of the subjects' means, with a percentile interval from a cluster bootstrap.
 
-    Subjects are drawn with replacement, and with them all their values. A single subject tells nothing of others: then
-    its values are drawn instead, and the interval speaks of that subject alone. Order and names change nothing.
+    Subjects are resampled with replacement, each with all its values. For a single subject its values are resampled
+    instead, and the interval holds for that subject only. Order and names do not matter.
     """
     rng = np.random.default_rng(seed)
     if len(values) == 1:
-        (centers,) = (np.sort(np.asarray(found, float)) for found in values.values())
+        (centers,) = (np.sort(np.asarray(own, float)) for own in values.values())
     else:
-        centers = np.sort([float(np.mean(found)) for found in values.values()])
+        centers = np.sort([float(np.mean(own)) for own in values.values()])
     count, mean = len(centers), float(centers.mean())
     samples = centers[rng.integers(count, size=(draws, count))].mean(1)
     low, high = (np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - mean) * widening(count)
@@ -38,7 +38,7 @@ def estimate(values: Mapping[str, Sequence[float]], *, draws: int = DRAWS, seed:
 
 
 def widening(count: int) -> float:
-    """By how much the percentile interval of so few is too narrow: its variance has n for n - 1, its tails are normal.
+    """The factor that widens a percentile interval of `count` values: from n to n - 1, from normal to Student's t.
 
     Source: the quantile of Student's t by Abramowitz and Stegun 26.7.5, at the level of the intervals.
     """
@@ -51,6 +51,6 @@ def widening(count: int) -> float:
 
 
 def win_rate(differences: Mapping[str, Sequence[float]]) -> float:
-    """The share of pairs in which the first is better; a tie counts half."""
-    flat = np.concatenate([np.asarray(found, float) for found in differences.values()])
+    """The share of pairs in which the first is better. A tie counts half."""
+    flat = np.concatenate([np.asarray(own, float) for own in differences.values()])
     return float(((flat > 0) + 0.5 * (flat == 0)).mean())

@@ -1,4 +1,4 @@
-"""What was generated: an append-only list, one line a picture, that says what each one answers."""
+"""The manifest: an append-only list of the generated images, one line per image."""
 
 import dataclasses
 import json
@@ -10,12 +10,13 @@ from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 
 NAME = "manifest.jsonl"
-ROLES = ("subject", "class", "base_class")  # of the subject; of its class, by the personalised model and by the base
+# What an image shows: the subject; its class by the personalised model; its class by the base.
+ROLES = ("subject", "class", "base_class")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: its file (relative to the list), what it shows, what it answers, and the text that CLIP-T reads."""
+    """One image: its file (relative to the manifest), its role, its prompt, and the text that CLIP-T reads."""
 
     file: str
     subject: str
@@ -26,7 +27,7 @@ class Entry:
     prompt: str
     text: str
     seed: int
-    settings: str  # hash of base, subject file and sampling: pictures of other settings are not taken for these
+    settings: str  # hash of base, subject file and sampling; images of other settings do not match
 
     @property
     def key(self) -> tuple[str, str, str, int, str]:
@@ -34,25 +35,27 @@ class Entry:
 
 
 def keep_only(folder: Path, wanted: Iterable[Entry]) -> None:
-    """Leaves these entries only: what was generated for other prompts or settings is not scored with them."""
+    """Keeps only these entries, so that images of other prompts or settings are not scored with them."""
     lines = [json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n" for entry in wanted]
     write_atomically(folder / NAME, "".join(lines).encode())
 
 
 def append(folder: Path, entries: Iterable[Entry]) -> None:
-    """Adds lines; each is written at once, so that several processes may add to one list."""
+    """Adds entries. Each is written at once, so that several processes may add to one manifest."""
     with (folder / NAME).open("a", encoding="utf-8") as file:
-        file.write("\n")  # ends a line that a killed process left; empty lines mean nothing
+        file.write("\n")  # ends a partial line of a killed process; empty lines are skipped
         for entry in entries:
             file.write(json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n")
             file.flush()
 
 
 def read(folder: Path) -> list[Entry]:
-    """The entries of a folder's list, the last of equal ones, in the order of subject, role, prompt and seed.
+    """The entries of a folder's manifest, sorted by subject, role, prompt and seed. Of equal entries the last counts.
+
+    A partial line, which a killed process leaves, is skipped.
 
     Raises:
-        VectorFitError: a line is damaged. A line that is not whole, of a process killed, is left out.
+        VectorFitError: a line is damaged.
     """
     path, entries = folder / NAME, {}
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -62,7 +65,7 @@ def read(folder: Path) -> list[Entry]:
         try:
             entry = Entry(**json.loads(line))
         except (ValueError, TypeError) as error:
-            if not line.endswith("}"):  # cut short; what it told of is made again
+            if not line.endswith("}"):  # a partial line; its image is generated again
                 continue
             raise VectorFitError(f"{path}, line {number}: not an entry of a manifest ({error}); delete it") from error
         entries[entry.key] = entry

@@ -1,4 +1,4 @@
-"""What is measured with what: named, versioned protocols. Results of unlike protocols are never compared."""
+"""Named, versioned protocols: encoders and preprocessing. Results of different protocols are never compared."""
 
 import dataclasses
 import hashlib
@@ -23,24 +23,24 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder: the library that builds it ("timm", "open_clip", or "starter" for our own), its name there.
+    """An encoder: the library that builds it ("timm", "open_clip", or "starter" for ours) and its name there.
 
-    `sha256` is that of the published weights' file, where it is known.
+    `sha256` is the hash of the published weights' file, if it is known.
     """
 
     library: str
     model: str
-    preprocess: Preprocess | None = None  # None: the starter's encoders bring their own
-    published: str = ""  # where the weights come from, and the file that --dino_weights or --clip_weights may name
+    preprocess: Preprocess | None = None  # None for the starter's encoders, whose folder has it
+    published: str = ""  # the source of the weights, and the file for --dino_weights or --clip_weights
     sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The two encoders, and the text that CLIP-T compares with.
+    """The two encoders, and the text that CLIP-T compares an image with.
 
-    Scores: DINO and CLIP-I are cosines of all pairs of a generated and a real picture, averaged per subject and then
-    over subjects; CLIP-T is the cosine with the prompt, `text` "without-token" being the prompt without the unique one.
+    DINO and CLIP-I are the mean cosine of all pairs of a generated and a real image, per subject and then over
+    subjects. CLIP-T is the cosine of image and prompt; `text` "without-token" leaves out the unique token.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """Changes with everything that a score depends on."""
+        """A hash of everything that a score depends on."""
         content = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -100,7 +100,7 @@ PROTOCOLS = {
 
 
 def named(name: str, *, with_token: bool = False) -> Protocol:
-    """The protocol of a name. Raises VectorFitError for another."""
+    """The protocol of a name. Raises VectorFitError for an unknown name."""
     if name not in PROTOCOLS:
         raise VectorFitError(f"--protocol: got {name!r}, expected one of {', '.join(PROTOCOLS)}")
     return dataclasses.replace(PROTOCOLS[name], text="with-token") if with_token else PROTOCOLS[name]

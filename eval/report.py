@@ -1,4 +1,4 @@
-"""A report that one file holds: tables with intervals, and the pictures behind them."""
+"""A report in one HTML file: tables with intervals, and the images."""
 
 import base64
 import csv
@@ -37,7 +37,7 @@ figcaption { font-size: 11px; line-height: 1.25; margin-top: 2px; }
 
 
 def thumbnail(path: Path) -> str:
-    """A picture as an <img> that carries its own data."""
+    """An image file as an <img> element with the data inside."""
     data = BytesIO()
     square(open_photo(path), THUMBNAIL).save(data, format="JPEG", quality=85)
     encoded = base64.b64encode(data.getvalue()).decode()
@@ -48,18 +48,18 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join(
         "<tr>"
-        + "".join(f"<td{'' if place == 0 else ' class=n'}>{cell}</td>" for place, cell in enumerate(row))
+        + "".join(f"<td{'' if column == 0 else ' class=n'}>{cell}</td>" for column, cell in enumerate(row))
         + "</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _score(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _score(score: Mapping[str, Any] | None) -> str:
+    if score is None:
         return "–"
-    share = f" <small>{found['percent_of_real']:.1f} % of real</small>" if "percent_of_real" in found else ""
-    return f"{found['mean']:.3f} <small>{found['low']:.3f} to {found['high']:.3f}</small>{share}"
+    share = f" <small>{score['percent_of_real']:.1f} % of real</small>" if "percent_of_real" in score else ""
+    return f"{score['mean']:.3f} <small>{score['low']:.3f} to {score['high']:.3f}</small>{share}"
 
 
 def _amount(value: Any, form: str) -> str:
@@ -103,7 +103,7 @@ def _by_group(results: Sequence[Mapping[str, Any]]) -> str:
                     name: [i[kind] for i in s["images"] if i["group"] == group and i[kind] is not None]
                     for name, s in result["subjects"].items()
                 }
-                values = {name: found for name, found in values.items() if found}
+                values = {name: scores for name, scores in values.items() if scores}
                 cells.append(_score(vars(estimate(values))) if values else "–")
             rows.append(cells)
     labels = results[0]["labels"]
@@ -148,52 +148,55 @@ def _by_prompt(results: Sequence[Mapping[str, Any]]) -> str:
     return _table(["prompt, method", *(labels[kind] for kind in KINDS), "n"], rows)
 
 
-def _by_picture(results: Sequence[Mapping[str, Any]]) -> str:
+def _by_image(results: Sequence[Mapping[str, Any]]) -> str:
     labels, rows = results[0]["labels"], []
     for result in results:
         for name, subject in result["subjects"].items():
             for image in subject["images"]:
-                what = [name, result["method"], image["prompt"] or image["file"]]
+                words = [name, result["method"], image["prompt"] or image["file"]]
                 seed = "–" if image["seed"] == UNKNOWN_SEED else str(image["seed"])
                 scores = [_amount(image[kind], ".3f") for kind in KINDS]
-                rows.append([html.escape(", ".join(what)), seed, *scores])
+                rows.append([html.escape(", ".join(words)), seed, *scores])
     table = _table(["subject, method, prompt", "seed", *(labels[kind] for kind in KINDS)], rows)
-    return f"<details><summary>{len(rows)} pictures</summary>{table}</details>"
+    return f"<details><summary>{len(rows)} images</summary>{table}</details>"
 
 
-def _cell(picture: str, caption: str) -> str:
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+def _cell(image: str, caption: str) -> str:
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _grid(name: str, results: Sequence[Mapping[str, Any]], places: Sequence[Path]) -> str:
-    """A subject's photos, and a row per prompt with every method's picture of the prompt's first seed."""
-    here = [(result, place) for result, place in zip(results, places, strict=True) if name in result["subjects"]]
-    first, place = here[0]
-    photos = "".join(_cell(thumbnail(place / file), "photo") for file in first["subjects"][name]["reference_files"][:6])
+def _grid(name: str, results: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> str:
+    """A subject's photos, and a row per prompt with every method's image of the prompt's first seed."""
+    pairs = zip(results, folders, strict=True)
+    of_subject = [(result, folder) for result, folder in pairs if name in result["subjects"]]
+    first, first_folder = of_subject[0]
+    photos = "".join(
+        _cell(thumbnail(first_folder / file), "photo") for file in first["subjects"][name]["reference_files"][:6]
+    )
     rows = []
-    for key, prompt in _shown([result["subjects"][name]["images"] for result, _ in here]).items():
+    for key, prompt in _first_seeds([result["subjects"][name]["images"] for result, _ in of_subject]).items():
         cells = []
-        for result, place in here:
+        for result, folder in of_subject:
             subject = result["subjects"][name]
-            found = next((image for image in subject["images"] if _key(image) == key), None)
-            picture = thumbnail(place / subject["folder"] / found["file"]) if found else "<div class=none></div>"
-            cells.append(_cell(picture, _caption(result, found)))
+            image = next((image for image in subject["images"] if _key(image) == key), None)
+            element = thumbnail(folder / subject["folder"] / image["file"]) if image else "<div class=none></div>"
+            cells.append(_cell(element, _caption(result, image)))
         rows.append(f"<h3>{html.escape(prompt)}</h3><div class=cells>{''.join(cells)}</div>")
     return f"<h2>{html.escape(name)}</h2><div class=cells>{photos}</div>{''.join(rows)}"
 
 
 def _key(image: Mapping[str, Any]) -> tuple[str, int]:
-    """What two methods' pictures share that answer each other: the prompt and the seed, or the file where none is."""
+    """Matches the images of two methods: prompt and seed, or file name and seed if there is no prompt."""
     return image["prompt"] or image["file"], image["seed"]
 
 
-def _shown(images: Sequence[Sequence[Mapping[str, Any]]]) -> dict[tuple[str, int], str]:
-    """Of every prompt that any method answers the first seed."""
-    found: dict[str, tuple[str, int]] = {}
-    for mine in images:
-        for image in mine:
-            found.setdefault(image["prompt"] or image["file"], _key(image))
-    return {key: prompt for prompt, key in found.items()}
+def _first_seeds(images: Sequence[Sequence[Mapping[str, Any]]]) -> dict[tuple[str, int], str]:
+    """The key of the first image of every prompt, over all methods."""
+    keys: dict[str, tuple[str, int]] = {}
+    for of_method in images:
+        for image in of_method:
+            keys.setdefault(image["prompt"] or image["file"], _key(image))
+    return {key: prompt for prompt, key in keys.items()}
 
 
 def _caption(result: Mapping[str, Any], image: Mapping[str, Any] | None) -> str:
@@ -201,49 +204,52 @@ def _caption(result: Mapping[str, Any], image: Mapping[str, Any] | None) -> str:
     return f"{html.escape(result['method'])}<br>{scores}"
 
 
-def _extremes(result: Mapping[str, Any], place: Path) -> str:
-    """The pictures of the best and the worst DINO, and of the worst CLIP-T."""
+def _extremes(result: Mapping[str, Any], folder: Path) -> str:
+    """The images with the best and the worst DINO, and with the worst CLIP-T."""
     cells = [(s["folder"], name, i) for name, s in result["subjects"].items() for i in s["images"]]
     by_dino = sorted(cells, key=lambda cell: cell[2]["dino"])
-    told = sorted((cell for cell in cells if cell[2]["clip_t"] is not None), key=lambda cell: cell[2]["clip_t"])
+    by_clip_t = sorted((cell for cell in cells if cell[2]["clip_t"] is not None), key=lambda cell: cell[2]["clip_t"])
     parts = []
-    for title, chosen in (("most alike", by_dino[::-1]), ("least alike", by_dino), ("furthest from the prompt", told)):
-        shown = "".join(
+    for title, chosen in (
+        ("most similar", by_dino[::-1]),
+        ("least similar", by_dino),
+        ("furthest from the prompt", by_clip_t),
+    ):
+        figures = "".join(
             _cell(
-                thumbnail(place / folder / i["file"]),
+                thumbnail(folder / subfolder / i["file"]),
                 f"{html.escape(i['prompt'] or name)}<br>{i['dino']:.2f}, {_amount(i['clip_t'], '.2f')}",
             )
-            for folder, name, i in chosen[:EXTREMES]
+            for subfolder, name, i in chosen[:EXTREMES]
         )
         parts.append(
-            f"<h3>{html.escape(result['method'])}: {title}</h3><div class=cells>{shown}</div>" if shown else ""
+            f"<h3>{html.escape(result['method'])}: {title}</h3><div class=cells>{figures}</div>" if figures else ""
         )
     return "".join(parts)
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _difference(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
         return "–"
-    interval = f"{found['low']:+.3f} to {found['high']:+.3f}"
-    return f"{found['difference']:+.3f} <small>{interval}; better in {found['win_rate']:.0%}</small>"
+    interval = f"{difference['low']:+.3f} to {difference['high']:+.3f}"
+    return f"{difference['difference']:+.3f} <small>{interval}; better in {difference['win_rate']:.0%}</small>"
 
 
 def _differences(results: Sequence[Mapping[str, Any]]) -> str:
     labels, rows = results[0]["labels"], []
     for other in results[1:]:
-        found = compare(results[0], other)
-        cells = [_difference(found.get(kind)) for kind in KINDS]
-        rows.append(
-            [f"{html.escape(found['first'])} minus {html.escape(found['second'])}", *cells, str(found["pairs"])]
-        )
+        comparison = compare(results[0], other)
+        names = f"{html.escape(comparison['first'])} minus {html.escape(comparison['second'])}"
+        cells = [_difference(comparison.get(kind)) for kind in KINDS]
+        rows.append([names, *cells, str(comparison["pairs"])])
     return _table(["difference", *(labels[kind] for kind in KINDS), "pairs"], rows) if rows else ""
 
 
-def page(results: Sequence[Mapping[str, Any]], places: Sequence[Path], title: str) -> str:
-    """The whole report; `places` are the folders that the results' files are relative to.
+def page(results: Sequence[Mapping[str, Any]], folders: Sequence[Path], title: str) -> str:
+    """The whole report; `folders` are those that the results' paths are relative to.
 
     Raises:
-        VectorFitError: the results are of unlike protocols, or a picture is gone.
+        VectorFitError: the results are of different protocols, or an image is missing.
     """
     for other in results[1:]:
         require_alike(results[0], other)
@@ -260,13 +266,13 @@ def page(results: Sequence[Mapping[str, Any]], places: Sequence[Path], title: st
         ("By group of prompts", _by_group(results)),
         ("By subject", _by_subject(results)),
         ("By prompt", _by_prompt(results)),
-        ("By picture", _by_picture(results)),
-        ("Best and worst", "".join(_extremes(result, place) for result, place in zip(results, places, strict=True))),
+        ("By image", _by_image(results)),
+        ("Best and worst", "".join(_extremes(result, folder) for result, folder in zip(results, folders, strict=True))),
     ]
     body = "".join(f"<h2>{html.escape(name)}</h2>{content}" for name, content in sections if content)
-    grids = "".join(_grid(name, results, places) for name in subjects)
+    grids = "".join(_grid(name, results, folders) for name in subjects)
     about = f"Protocol {protocol['name']}, version {protocol['version']} ({protocol['hash']}). "
-    about += "Intervals: 95 %, subjects drawn anew."
+    about += "Intervals: 95 %, bootstrap over subjects."
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
@@ -275,19 +281,19 @@ def page(results: Sequence[Mapping[str, Any]], places: Sequence[Path], title: st
 
 
 def csv_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """One line per picture, each with the schema's version."""
+    """One line per image, each with the schema's version."""
     names = ("group", "prompt_id", "prompt", "seed", "file", *KINDS)
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["schema", "method", "subject", *names])
     for result in results:
-        for subject, found in result["subjects"].items():
-            known = SCHEMA, result["method"], subject
-            writer.writerows([*known, *(image[name] for name in names)] for image in found["images"])
+        for subject, scores in result["subjects"].items():
+            prefix = SCHEMA, result["method"], subject
+            writer.writerows([*prefix, *(image[name] for name in names)] for image in scores["images"])
     return text.getvalue()
 
 
-def write(results: Sequence[Mapping[str, Any]], places: Sequence[Path], out: Path, title: str) -> list[Path]:
+def write(results: Sequence[Mapping[str, Any]], folders: Sequence[Path], out: Path, title: str) -> list[Path]:
     """Writes report.html, report.json and report.csv into a folder; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     summary = {
@@ -298,7 +304,7 @@ def write(results: Sequence[Mapping[str, Any]], places: Sequence[Path], out: Pat
         "differences": [compare(results[0], other) for other in results[1:]],
     }
     contents = {
-        "report.html": page(results, places, title),
+        "report.html": page(results, folders, title),
         "report.json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n",
         "report.csv": csv_of(results),
     }

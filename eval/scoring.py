@@ -1,4 +1,4 @@
-"""Scores of generated pictures, from embeddings to the result that reports and comparisons read."""
+"""Scores of generated images, from embeddings to the result that reports and comparisons read."""
 
 import dataclasses
 import hashlib
@@ -22,29 +22,29 @@ from .manifest import Entry
 from .protocols import Protocol
 
 SCHEMA = "vectorfit-eval/1"
-DIGITS = 6  # of a score in a result; below, float32 says nothing
+DIGITS = 6  # of a score in a result; float32 is not more precise
 
 
 def pairwise(generated: Tensor, real: Tensor) -> Tensor:
-    """Per generated picture the mean cosine with all real ones. Shapes: unit vectors [n, d], [m, d]; result [n]."""
+    """The mean cosine of each generated image with all real ones. Shapes: unit vectors [n, d], [m, d]; result [n]."""
     return (generated.double() @ real.double().T).mean(1)
 
 
 def ceiling(real: Tensor) -> tuple[float, float | None]:
-    """The mean cosine of real pictures with each other: with self-pairs, and without (None for a single picture)."""
+    """The mean cosine of real images with each other: with self-pairs, and without (None for a single image)."""
     cosines, count = real.double() @ real.double().T, len(real)
-    apart = (cosines.sum() - cosines.trace()) / (count * (count - 1)) if count > 1 else None
-    return float(cosines.mean()), None if apart is None else float(apart)
+    without_self = (cosines.sum() - cosines.trace()) / (count * (count - 1)) if count > 1 else None
+    return float(cosines.mean()), None if without_self is None else float(without_self)
 
 
 def diversity(embeddings: Tensor, prompt_ids: Sequence[int]) -> float | None:
-    """1 - mean pairwise cosine of the pictures of one prompt, over the prompts that have more than one."""
-    found = []
+    """1 - mean pairwise cosine of the images of a prompt, averaged over the prompts with more than one image."""
+    values = []
     for number in sorted(set(prompt_ids)):
-        mine = embeddings[torch.tensor([index for index, other in enumerate(prompt_ids) if other == number])]
-        apart = ceiling(mine)[1]
-        found += [] if apart is None else [1 - apart]
-    return sum(found) / len(found) if found else None
+        of_prompt = embeddings[torch.tensor([index for index, other in enumerate(prompt_ids) if other == number])]
+        similarity = ceiling(of_prompt)[1]
+        values += [] if similarity is None else [1 - similarity]
+    return sum(values) / len(values) if values else None
 
 
 def _rounded(value: Any) -> Any:
@@ -55,21 +55,21 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def _overfitting(mine: Tensor, real: Tensor, by_role: Mapping[str, list[tuple[Entry, Tensor]]]) -> dict[str, Any]:
-    """PRES and drift of class pictures, where these were generated."""
-    found: dict[str, Any] = {"nearest_reference": float((mine.double() @ real.double().T).max(1).values.mean())}
+def _overfitting(generated: Tensor, real: Tensor, by_role: Mapping[str, list[tuple[Entry, Tensor]]]) -> dict[str, Any]:
+    """Similarity to the nearest photo; PRES and drift if class images were generated."""
+    scores: dict[str, Any] = {"nearest_reference": float((generated.double() @ real.double().T).max(1).values.mean())}
     classes = by_role.get("class", [])
     if classes:
-        found["pres"] = float(pairwise(torch.stack([vector for _, vector in classes]), real).mean())
+        scores["pres"] = float(pairwise(torch.stack([vector for _, vector in classes]), real).mean())
     base = {(entry.prompt_id, entry.seed): vector for entry, vector in by_role.get("base_class", [])}
     pairs = [(vector, base[e.prompt_id, e.seed]) for e, vector in classes if (e.prompt_id, e.seed) in base]
     if pairs:
-        found["drift"] = float(sum((1 - float(a.double() @ b.double())) / 2 for a, b in pairs) / len(pairs))
-    return found
+        scores["drift"] = float(sum((1 - float(a.double() @ b.double())) / 2 for a, b in pairs) / len(pairs))
+    return scores
 
 
-def _content(paths: Sequence[Path]) -> str:
-    """A hash of what the files hold, whatever their names and order."""
+def _content_hash(paths: Sequence[Path]) -> str:
+    """A hash of the files' contents, independent of names and order."""
     digests = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
@@ -77,23 +77,27 @@ def _content(paths: Sequence[Path]) -> str:
 def score_subject(
     subject: Subject, encoders: Encoders, protocol: Protocol, *, progress: bool = False
 ) -> dict[str, Any]:
-    """All scores of one subject: per picture, their means, the real pictures' own, and the overfitting panel."""
+    """All scores of one subject: per image, means, the real images' scores, and the overfitting panel."""
     title = subject.name if progress else ""
     entries = [entry for _, entry in subject.pictures]
     paths = [path for path, _ in subject.pictures]
     dino = embed_files(encoders.dino, paths, progress=title and f"{title} DINO")
     clip = embed_files(encoders.clip, paths, progress=title and f"{title} CLIP")
     real = embed_files(encoders.dino, subject.references), embed_files(encoders.clip, subject.references)
-    chosen = [index for index, entry in enumerate(entries) if entry.role == "subject"]
-    mine, index = [entries[i] for i in chosen], torch.tensor(chosen)
-    texts = [entry.prompt if protocol.text == "with-token" else entry.text for entry in mine]
-    told = dict(zip(sorted(set(texts)), encoders.clip.texts(sorted(set(texts))), strict=True)) if any(texts) else {}
+    positions = [position for position, entry in enumerate(entries) if entry.role == "subject"]
+    of_subject, index = [entries[position] for position in positions], torch.tensor(positions)
+    texts = [entry.prompt if protocol.text == "with-token" else entry.text for entry in of_subject]
+    text_vectors: dict[str, Tensor] = {}
+    if any(texts):
+        text_vectors = dict(zip(sorted(set(texts)), encoders.clip.texts(sorted(set(texts))), strict=True))
     images = []
-    similar, clip_i = pairwise(dino[index], real[0]).tolist(), pairwise(clip[index], real[1]).tolist()
-    for place, entry, text, by_dino, by_clip in zip(chosen, mine, texts, similar, clip_i, strict=True):
-        clip_t = float(clip[place].double() @ told[text].double()) if text else None
-        kept = {key: getattr(entry, key) for key in ("file", "prompt_id", "group", "prompt", "seed")}
-        images.append({**kept, "text": text, "dino": by_dino, "clip_i": by_clip, "clip_t": clip_t})
+    dino_scores, clip_scores = pairwise(dino[index], real[0]).tolist(), pairwise(clip[index], real[1]).tolist()
+    for position, entry, text, by_dino, by_clip in zip(
+        positions, of_subject, texts, dino_scores, clip_scores, strict=True
+    ):
+        clip_t = float(clip[position].double() @ text_vectors[text].double()) if text else None
+        fields = {key: getattr(entry, key) for key in ("file", "prompt_id", "group", "prompt", "seed")}
+        images.append({**fields, "text": text, "dino": by_dino, "clip_i": by_clip, "clip_t": clip_t})
     by_role: dict[str, list[tuple[Entry, Tensor]]] = {}
     for entry, vector in zip(entries, dino, strict=True):
         by_role.setdefault(entry.role, []).append((entry, vector))
@@ -103,16 +107,18 @@ def score_subject(
     ceilings = {name: ceiling(vectors) for name, vectors in zip(("dino", "clip_i"), real, strict=True)}
     return _rounded(
         {
-            "class": mine[0].cls,
+            "class": of_subject[0].cls,
             "references": len(subject.references),
-            "references_sha256": _content(subject.references),
+            "references_sha256": _content_hash(subject.references),
             "n": len(images),
             "missing": subject.missing,
-            **{kind: sum(found) / len(found) if found else None for kind, found in kinds.items()},
-            "real": {name: {"with_self": whole, "without_self": apart} for name, (whole, apart) in ceilings.items()},
+            **{kind: sum(scores) / len(scores) if scores else None for kind, scores in kinds.items()},
+            "real": {
+                name: dict(zip(("with_self", "without_self"), pair, strict=True)) for name, pair in ceilings.items()
+            },
             "overfitting": {
                 **_overfitting(dino[index], real[0], by_role),
-                "diversity": diversity(dino[index], [entry.prompt_id for entry in mine]) if any(texts) else None,
+                "diversity": diversity(dino[index], [entry.prompt_id for entry in of_subject]) if any(texts) else None,
             },
             "images": images,
         }
@@ -120,33 +126,33 @@ def score_subject(
 
 
 def overall(subjects: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Means over subjects with intervals, the share of the real pictures' own, and the pooled means of all pairs."""
-    found: dict[str, Any] = {}
+    """Means over subjects with intervals, their share of the real images' scores, and the pooled means of all pairs."""
+    result: dict[str, Any] = {}
     for kind in ("dino", "clip_i", "clip_t"):
         values = {n: [i[kind] for i in s["images"] if i[kind] is not None] for n, s in subjects.items()}
         values = {name: scores for name, scores in values.items() if scores}
         if not values:
             continue
-        found[kind] = dataclasses.asdict(estimate(values))
-        # Every pair counts the same here: a picture of a subject with more references weighs more.
+        result[kind] = dataclasses.asdict(estimate(values))
+        # Every pair counts the same, so an image of a subject with more references has more weight.
         weights = [(score, subjects[name]["references"]) for name, scores in values.items() for score in scores]
         if kind != "clip_t":
-            found[kind]["pooled"] = sum(score * m for score, m in weights) / sum(m for _, m in weights)
+            result[kind]["pooled"] = sum(score * m for score, m in weights) / sum(m for _, m in weights)
             real = [subjects[name]["real"][kind]["without_self"] for name in values]
             if all(value is not None for value in real) and sum(real) > 0:
-                found[kind]["real"] = sum(real) / len(real)
-                found[kind]["percent_of_real"] = 100 * found[kind]["mean"] / found[kind]["real"]
+                result[kind]["real"] = sum(real) / len(real)
+                result[kind]["percent_of_real"] = 100 * result[kind]["mean"] / result[kind]["real"]
     for name in ("pres", "drift", "diversity", "nearest_reference"):
-        told = [subject["overfitting"].get(name) for subject in subjects.values()]
-        if all(value is not None for value in told):
-            found[name] = sum(told) / len(told)
-    return _rounded(found)
+        values_of_name = [subject["overfitting"].get(name) for subject in subjects.values()]
+        if all(value is not None for value in values_of_name):
+            result[name] = sum(values_of_name) / len(values_of_name)
+    return _rounded(result)
 
 
 def _labels(protocol: Protocol, encoders: Encoders) -> dict[str, str]:
-    """The scores' names; weights that are not known to be the published ones do not go by theirs alone."""
-    of = {"dino": encoders.dino, "clip_i": encoders.clip, "clip_t": encoders.clip}
-    labels = zip(of.items(), protocol.labels, strict=True)
+    """The scores' names; weights that are not verified are marked."""
+    encoder_of = {"dino": encoders.dino, "clip_i": encoders.clip, "clip_t": encoders.clip}
+    labels = zip(encoder_of.items(), protocol.labels, strict=True)
     return {kind: label if encoder.verified else f"{label} (weights not verified)" for (kind, encoder), label in labels}
 
 
@@ -163,14 +169,14 @@ def result_of(
     facts: Mapping[str, Any],
     allow_missing: bool,
 ) -> dict[str, Any]:
-    """The whole result, as it is written."""
+    """The whole result, as `write` writes it."""
     deviations = [
-        f"the weights of {e.name} are a local file, not known to be the published ones"
+        f"the weights of {e.name} are a local file, which was not verified against the published ones"
         for e in (encoders.dino, encoders.clip)
         if not e.verified
     ]
     missing = sum(len(subject["missing"]) for subject in subjects.values())
-    deviations += [f"{missing} pictures are missing"] if allow_missing and missing else []
+    deviations += [f"{missing} images are missing"] if allow_missing and missing else []
     import open_clip
     import timm
 
@@ -199,7 +205,7 @@ def write(result: Mapping[str, Any], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result. Raises VectorFitError when it is none, or of a schema that this version does not read."""
+    """Reads a result. Raises VectorFitError if the file is not one, or has another schema."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         schema = result.get("schema")

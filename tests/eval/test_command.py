@@ -73,7 +73,7 @@ def test_other_prompts_are_made_anew_and_those_of_before_not_scored(run, tmp_pat
         main(["generate", str(run), *flags, "--out", str(tmp_path / "out")])
         assert "1 generated" in capsys.readouterr().out
         assert [entry.prompt for entry in manifest.read(tmp_path / "out")] == [f"a sks clock {words}"]
-    with pytest.raises(VectorFitError, match="give each an --out of its own"):
+    with pytest.raises(VectorFitError, match="with its own --out"):
         main(["generate", str(run), str(run / "vectors.safetensors"), "--out", str(tmp_path / "both")])
 
 
@@ -100,11 +100,11 @@ def test_scoring_reporting_and_comparing(generated, tmp_path, capsys):
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 10
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is fetched from anywhere
-    for words in ("four steps", "again", "PRES", "a sks clock in the snow", "most alike", "29,824"):
+    for words in ("four steps", "again", "PRES", "a sks clock in the snow", "most similar", "29,824"):
         assert words in page
     summary = json.loads((tmp_path / "report" / "report.json").read_text())
     assert summary["schema"] == "vectorfit-report/1"
-    assert "8 pictures" in page  # the table of all, folded away
+    assert "8 images" in page  # the table of all, folded away
     lines = (tmp_path / "report" / "report.csv").read_text().splitlines()
     assert len(lines) == 9
     assert {line.split(",")[0] for line in lines[1:]} == {"vectorfit-report/1"}
@@ -147,8 +147,10 @@ def test_two_processes_generate_and_score_what_one_does(generated, run, prompts,
     ]
     out = tmp_path / "two"
     more = ["--prompts", str(prompts), "--images_per_prompt", "2", "--no-class_images", "--out", str(out)]
-    told = subprocess.run([*launch, "generate", str(run), *more], check=True, cwd=ROOT, capture_output=True, text=True)
-    assert told.stdout.count("4 generated") == 1
+    output = subprocess.run(
+        [*launch, "generate", str(run), *more], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert output.stdout.count("4 generated") == 1
     mine, theirs = [e for e in manifest.read(generated) if e.role == "subject"], manifest.read(out)
     assert [entry.key for entry in mine] == [entry.key for entry in theirs]
     for entry in mine:
@@ -157,8 +159,8 @@ def test_two_processes_generate_and_score_what_one_does(generated, run, prompts,
         assert far <= 2  # of 255: torchrun gives each process one thread, which rounds otherwise
     result = ["score", "--generated", str(generated), "--protocol", "starter", "--out", str(tmp_path / "two.json")]
     shared = {**os.environ, "VECTORFIT_CACHE": str(tmp_path / "cache")}
-    told = subprocess.run([*launch, *result], check=True, cwd=ROOT, capture_output=True, text=True, env=shared)
-    assert told.stdout.count("starter DINO") == 1  # only the main process scores; both have filled the cache
+    output = subprocess.run([*launch, *result], check=True, cwd=ROOT, capture_output=True, text=True, env=shared)
+    assert output.stdout.count("starter DINO") == 1  # only the main process scores; both have filled the cache
     one = score(generated, tmp_path / "one.json")
     assert json.loads((tmp_path / "two.json").read_text())["overall"] == one["overall"]
 
@@ -217,7 +219,7 @@ def test_prompt_files_are_checked(tmp_path, run):
 
 def test_the_documented_commands_parse():
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    found = re.findall(r"^python -m eval (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
-    assert len(found) >= 5
-    for line in found:
+    commands = re.findall(r"^python -m eval (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 5
+    for line in commands:
         build_parser().parse_args(line.split())

@@ -6,10 +6,10 @@ def test_thirty_subjects_with_twenty_five_prompts_each():
     live = [name for name, cls in SUBJECTS.items() if is_live(cls)]
     assert sorted(live) == ["cat", "cat2", "dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8"]
     for cls in SUBJECTS.values():
-        found = prompts(is_live(cls))
-        assert [prompt.number for prompt in found] == list(range(1, 26))
-        assert len({prompt.form for prompt in found}) == 25
-        groups = [prompt.group for prompt in found]
+        listed = prompts(is_live(cls))
+        assert [prompt.number for prompt in listed] == list(range(1, 26))
+        assert len({prompt.form for prompt in listed}) == 25
+        groups = [prompt.group for prompt in listed]
         assert groups.count("property") == 5
         assert groups.count("recontextualization") == (10 if is_live(cls) else 20)
 

@@ -120,8 +120,8 @@ def test_the_clip_architecture_is_transformers_clip_and_needs_quick_gelu():
     seen = theirs.visual_projection(theirs.vision_model(x).pooler_output)
     torch.testing.assert_close(ours.encode_image(x), seen, atol=2e-5, rtol=1e-4)
     theirs.text_model.eos_token_id = 49407
-    told = theirs.text_projection(theirs.text_model(ids).pooler_output)
-    torch.testing.assert_close(ours.encode_text(ids), told, atol=2e-5, rtol=1e-4)
+    expected = theirs.text_projection(theirs.text_model(ids).pooler_output)
+    torch.testing.assert_close(ours.encode_text(ids), expected, atol=2e-5, rtol=1e-4)
     gelu = open_clip.create_model("ViT-B-32", pretrained=None).eval()
     gelu.load_state_dict(ours.state_dict())
     assert (gelu.encode_image(x) - ours.encode_image(x)).abs().max() > 1e-3  # what quick GELU is there for
@@ -137,9 +137,9 @@ def test_dino_files_of_both_layouts_load(tmp_path):
     source = timm.create_model(DINO_S16.model, pretrained=False, num_classes=0)
     torch.save({f"module.backbone.{n}": v for n, v in source.state_dict().items()}, tmp_path / "teacher.pth")
     torch.save(source.state_dict(), tmp_path / "plain.pth")
-    found = [load_dino(DINO_S16, tmp_path / name, "cpu") for name in ("teacher.pth", "plain.pth")]
-    assert found[0].weights_sha256 == found[1].weights_sha256 == encoders.weights_hash(source)
-    assert not found[0].verified  # the publisher gives no hash
+    loaded = [load_dino(DINO_S16, tmp_path / name, "cpu") for name in ("teacher.pth", "plain.pth")]
+    assert loaded[0].weights_sha256 == loaded[1].weights_sha256 == encoders.weights_hash(source)
+    assert not loaded[0].verified  # the publisher gives no hash
 
 
 def test_clip_files_are_held_to_their_published_hash(tmp_path):
@@ -147,7 +147,7 @@ def test_clip_files_are_held_to_their_published_hash(tmp_path):
     tiny = EncoderSpec("open_clip", CLIP_B32.model, CLIP_B32.preprocess, "a file", "0" * 64)
     path = tmp_path / "clip.pt"
     torch.save(open_clip.create_model(CLIP_B32.model, pretrained=None).state_dict(), path)
-    with pytest.raises(VectorFitError, match=r"--clip_weights .*expected 00000000.*must not go by that name"):
+    with pytest.raises(VectorFitError, match=r"--clip_weights .*expected 00000000.*must not have that name"):
         load_clip(tiny, path, "cpu")
     right = EncoderSpec(
         "open_clip", CLIP_B32.model, CLIP_B32.preprocess, "", hashlib.sha256(path.read_bytes()).hexdigest()
@@ -179,9 +179,9 @@ def test_weights_out_of_reach_name_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(VectorFitError, match=r"cannot be had.*--dino_weights.*--protocol starter"):
+    with pytest.raises(VectorFitError, match=r"not available.*--dino_weights.*--protocol starter"):
         load_dino(DINO_S16, None, "cpu")
-    with pytest.raises(VectorFitError, match=r"cannot be had.*--clip_weights.*--protocol starter"):
+    with pytest.raises(VectorFitError, match=r"not available.*--clip_weights.*--protocol starter"):
         load_clip(CLIP_B32, None, "cpu")
 
 
@@ -198,18 +198,18 @@ def test_every_protocol_has_its_own_hash_and_the_starters_has_its_own_names():
 def test_the_starters_encoders_load_and_a_picture_is_the_same_in_any_company():
     from tests.eval.pictures import noise
 
-    found = Encoders.load(PROTOCOLS["starter"])
+    starter = Encoders.load(PROTOCOLS["starter"])
     images = [noise(seed, 64) for seed in range(BATCH + 5)]
-    for encoder in (found.dino, found.clip):
+    for encoder in (starter.dino, starter.clip):
         together = encoder.images(images)
         assert together.shape[0] == len(images)
         torch.testing.assert_close(together.norm(dim=1), torch.ones(len(images)))
         for index in (0, 3, BATCH, BATCH + 4):
             torch.testing.assert_close(encoder.images([images[index]])[0], together[index], atol=1e-6, rtol=0)
-    alone, both = found.clip.texts(["a red dog"]), found.clip.texts(["a cat on the beach", "a red dog"])
+    alone, both = starter.clip.texts(["a red dog"]), starter.clip.texts(["a cat on the beach", "a red dog"])
     assert torch.equal(alone[0], both[1])
-    with pytest.raises(VectorFitError, match="without a tokenizer"):
-        found.dino.texts(["a dog"])
+    with pytest.raises(VectorFitError, match="has no tokenizer"):
+        starter.dino.texts(["a dog"])
 
 
 def test_an_encoders_key_tells_weights_and_preparation_apart():

@@ -5,24 +5,24 @@ from eval.intervals import estimate, win_rate
 
 
 def test_means_are_over_subjects_not_over_pictures():
-    told = estimate({"a": [1.0, 1.0, 1.0, 1.0], "b": [0.0]})
-    assert told.mean == 0.5
-    assert (told.n, told.clusters) == (5, 2)
-    assert told.low < 0 < 1 < told.high  # two subjects tell next to nothing of others
+    interval = estimate({"a": [1.0, 1.0, 1.0, 1.0], "b": [0.0]})
+    assert interval.mean == 0.5
+    assert (interval.n, interval.clusters) == (5, 2)
+    assert interval.low < 0 < 1 < interval.high  # two subjects say very little about others
 
 
 def test_the_same_values_give_the_same_interval_whatever_their_names_and_order():
     rng = np.random.default_rng(0)
     values = {f"s{i}": rng.normal(size=5).tolist() for i in range(6)}
-    renamed = {f"{9 - i}": found for i, found in reversed(list(enumerate(values.values())))}
+    renamed = {f"{9 - i}": own for i, own in reversed(list(enumerate(values.values())))}
     assert estimate(renamed) == estimate(values)
     assert estimate(values, seed=1).mean == estimate(values).mean
 
 
 def test_one_subject_has_an_interval_of_its_own_pictures():
-    told = estimate({"only": [0.0, 1.0] * 50})
-    assert told.low == pytest.approx(0.4, abs=0.03)
-    assert told.high == pytest.approx(0.6, abs=0.03)
+    interval = estimate({"only": [0.0, 1.0] * 50})
+    assert interval.low == pytest.approx(0.4, abs=0.03)
+    assert interval.high == pytest.approx(0.6, abs=0.03)
 
 
 @pytest.mark.parametrize("subjects", [5, 10, 30])
@@ -33,8 +33,8 @@ def test_the_intervals_cover_as_they_should_where_subjects_differ(subjects):
     for _ in range(worlds):
         means = rng.normal(0.5, 0.1, subjects)
         values = {str(i): rng.normal(mean, 0.05, 8).tolist() for i, mean in enumerate(means)}
-        told = estimate(values, draws=2000)
-        covered += told.low <= 0.5 <= told.high
+        interval = estimate(values, draws=2000)
+        covered += interval.low <= 0.5 <= interval.high
         flat = np.concatenate(list(values.values()))
         naive += abs(flat.mean() - 0.5) <= 1.96 * flat.std() / len(flat) ** 0.5
     assert 0.925 <= covered / worlds <= 0.98

@@ -23,8 +23,8 @@ PROTOCOL = PROTOCOLS["starter"]
 def scored(subjects, **changes):
     options = {"method": "toy", "facts": {}, "allow_missing": False, **changes}
     encoders = toys()
-    found = {subject.name: scoring.score_subject(subject, encoders, PROTOCOL) for subject in subjects}
-    return scoring.result_of(found, PROTOCOL, encoders, **options)
+    scores = {subject.name: scoring.score_subject(subject, encoders, PROTOCOL) for subject in subjects}
+    return scoring.result_of(scores, PROTOCOL, encoders, **options)
 
 
 def folders(tmp_path, generated, references, prompts=None):
@@ -39,13 +39,13 @@ def folders(tmp_path, generated, references, prompts=None):
 
 def test_scores_in_closed_form(tmp_path):
     """Red and yellow against red and green photos: cosines 1, 0 and 1/sqrt 2."""
-    places = folders(
+    paths = folders(
         tmp_path,
         {"a.png": flat(RED), "b.png": flat(YELLOW)},
         {"x.png": flat(RED), "y.png": flat(GREEN)},
         {"a.png": "a red thing", "b.png": "a green thing"},
     )
-    result = scored(gather(*places))
+    result = scored(gather(*paths))
     subject, half = result["subjects"]["generated"], 1 / 2**0.5
     by_file = {image["file"]: image for image in subject["images"]}
     assert by_file["a.png"]["dino"] == pytest.approx(0.5, abs=1e-6)
@@ -78,8 +78,8 @@ def test_the_matrix_is_the_double_loop():
     spread = []
     for number in (1, 2, 3):
         group = [mine[i].double() for i, other in enumerate(ids) if other == number]
-        found = [float(a @ b) for a, b in itertools.permutations(group, 2)]
-        spread.append(1 - sum(found) / len(found))
+        cosines = [float(a @ b) for a, b in itertools.permutations(group, 2)]
+        spread.append(1 - sum(cosines) / len(cosines))
     assert diversity(mine, ids) == pytest.approx(sum(spread) / 3, abs=1e-12)
 
 
@@ -168,32 +168,32 @@ def test_what_cannot_be_scored_is_counted_and_named(tmp_path):
     with pytest.raises(VectorFitError, match="no such folder"):
         gather([tmp_path / "none"], tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VectorFitError, match="0 pictures there"):
+    with pytest.raises(VectorFitError, match="0 images there"):
         gather([tmp_path / "empty"], tmp_path)
     images = {"good.png": noise(1), "black.png": flat((0, 0, 0)), "broken.png": noise(2)}
     generated, reference, _ = folders(tmp_path / "a", images, real)
     (generated[0] / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(VectorFitError, match=r"2 of 3 generated pictures(.|\n)*black\.png: black(.|\n)*broken\.png"):
+    with pytest.raises(VectorFitError, match=r"2 of 3 generated images(.|\n)*black\.png: black(.|\n)*broken\.png"):
         gather(generated, reference)
     subjects = gather(generated, reference, allow_missing=True)
     result = scored(subjects, allow_missing=True)
     assert result["subjects"]["generated"]["n"] == 1
-    assert result["deviations"] == ["2 pictures are missing"]
+    assert result["deviations"] == ["2 images are missing"]
     generated, reference, prompts = folders(
         tmp_path / "b", {"a.png": noise(1), "b.png": noise(2)}, real, {"a.png": "a red x"}
     )
-    with pytest.raises(VectorFitError, match=r"1 of 2 pictures have no prompt.*b\.png"):
+    with pytest.raises(VectorFitError, match=r"1 of 2 images have no prompt.*b\.png"):
         gather(generated, reference, prompts)
     prompts.with_suffix(".txt").write_text("a.png\ta red x\nb.png no tab\n")
     with pytest.raises(VectorFitError, match="1 of 2 lines have no tab, the first is line 2"):
         gather(generated, reference, prompts.with_suffix(".txt"))
     shutil.rmtree(reference)
     reference.mkdir()
-    with pytest.raises(VectorFitError, match="0 real pictures of generated"):
+    with pytest.raises(VectorFitError, match="0 real images of generated"):
         gather(generated, reference)
     write_manifest(tmp_path / "m", [("subject", 1, 0, flat(RED))])
     (tmp_path / "m" / "images" / "0.png").unlink()
-    with pytest.raises(VectorFitError, match=r"1 of 1 generated pictures(.|\n)*missing"):
+    with pytest.raises(VectorFitError, match=r"1 of 1 generated images(.|\n)*missing"):
         gather([tmp_path / "m"], tmp_path / "a" / "real")
 
 
@@ -211,19 +211,19 @@ def two_results(tmp_path, shift=3):
 
 def test_a_comparison_is_paired_and_the_other_way_round_the_reverse(tmp_path):
     first, second = two_results(tmp_path)
-    found, back = comparison.compare(first, second), comparison.compare(second, first)
+    forward, backward = comparison.compare(first, second), comparison.compare(second, first)
     mine = first["subjects"]["generated"]["images"]
     theirs = second["subjects"]["generated"]["images"]
     for kind in ("dino", "clip_i", "clip_t"):
         differences = [a[kind] - b[kind] for a, b in zip(mine, theirs, strict=True)]
-        assert found[kind]["difference"] == pytest.approx(sum(differences) / 6, abs=1e-6)
-        assert found[kind]["low"] <= found[kind]["difference"] <= found[kind]["high"]
-        assert found[kind]["win_rate"] == pytest.approx(sum(d > 0 for d in differences) / 6, abs=1e-4)
-        assert back[kind]["difference"] == -found[kind]["difference"]
-        assert back[kind]["win_rate"] == pytest.approx(1 - found[kind]["win_rate"])
+        assert forward[kind]["difference"] == pytest.approx(sum(differences) / 6, abs=1e-6)
+        assert forward[kind]["low"] <= forward[kind]["difference"] <= forward[kind]["high"]
+        assert forward[kind]["win_rate"] == pytest.approx(sum(d > 0 for d in differences) / 6, abs=1e-4)
+        assert backward[kind]["difference"] == -forward[kind]["difference"]
+        assert backward[kind]["win_rate"] == pytest.approx(1 - forward[kind]["win_rate"])
     same = comparison.compare(first, first)
     assert same["dino"] == {"difference": 0, "low": 0, "high": 0, "win_rate": 0.5, "subjects": 1}
-    assert "method 0 minus method 1" in comparison.table(found)
+    assert "method 0 minus method 1" in comparison.table(forward)
 
 
 def test_unlike_protocols_and_strangers_are_not_compared(tmp_path):
@@ -235,7 +235,7 @@ def test_unlike_protocols_and_strangers_are_not_compared(tmp_path):
         comparison.compare(first, other)
     stranger = json.loads(json.dumps(second))
     stranger["subjects"] = {"another": stranger["subjects"]["generated"]}
-    with pytest.raises(VectorFitError, match="no picture in common: 6 and 6"):
+    with pytest.raises(VectorFitError, match="no image in common: 6 and 6"):
         comparison.compare(first, stranger)
 
 
@@ -273,31 +273,31 @@ def test_only_what_is_meant_is_taken(tmp_path):
     for name in ("cat", "dog"):
         (several / name).mkdir(parents=True)
         noise(2).save(several / name / "0.png")
-    with pytest.raises(VectorFitError, match="0 real pictures of cat in cat/"):
+    with pytest.raises(VectorFitError, match="0 real images of cat in cat/"):
         gather([several], tmp_path / "run" / "real")  # one folder of photos cannot be of both
     noise(3).save(several / "grid.png")
-    with pytest.raises(VectorFitError, match=r"1 pictures beside 2 folders.*grid\.png"):
+    with pytest.raises(VectorFitError, match=r"1 images beside 2 folders.*grid\.png"):
         gather([several], several)
     (several / "grid.png").unlink()
     (several / "bird").mkdir()
-    with pytest.raises(VectorFitError, match=r"1 of 3 folders have 0 pictures \(bird\)"):
+    with pytest.raises(VectorFitError, match=r"1 of 3 folders have 0 images \(bird\)"):
         gather([several], several)
     (several / "bird").rmdir()
     (tmp_path / "p.txt").write_text("0.png\ta red dog\n")
-    with pytest.raises(VectorFitError, match=r"picture of several subjects; write 'SUBJECT/0\.png'"):
+    with pytest.raises(VectorFitError, match=r"image of several subjects; write 'SUBJECT/0\.png'"):
         gather([several], several, tmp_path / "p.txt")
     (tmp_path / "p.txt").write_text("cat/0.png\ta red cat\ndog/0.png\ta green dog\n")
     subjects = gather([several], several, tmp_path / "p.txt")
     assert [subject.pictures[0][1].text for subject in subjects] == ["a red cat", "a green dog"]
     (tmp_path / "p.txt").write_text("cat/0.png\ta red cat\ndog/0.png\ta green dog\ndog/1.png\tx\n")
-    with pytest.raises(VectorFitError, match=r"1 of 3 pictures are missing, such as dog/1\.png"):
+    with pytest.raises(VectorFitError, match=r"1 of 3 images are missing, such as dog/1\.png"):
         gather([several], several, tmp_path / "p.txt")
 
 
 def test_one_subject_in_two_folders_is_refused(tmp_path):
-    for place in ("a", "b"):
-        write_manifest(tmp_path / place, [("subject", 1, 0, flat(RED))])
-    with pytest.raises(VectorFitError, match=r"toy: pictures in .* and in"):
+    for name in ("a", "b"):
+        write_manifest(tmp_path / name, [("subject", 1, 0, flat(RED))])
+    with pytest.raises(VectorFitError, match=r"toy: images in .* and in"):
         gather([tmp_path / "a", tmp_path / "b"], tmp_path)
 
 
@@ -306,11 +306,11 @@ def test_plain_folders_are_paired_by_file_name(tmp_path):
     first = {name: noise(seed) for seed, name in enumerate(("a.png", "b.png", "c.png"))}
     second = {"b.png": first["b.png"], "c.png": first["c.png"], "d.png": noise(9)}
     results = [scored(gather(*folders(tmp_path / n, images, real))) for n, images in (("1", first), ("2", second))]
-    found = comparison.compare(*results)
-    assert found["pairs"] == 2
-    assert found["unpaired"] == [1, 1]
-    assert found["dino"]["difference"] == 0
+    forward = comparison.compare(*results)
+    assert forward["pairs"] == 2
+    assert forward["unpaired"] == [1, 1]
+    assert forward["dino"]["difference"] == 0
     other = scored(gather(*folders(tmp_path / "3", first, {"x.png": noise(51)})))
-    with pytest.raises(VectorFitError, match="the real pictures of generated"):
+    with pytest.raises(VectorFitError, match="the real images of generated"):
         comparison.compare(results[0], other)
     assert "diversity" not in results[0]["overall"]  # without prompts nobody knows which belong together
