@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import VectorFitError
 from .fingerprint import canonical_name
 from .heads import heads, keep
-from .inject import forget, replace
+from .inject import forget, holders, replace
 from .layers import VectorFitLayer
 from .patterns import times
 from .plan import Models, vectorfit_layers
@@ -36,6 +36,7 @@ class Export:
 
 def bake(models: Models) -> None:
     """Makes the effective weights the models' own and puts plain layers back: nothing of VectorFit remains."""
+    held_by = holders(models)
     with torch.no_grad():
         for _, layer in list(vectorfit_layers(models)):
             weight, bias = layer.composed()
@@ -44,7 +45,7 @@ def bake(models: Models) -> None:
             if bias is not None:
                 layer.base.bias.data.copy_(bias)
             layer.base.train(layer.training)
-            replace(models, layer, layer.base)
+            replace(held_by, layer, layer.base)
     for module in heads(models).values():
         keep(module)
     forget(models)

@@ -12,13 +12,15 @@ from .heads import give_back, heads, originals, set_values, train_whole
 from .layers import layer_for
 from .plan import Models, Plan, named_models, named_modules, plan, saved_modules, vectorfit_layers
 
+Holders = dict[int, list[tuple[nn.Module, str]]]
 
-def _parents(models: Models, layer: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Every module that holds a layer, and the attribute it holds it under: a shared layer has several."""
-    parents = {id(module): module for _, module in named_modules(models)}
-    found = [(p, name) for p in parents.values() for name, child in p._modules.items() if child is layer]
-    if not found:
-        raise VectorFitError("the model itself is the layer: it needs a parent module to be replaced in")
+
+def holders(models: Models) -> Holders:
+    """By a module's id, every module that holds it and under which attribute: a shared layer has several."""
+    found: Holders = {}
+    for parent in {id(module): module for _, module in named_modules(models)}.values():
+        for name, child in parent._modules.items():
+            found.setdefault(id(child), []).append((parent, name))
     return found
 
 
@@ -39,13 +41,14 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
     if present is not None:
         raise VectorFitError(f"{present[0]} is a VectorFit layer already; call vectorfit.remove(model) first")
     planned, replacements = plan(models, config), []
-    modules = dict(named_modules(models))
+    modules, held_by = dict(named_modules(models)), holders(models)
     for layer in planned.layers:
         module = modules[layer.path]
         kind = layer_for(module)
         assert kind is not None  # the plan has made sure
         try:
-            _parents(models, module)
+            if id(module) not in held_by:
+                raise VectorFitError("the model itself is the layer: it needs a parent module to be replaced in")
             replacements.append((module, kind(module, tuple(layer.vectors), config.pattern, config.pattern_width)))
         except VectorFitError as error:
             raise VectorFitError(f"{layer.path}: {error}") from error
@@ -55,7 +58,7 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
         model.__dict__["_vectorfit_config"] = config
         model.requires_grad_(False)
     for module, replacement in replacements:
-        replace(models, module, replacement)
+        replace(held_by, module, replacement)
     for whole in saved_modules(models, config.modules_to_save).values():
         train_whole(whole)
     return planned
@@ -97,16 +100,17 @@ def remove(models: Models) -> None:
     """Puts the original modules back, those trained whole with their original values, and leaves no trace."""
     for whole in heads(models).values():
         give_back(whole)
+    held_by = holders(models)
     for _, layer in list(vectorfit_layers(models)):
         layer.unmerge()
         layer.base.train(layer.training)
-        replace(models, layer, layer.base)
+        replace(held_by, layer, layer.base)
     forget(models)
 
 
-def replace(models: Models, layer: nn.Module, replacement: nn.Module) -> None:
-    """Puts a module in another's place, wherever that stands."""
-    for parent, name in _parents(models, layer):
+def replace(held_by: Holders, layer: nn.Module, replacement: nn.Module) -> None:
+    """Puts a module in another's place, wherever that stands; `held_by` is from before the first is replaced."""
+    for parent, name in held_by[id(layer)]:
         setattr(parent, name, replacement)
 
 

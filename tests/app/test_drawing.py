@@ -32,7 +32,7 @@ def test_base_and_subject_are_drawn_at_the_same_seeds(studio):
     assert (plain.subjects, own.subjects) == ((), ((studio.library.find("rex").path, 1.0),))
     assert plain.seeds == own.seeds == (7, 8, 9)
     assert plain.prompts == own.prompts == ("a photo of sks dog",) * 3
-    assert [step[:2] for step in told] == [(n, 10) for n in (0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10)]
+    assert [step[:2] for step in told] == [(n, 20) for n in (*range(11), *range(10, 21))]  # two batches each
     assert [picture.parameters["seed"] for picture in outcome.own] == [7, 8, 9]
     assert Image.open(outcome.own[1].path).getpixel((0, 0)) == (100, 8, 0)
     assert Image.open(outcome.base[1].path).getpixel((0, 0)) == (0, 8, 0)

@@ -73,25 +73,25 @@ def test_a_resumed_run_equals_the_uninterrupted_one(arguments, tmp_path, monkeyp
     assert len(first) > 50
 
 
-def test_a_run_folder_alone_is_enough_to_resume(arguments, tmp_path, monkeypatch):
-    main(arguments(tmp_path / "whole"))
+def test_a_run_folder_alone_is_enough_to_resume(arguments, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_in(patch, 4)
         with pytest.raises(Stop):
             main(arguments(tmp_path / "parts"))
     main(["--resume_from_checkpoint", str(tmp_path / "parts" / "checkpoints" / "step_000002")])
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert content(tmp_path / "parts") == content(whole)
 
 
-def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(arguments, tmp_path, monkeypatch, capsys):
-    main(arguments(tmp_path / "whole"))
+def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
+    arguments, whole, tmp_path, monkeypatch, capsys
+):
     with monkeypatch.context() as patch:
         stop_in(patch, 2)
         with pytest.raises(Stop):
             main(arguments(tmp_path / "parts"))
     main(arguments(tmp_path / "parts", "--resume_from_checkpoint", "latest"))
     assert "no checkpoint yet" in capsys.readouterr().out
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert content(tmp_path / "parts") == content(whole)
 
 
 def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(arguments, tmp_path, capsys):
@@ -233,8 +233,7 @@ def test_a_damaged_checkpoint_is_named(arguments, tmp_path, monkeypatch):
             main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, tmp_path, monkeypatch, capsys):
-    main(arguments(tmp_path / "whole"))
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, whole, tmp_path, monkeypatch, capsys):
     original = objective.Objective.backward
 
     def backward(self, denoiser, step, accelerator):
@@ -252,7 +251,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, tmp_pat
     assert f"--resume_from_checkpoint {run.path}" in capsys.readouterr().out
     assert not run.vectors.exists()
     main(["--resume_from_checkpoint", str(run.path)])
-    assert content(run.path) == content(tmp_path / "whole")
+    assert content(run.path) == content(whole)
 
 
 def test_a_second_ctrl_c_stops_at_once():
@@ -267,9 +266,8 @@ def test_a_second_ctrl_c_stops_at_once():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_step_and_pictures_and_keeps_the_last_good_file(
-    arguments, tmp_path, monkeypatch, value
+    arguments, whole, tmp_path, monkeypatch, value
 ):
-    main(arguments(tmp_path / "whole"))
     original = objective.per_sample_loss
     calls = []
 
@@ -288,7 +286,7 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures_and_keeps_the_last_go
     assert list(run.checkpoints()) == [2, 3]
     vf.read_metadata(run.checkpoint(3) / "vectors.safetensors")
     main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
-    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    assert content(tmp_path / "run") == content(whole)
 
 
 @pytest.mark.parametrize(
@@ -338,9 +336,8 @@ def processes():
     return context
 
 
-def test_a_full_disk_is_said_and_loses_nothing(arguments, tmp_path, processes):
-    main(arguments(tmp_path / "whole"))
-    size = (tmp_path / "whole" / "checkpoints" / "step_000002" / "state.pt").stat().st_size
+def test_a_full_disk_is_said_and_loses_nothing(arguments, whole, tmp_path, processes):
+    size = (whole / "checkpoints" / "step_000002" / "state.pt").stat().st_size
     child = processes.Process(target=write_limited, args=(arguments(tmp_path / "run"), size // 2))
     child.start()
     child.join(120)
@@ -348,12 +345,11 @@ def test_a_full_disk_is_said_and_loses_nothing(arguments, tmp_path, processes):
     assert not RunFolder(tmp_path / "run").checkpoints()
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
-    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    assert content(tmp_path / "run") == content(whole)
 
 
 @pytest.mark.parametrize("failing", range(1, 6))
-def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, tmp_path, monkeypatch, failing):
-    main(arguments(tmp_path / "whole"))
+def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, whole, tmp_path, monkeypatch, failing):
     flush, calls = os.fsync, []
 
     def fsync(descriptor):
@@ -370,7 +366,7 @@ def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, tmp_path, mon
     for folder in run.checkpoints().values():
         assert {path.name for path in folder.iterdir()} == {"vectors.safetensors", "state.pt"}
     main(arguments(run.path, "--resume_from_checkpoint", "latest"))
-    assert content(run.path) == content(tmp_path / "whole")
+    assert content(run.path) == content(whole)
 
 
 WRITES_BEFORE_CHECKPOINTS = 2  # settings, and the log cut back; the class images are there already
