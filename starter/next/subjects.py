@@ -1,0 +1,78 @@
+"""Subjects that training never saw, each photographed five times: `python -m starter.next.subjects` draws them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import drawings, world
+from .drawings import Drawing
+
+EXAMPLES = Path(__file__).with_name("examples")
+SHOTS = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subject: a held-out drawing, as it is or with a pattern of one colour laid over it."""
+
+    drawing: Drawing
+    pattern: tuple[str, str] | None = None  # kind, colour
+
+    @property
+    def cls(self) -> str:
+        return self.drawing.noun
+
+    def picture(self) -> Image.Image:
+        picture = drawings.held_out()[self.drawing]
+        if self.pattern is None:
+            return picture
+        kind, color = self.pattern
+        return world.pattern(picture, kind, world.COLORS[color])
+
+
+def _subject(noun: str, style: str, name: str, pattern: tuple[str, str] | None = None) -> Subject:
+    return Subject(Drawing(noun, style, name), pattern)
+
+
+SUBJECTS = {
+    "dog": _subject("dog", "noto", "poodle"),
+    "cat": _subject("cat", "twemoji", "grinning-cat"),
+    "bear": _subject("bear", "emojione", "panda-face"),
+    "bird": _subject("bird", "fluent-emoji", "dove"),
+    "fish": _subject("fish", "noto-v1", "blowfish"),
+    "owl": _subject("owl", "noto-v1", "owl"),
+    "car": _subject("car", "fluent-emoji-flat", "automobile"),
+    "boot": _subject("boot", "noto", "hiking-boot"),
+    "backpack": _subject("backpack", "noto-v1", "backpack"),
+    "clock": _subject("clock", "fluent-emoji", "alarm-clock"),
+    "guitar": _subject("guitar", "emojione", "guitar"),
+    "vase": _subject("vase", "fluent-emoji-flat", "funeral-urn", ("dotted", "blue")),
+}
+# Settings are tuned on these and reported on the others.
+TUNING_SUBJECTS = {
+    "robot": _subject("robot", "twemoji", "robot"),
+    "sneaker": _subject("sneaker", "twemoji", "running-shoe"),
+    "rabbit": _subject("rabbit", "twemoji", "rabbit-face"),
+    "camera": _subject("camera", "noto", "camera", ("striped", "yellow")),
+}
+
+
+def photographs(name: str, subject: Subject) -> list[Image.Image]:
+    """Five pictures of a subject, each on another ground."""
+    rng = np.random.default_rng(list(name.encode()))
+    grounds = rng.permutation(list(world.BACKGROUNDS))[:SHOTS]
+    scenes = [world.Scene(world.Thing(subject.drawing), str(ground)) for ground in grounds]
+    return [world.draw(scene, rng, subject.picture()) for scene in scenes]
+
+
+def write(folder: Path, subjects: dict[str, Subject]) -> None:
+    for name, subject in subjects.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(photographs(name, subject)):
+            image.save(folder / name / f"{index:02d}.png")
+
+
+if __name__ == "__main__":
+    write(EXAMPLES, SUBJECTS)
