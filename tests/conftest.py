@@ -1,4 +1,6 @@
-"""What every test may rely on: few threads, known randomness, gpu tests skipped where there is none."""
+"""What every test may rely on: known randomness, no factors from outside, gpu tests skipped where there is none."""
+
+import gc
 
 import pytest
 import torch
@@ -9,6 +11,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # the libraries' millions of objects: the trainers collect garbage after every run, a second each time
 
 
 @pytest.fixture(autouse=True)

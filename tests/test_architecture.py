@@ -1,6 +1,7 @@
 """The direction of imports, and the sizes that keep the code readable."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
-    *("vectorfit", "vectorfit/peft", "vf_training", "vf_training/methods", "vf_dreambooth", "vf_tasks"),
-    *("app", "eval", "starter"),
+    *("vectorfit", "vectorfit/peft", "vf_training", "vf_training/methods"),
+    *("vf_dreambooth", "vf_dreambooth/families", "vf_tasks", "app", "eval", "starter"),
 )
 OPTIONAL = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "peft", "PIL", "sklearn", "transformers"}
 SCRIPT, STARTER = "train_dreambooth_vectorfit", {"starter", "vf_starter"}
@@ -30,33 +31,36 @@ FORBIDDEN = {
     "eval": {"gradio"} | (TOP - EVALUATOR),
     "app": TOP - PAGE - {"vf_app"},
 }
+# What one process imports, in this order: nothing may load what a later one must not.
+PROCESSES = (("vectorfit - peft transformers", "vf_training", "vf_dreambooth", SCRIPT), ("vf_tasks", "eval"), ("app",))
 CODE = """
 import importlib, pkgutil, sys
-name, _, left_out = sys.argv[1].partition(" - ")
 
-def load(name):
+def load(name, left_out):
     package = importlib.import_module(name)
     for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-        if module.name not in ("__main__", *left_out.split()) and (name, module.name) != ("app", "app"):
-            load(f"{name}.{module.name}")
+        if module.name not in ("__main__", *left_out) and (name, module.name) != ("app", "app"):
+            load(f"{name}.{module.name}", left_out)
 
-load(name)
-print(*{module.split(".")[0] for module in sys.modules})
+for folder in sys.argv[1:]:
+    name, _, left_out = folder.partition(" - ")
+    load(name, left_out.split())
+    print(*{module.split(".")[0] for module in sys.modules})
 """
 
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, set[str]]:
-    """The packages that importing a folder's modules loads, each in a process of its own, two at a time."""
+    """The packages that importing each folder's modules loads, in three processes, two at a time."""
 
-    def of(what: str) -> set[str]:
-        command = [sys.executable, "-c", CODE, what]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert not done.returncode, f"{what}: {done.stderr}"
-        return set(done.stdout.split())
+    def of(folders: tuple[str, ...]) -> list[set[str]]:
+        done = subprocess.run([sys.executable, "-c", CODE, *folders], cwd=ROOT, capture_output=True, text=True)
+        assert not done.returncode, f"{folders}: {done.stderr}"
+        return [set(line.split()) for line in done.stdout.splitlines()]
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(FORBIDDEN, pool.map(of, FORBIDDEN), strict=True))
+        packages = [loaded for process in pool.map(of, PROCESSES) for loaded in process]
+    return dict(zip(itertools.chain(*PROCESSES), packages, strict=True))
 
 
 @pytest.mark.parametrize("folder", FORBIDDEN)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from . import encoders, judge, scenes, world
 from .layout import CLIP_FOLDER, DINO_FOLDER, PIPELINE, WEIGHTS
-from .subjects import SUBJECTS, photographs
+from .subjects import SUBJECTS, shots
 from .train_clip import CANDIDATES, naming, tokenize
 from .train_dino import separation
 from .train_judge import accuracy
@@ -73,32 +73,19 @@ def _encoder(model: nn.Module, folder: Path) -> nn.Module:
 @torch.no_grad()
 def text_scores(clip: nn.Module, images: list[Image.Image], prompts: list[str]) -> list[float]:
     """CLIP-T of each picture with its own prompt."""
-    pixels = torch.stack([torch.from_numpy(_array(image)).permute(2, 0, 1) for image in images])
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
     seen = F.normalize(clip.encode_image(encoders.as_input(pixels)), dim=1)
     told = F.normalize(clip.encode_text(tokenize(prompts)), dim=1)
     return (seen * told).sum(1).tolist()
-
-
-def _array(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB").resize((world.SIZE, world.SIZE)))
-
-
-def photo_prompts(name: str) -> tuple[list[Image.Image], list[str]]:
-    """A subject's photos and their true captions."""
-    subject = SUBJECTS[name]
-    grounds = np.random.default_rng(list(name.encode())).permutation(list(world.BACKGROUNDS))
-    photos = photographs(name, subject)
-    return photos, [prompt(subject.cls, str(ground)) for ground in grounds[: len(photos)]]
 
 
 def evaluator(pipe: StableDiffusionPipeline, unseen: scenes.Scenes) -> dict[str, float]:
     """What the evaluator's encoders are worth on drawings that no training saw."""
     clip, dino = _encoder(encoders.build_clip(), CLIP_FOLDER), _encoder(encoders.build_dino(), DINO_FOLDER)
     by_class, by_ground = accuracy(judge.load(), unseen)
-    told = [photo_prompts(name) for name in SUBJECTS]
-    photos = [photo for photos, _ in told for photo in photos]
-    captions = [caption for _, captions in told for caption in captions]
-    own = text_scores(clip, photos, captions)
+    taken = [(subject.cls, *shot) for name, subject in SUBJECTS.items() for shot in shots(name, subject)]
+    captions = [prompt(cls, ground) for cls, ground, _ in taken]
+    own = text_scores(clip, [photo for _, _, photo in taken], captions)
     base = text_scores(clip, generate(pipe, captions, list(range(len(captions)))), captions)
     return {
         f"clip_right_noun_of_{CANDIDATES}": naming(clip, unseen),
@@ -142,7 +129,7 @@ def main() -> None:
     }
     result = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
     (WEIGHTS / "measured.json").write_text(json.dumps(result, indent=2) + "\n")
-    sheet(images).convert("RGB").save(WEIGHTS / "samples.jpg", quality=88)
+    sheet(images).save(WEIGHTS / "samples.jpg", quality=88)
     print(json.dumps(result, indent=2))
 
 

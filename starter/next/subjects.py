@@ -59,12 +59,17 @@ TUNING_SUBJECTS = {
 }
 
 
+def shots(name: str, subject: Subject) -> list[tuple[str, Image.Image]]:
+    """Five pictures of a subject, each with the ground that it stands on."""
+    rng = np.random.default_rng(list(name.encode()))
+    grounds = [str(ground) for ground in rng.permutation(list(world.BACKGROUNDS))[:SHOTS]]
+    thing = world.Thing(subject.drawing)
+    return [(ground, world.draw(world.Scene(thing, ground), rng, subject.picture())) for ground in grounds]
+
+
 def photographs(name: str, subject: Subject) -> list[Image.Image]:
     """Five pictures of a subject, each on another ground."""
-    rng = np.random.default_rng(list(name.encode()))
-    grounds = rng.permutation(list(world.BACKGROUNDS))[:SHOTS]
-    scenes = [world.Scene(world.Thing(subject.drawing), str(ground)) for ground in grounds]
-    return [world.draw(scene, rng, subject.picture()) for scene in scenes]
+    return [photo for _, photo in shots(name, subject)]
 
 
 def write(folder: Path, subjects: dict[str, Subject]) -> None:

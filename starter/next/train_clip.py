@@ -49,15 +49,19 @@ def captions_of(data: scenes.Scenes) -> tuple[list[str], Tensor, Tensor]:
 def naming(model: CLIP, data: scenes.Scenes) -> float:
     """Share of scenes of one thing whose noun is nearest among 20 nouns, each said with the scene's own ground."""
     model.eval()
+    grounds = list(world.BACKGROUNDS)
+    texts = [f"a photo of {world.article(cls)} {cls} {ground}" for ground in grounds for cls in world.CLASSES]
+    embedded = torch.cat([model.encode_text(part.to(device())) for part in tokenize(texts).split(500)])
+    captions = F.normalize(embedded, dim=1).unflatten(0, (len(grounds), len(world.CLASSES)))
     chosen = [index for index, scene in enumerate(data.scenes) if scene.beside is None]
     images = F.normalize(model.encode_image(encoders.as_input(data.images[chosen].to(device()))), dim=1)
     right = 0
     for row, image in zip(chosen, images, strict=True):
         scene, rng = data.scenes[row], np.random.default_rng((8, row))
-        others = rng.permutation([cls for cls in world.CLASSES if cls != scene.cls])[: CANDIDATES - 1]
-        texts = [f"a photo of {world.article(cls)} {cls} {scene.background}" for cls in (scene.cls, *others)]
-        embedded = F.normalize(model.encode_text(tokenize(texts).to(device())), dim=1)
-        right += int((image @ embedded.T).argmax()) == 0
+        own = world.CLASSES.index(scene.cls)
+        others = rng.permutation([cls for cls in range(len(world.CLASSES)) if cls != own])[: CANDIDATES - 1]
+        candidates = captions[grounds.index(scene.background), [own, *others.tolist()]]
+        right += int((image @ candidates.T).argmax()) == 0
     model.train()
     return right / len(chosen)
 

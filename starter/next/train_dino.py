@@ -45,9 +45,9 @@ def thing(index: int) -> Image.Image:
 
 def _drawn(picture: Image.Image, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` scenes of a picture on grounds of their own [count, 3, 64, 64], uint8, at the encoders' size."""
-    cls = world.Thing(next(iter(drawings.held_out())))  # stands in: the picture replaces it
+    stand_in = world.Thing(next(iter(drawings.held_out())))  # the picture replaces it
     grounds = [str(ground) for ground in rng.permutation(list(world.BACKGROUNDS))[:count]]
-    drawn = [world.draw(world.Scene(cls, ground), rng, picture).reduce(2) for ground in grounds]
+    drawn = [world.draw(world.Scene(stand_in, ground), rng, picture).reduce(2) for ground in grounds]
     return np.stack([np.asarray(image) for image in drawn]).transpose(0, 3, 1, 2)
 
 

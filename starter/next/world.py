@@ -119,12 +119,12 @@ def draw(scene: Scene, rng: Rng, picture: Image.Image | None = None) -> Image.Im
     if scene.beside is None:
         _place(canvas, picture, rng, SIZE / 2, rng.uniform(0.66, 0.9))
         return canvas
-    left, right = sorted(rng.uniform(0.42, 0.54, 2) * (1, 1))
+    smaller, larger = sorted(rng.uniform(0.42, 0.54, 2))
     halves = [SIZE * 0.27, SIZE * 0.73]
     if rng.random() < 0.5:
         halves.reverse()
-    _place(canvas, picture, rng, halves[0], right)
-    _place(canvas, scene.beside.picture(), rng, halves[1], left)
+    _place(canvas, picture, rng, halves[0], larger)
+    _place(canvas, scene.beside.picture(), rng, halves[1], smaller)
     return canvas
 
 

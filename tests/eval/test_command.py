@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from eval.generation import facts_of, task_of
 from eval.selfcheck import EXPECTED
 from tests.eval.pictures import noise
 from vectorfit import VectorFitError
+from vf_dreambooth.base_models import PRESETS
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +30,9 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "clock"
     flags = {"--instance_dir": ROOT / "examples" / "clock", "--base_model": "starter", "--output_dir": folder}
     flags |= {"--max_train_steps": 4, "--prior": "none", "--num_validation_images": 0}
-    train([str(part) for pair in flags.items() for part in pair])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vf_dreambooth.record.write_training", lambda *_: [])  # figures nobody looks at here
+        train([str(part) for pair in flags.items() for part in pair])
     return folder
 
 
@@ -39,10 +43,17 @@ def prompts(tmp_path_factory):
     return path
 
 
+def generate(*arguments):
+    """`eval generate` with few denoising steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "starter", replace(PRESETS["starter"], num_inference_steps=4))
+        main(["generate", *map(str, arguments)])
+
+
 @pytest.fixture(scope="module")
 def generated(run, prompts, tmp_path_factory):
     out = tmp_path_factory.mktemp("generated")
-    main(["generate", str(run), "--prompts", str(prompts), "--images_per_prompt", "2", "--out", str(out)])
+    generate(run, "--prompts", prompts, "--images_per_prompt", 2, "--out", out)
     return out
 
 
@@ -58,7 +69,7 @@ def test_generating_is_resumable_and_tells_what_each_picture_answers(generated, 
     for file in lost:
         (generated / file).unlink()
     capsys.readouterr()
-    main(["generate", str(run), "--prompts", str(prompts), "--images_per_prompt", "2", "--out", str(generated)])
+    generate(run, "--prompts", prompts, "--images_per_prompt", 2, "--out", generated)
     assert f"{len(lost)} generated" in capsys.readouterr().out
     assert {file: (generated / file).read_bytes() for file in before} == before
     facts = json.loads((generated / "facts.json").read_text())
@@ -70,7 +81,7 @@ def test_other_prompts_are_made_anew_and_those_of_before_not_scored(run, tmp_pat
     for words in ("in the snow", "on the moon"):
         (tmp_path / "p.txt").write_text(f"a {{}} {words}\n")
         flags = ["--prompts", str(tmp_path / "p.txt"), "--images_per_prompt", "1", "--no-class_images"]
-        main(["generate", str(run), *flags, "--out", str(tmp_path / "out")])
+        generate(run, *flags, "--out", tmp_path / "out")
         assert "1 generated" in capsys.readouterr().out
         assert [entry.prompt for entry in manifest.read(tmp_path / "out")] == [f"a sks clock {words}"]
     with pytest.raises(VectorFitError, match="with its own --out"):
@@ -145,16 +156,17 @@ def test_two_processes_generate_and_score_what_one_does(generated, run, prompts,
         "-m",
         "eval",
     ]
-    out = tmp_path / "two"
-    more = ["--prompts", str(prompts), "--images_per_prompt", "2", "--no-class_images", "--out", str(out)]
+    alone, out = tmp_path / "one", tmp_path / "two"
+    more = ["--prompts", str(prompts), "--images_per_prompt", "2", "--no-class_images", "--out"]
+    main(["generate", str(run), *more, str(alone)])
     output = subprocess.run(
-        [*launch, "generate", str(run), *more], check=True, cwd=ROOT, capture_output=True, text=True
+        [*launch, "generate", str(run), *more, str(out)], check=True, cwd=ROOT, capture_output=True, text=True
     )
     assert output.stdout.count("4 generated") == 1
-    mine, theirs = [e for e in manifest.read(generated) if e.role == "subject"], manifest.read(out)
+    mine, theirs = manifest.read(alone), manifest.read(out)
     assert [entry.key for entry in mine] == [entry.key for entry in theirs]
     for entry in mine:
-        ours, other = (Image.open(folder / entry.file).convert("RGB") for folder in (generated, out))
+        ours, other = (Image.open(folder / entry.file).convert("RGB") for folder in (alone, out))
         far = max(abs(a - b) for a, b in zip(ours.tobytes(), other.tobytes(), strict=True))
         assert far <= 2  # of 255: torchrun gives each process one thread, which rounds otherwise
     result = ["score", "--generated", str(generated), "--protocol", "starter", "--out", str(tmp_path / "two.json")]

@@ -83,10 +83,16 @@ def test_the_dino_architecture_is_transformers_vit():
     torch.testing.assert_close(ours(x), theirs(x).last_hidden_state[:, 0], atol=2e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_the_clip_architecture_is_transformers_clip_and_needs_quick_gelu():
+@pytest.fixture(scope="module")
+def clip():
+    """CLIP B/32 of random weights: a second to make, so made once."""
     torch.manual_seed(0)
-    ours = open_clip.create_model(CLIP_B32.model, pretrained=None).eval()
+    return open_clip.create_model(CLIP_B32.model, pretrained=None).eval()
+
+
+@torch.no_grad()
+def test_the_clip_architecture_is_transformers_clip_and_needs_quick_gelu(clip):
+    ours = clip
     theirs = CLIPModel(CLIPConfig(projection_dim=512, vision_config={"patch_size": 32})).eval()
 
     def put(prefix, name, value):
@@ -142,11 +148,10 @@ def test_dino_files_of_both_layouts_load(tmp_path):
     assert not loaded[0].verified  # the publisher gives no hash
 
 
-def test_clip_files_are_held_to_their_published_hash(tmp_path):
-    torch.manual_seed(0)
+def test_clip_files_are_held_to_their_published_hash(clip, tmp_path):
     tiny = EncoderSpec("open_clip", CLIP_B32.model, CLIP_B32.preprocess, "a file", "0" * 64)
     path = tmp_path / "clip.pt"
-    torch.save(open_clip.create_model(CLIP_B32.model, pretrained=None).state_dict(), path)
+    torch.save(clip.state_dict(), path)
     with pytest.raises(VectorFitError, match=r"--clip_weights .*expected 00000000.*must not have that name"):
         load_clip(tiny, path, "cpu")
     right = EncoderSpec(

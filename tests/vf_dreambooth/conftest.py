@@ -1,5 +1,7 @@
 """A Stable Diffusion of a few thousand parameters, saved in diffusers layout, and a folder of photos."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import vectorfit as vf
 from starter import tokenizer
-from vf_dreambooth import families
+from train_dreambooth_vectorfit import main
+from vf_dreambooth import families, run_writer
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_dreambooth.pipeline import adapted_models
@@ -71,9 +74,7 @@ def tiny_base(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    folder = tmp_path / "dog"
+def write_photos(folder: Path) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(3):
@@ -82,9 +83,17 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
+def photos(tmp_path) -> Path:
+    return write_photos(tmp_path / "dog")
+
+
+@pytest.fixture
 def arguments(photos, tiny_base, quick_preset):
     """The command line of a training of four steps: arguments(output folder, further flags)."""
+    return command_line(photos, tiny_base)
 
+
+def command_line(photos: Path, tiny_base: Path) -> Callable[..., list[str]]:
     def build(output: Path, *more: object) -> list[str]:
         flags = {
             "--instance_dir": photos,
@@ -117,9 +126,43 @@ def _fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+QUICK = families.Preset(16, 1e-2, 4, 3, 2, 2.0)
+
+
 @pytest.fixture
 def quick_preset(monkeypatch):
-    monkeypatch.setitem(StableDiffusion.presets, families.SD14, families.Preset(16, 1e-2, 4, 3, 2, 2.0))
+    monkeypatch.setitem(StableDiffusion.presets, families.SD14, QUICK)
+
+
+@pytest.fixture
+def figures():
+    """Asked for by who looks at a run's figures."""
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(request, monkeypatch):
+    """A run's figures take longer to draw than the tests' trainings."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr(run_writer, "write_training", lambda *_: [])
+
+
+@pytest.fixture(scope="session")
+def _trained(tiny_base, tmp_path_factory) -> Path:
+    """A folder with a finished run of the plain `arguments`, and its class images beside it."""
+    folder, photos = tmp_path_factory.mktemp("trained"), write_photos(tmp_path_factory.mktemp("photos") / "dog")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VECTORFIT_CACHE", "off")
+        patch.setitem(StableDiffusion.presets, families.SD14, QUICK)
+        patch.setattr(run_writer, "write_training", lambda *_: [])
+        main(command_line(photos, tiny_base)(folder / "whole"))
+    return folder
+
+
+@pytest.fixture
+def whole(_trained, tmp_path) -> Path:
+    """What `main(arguments(tmp_path / "whole"))` leaves, its class images included, but trained once for all tests."""
+    shutil.copytree(_trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "whole"
 
 
 @pytest.fixture

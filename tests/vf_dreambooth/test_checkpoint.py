@@ -61,8 +61,7 @@ def test_a_damaged_checkpoint_is_named(arguments, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("failing", range(1, 6))
-def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, tmp_path, monkeypatch, failing):
-    main(arguments(tmp_path / "whole"))
+def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, whole, tmp_path, monkeypatch, failing):
     flush, calls = os.fsync, []
 
     def fsync(descriptor):
@@ -79,4 +78,4 @@ def test_a_failing_write_keeps_the_checkpoint_before_it(arguments, tmp_path, mon
     for folder in run.checkpoints().values():
         assert {path.name for path in folder.iterdir()} == {"vectors.safetensors", "state.pt"}
     main(arguments(run.path, "--resume_from_checkpoint", "latest"))
-    assert content(run.path) == content(tmp_path / "whole")
+    assert content(run.path) == content(whole)

@@ -42,11 +42,11 @@ def differs(one: Path, other: Path) -> bool:
     ],
     ids=lambda flags: flags[0].strip("-"),
 )
-def test_a_choice_changes_what_is_trained(arguments, tmp_path, flags):
-    compared = ("--max_grad_norm", 1e3, "--adam_epsilon", 1) if "--max_grad_norm" in flags else ()
-    main(arguments(tmp_path / "plain", *compared))
+def test_a_choice_changes_what_is_trained(arguments, whole, tmp_path, flags):
+    if "--max_grad_norm" in flags:
+        main(arguments(whole := tmp_path / "plain", "--max_grad_norm", 1e3, "--adam_epsilon", 1))
     main(arguments(tmp_path / "changed", *flags))
-    assert differs(tmp_path / "plain", tmp_path / "changed")
+    assert differs(whole, tmp_path / "changed")
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,10 @@ def test_a_choice_changes_what_is_trained(arguments, tmp_path, flags):
     ],
     ids=lambda flags: flags[0].strip("-"),
 )
-def test_a_choice_that_changes_only_the_way(arguments, tmp_path, flags):
-    runs = [tmp_path / name / "run" for name in ("plain", "changed")]  # each with class images of its own
-    main(arguments(runs[0]))
-    main(arguments(runs[1], *flags))
-    first, second = (load_file(run / "vectors.safetensors") for run in runs)
+def test_a_choice_that_changes_only_the_way(arguments, whole, tmp_path, flags):
+    changed = tmp_path / "changed" / "run"  # with class images of its own
+    main(arguments(changed, *flags))
+    first, second = vectors(whole), vectors(changed)
     # Pictures sampled in other batches differ by rounding.
     close = {"atol": 1e-4, "rtol": 1e-2} if "--sample_batch_size" in flags else {"atol": 0, "rtol": 0}
     for name, vector in first.items():

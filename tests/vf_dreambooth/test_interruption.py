@@ -15,8 +15,7 @@ def content(run: Path) -> tuple[bytes, bytes]:
     return (run / "vectors.safetensors").read_bytes(), (run / "log.jsonl").read_bytes()
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, tmp_path, monkeypatch, capsys):
-    main(arguments(tmp_path / "whole"))
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, whole, tmp_path, monkeypatch, capsys):
     original = objective.Objective.backward
 
     def backward(self, denoiser, step, accelerator):
@@ -34,7 +33,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(arguments, tmp_pat
     assert f"--resume_from_checkpoint {run.path}" in capsys.readouterr().out
     assert not run.vectors.exists()
     main(["--resume_from_checkpoint", str(run.path)])
-    assert content(run.path) == content(tmp_path / "whole")
+    assert content(run.path) == content(whole)
 
 
 def test_a_second_ctrl_c_stops_at_once():

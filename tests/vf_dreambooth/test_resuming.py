@@ -72,25 +72,25 @@ def test_a_resumed_run_equals_the_uninterrupted_one(arguments, tmp_path, monkeyp
     assert len(first) > 50
 
 
-def test_a_run_folder_alone_is_enough_to_resume(arguments, tmp_path, monkeypatch):
-    main(arguments(tmp_path / "whole"))
+def test_a_run_folder_alone_is_enough_to_resume(arguments, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_in(patch, 4)
         with pytest.raises(Stop):
             main(arguments(tmp_path / "parts"))
     main(["--resume_from_checkpoint", str(tmp_path / "parts" / "checkpoints" / "step_000002")])
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert content(tmp_path / "parts") == content(whole)
 
 
-def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(arguments, tmp_path, monkeypatch, capsys):
-    main(arguments(tmp_path / "whole"))
+def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
+    arguments, whole, tmp_path, monkeypatch, capsys
+):
     with monkeypatch.context() as patch:
         stop_in(patch, 2)
         with pytest.raises(Stop):
             main(arguments(tmp_path / "parts"))
     main(arguments(tmp_path / "parts", "--resume_from_checkpoint", "latest"))
     assert "no checkpoint yet" in capsys.readouterr().out
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert content(tmp_path / "parts") == content(whole)
 
 
 def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(arguments, tmp_path, capsys):
@@ -230,9 +230,8 @@ def processes():
     return context
 
 
-def test_a_full_disk_is_said_and_loses_nothing(arguments, tmp_path, processes):
-    main(arguments(tmp_path / "whole"))
-    size = (tmp_path / "whole" / "checkpoints" / "step_000002" / "state.pt").stat().st_size
+def test_a_full_disk_is_said_and_loses_nothing(arguments, whole, tmp_path, processes):
+    size = (whole / "checkpoints" / "step_000002" / "state.pt").stat().st_size
     child = processes.Process(target=write_limited, args=(arguments(tmp_path / "run"), size // 2))
     child.start()
     child.join(120)
@@ -240,7 +239,7 @@ def test_a_full_disk_is_said_and_loses_nothing(arguments, tmp_path, processes):
     assert not RunFolder(tmp_path / "run").checkpoints()
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
-    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    assert content(tmp_path / "run") == content(whole)
 
 
 KILLS = 20

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def finished(arguments, tmp_path):
+def finished(arguments, figures, tmp_path):
     main(arguments(tmp_path / "run", "--num_validation_images", 1))
     return RunFolder(tmp_path / "run")
 
@@ -99,10 +99,9 @@ def test_each_choice_trains(arguments, tmp_path, flags):
     assert ("--no-avf" in flags) != any(frozen)
 
 
-def test_checkpointing_gives_the_same_gradients(arguments, tmp_path):
-    main(arguments(tmp_path / "plain"))
+def test_checkpointing_gives_the_same_gradients(arguments, whole, tmp_path):
     main(arguments(tmp_path / "less", "--gradient_checkpointing"))
-    plain, less = (load_file(tmp_path / name / "vectors.safetensors") for name in ("plain", "less"))
+    plain, less = (load_file(run / "vectors.safetensors") for run in (whole, tmp_path / "less"))
     assert all(torch.equal(vector, less[name]) for name, vector in plain.items())
 
 
