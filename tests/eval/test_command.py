@@ -17,7 +17,7 @@ from eval.generation import facts_of, task_of
 from eval.selfcheck import EXPECTED
 from tests.eval.pictures import noise
 from vectorfit import VectorFitError
-from vf_dreambooth.base_models import PRESETS
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     flags = {"--instance_dir": ROOT / "examples" / "clock", "--base_model": "starter", "--output_dir": folder}
     flags |= {"--max_train_steps": 4, "--prior": "none", "--num_validation_images": 0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vf_dreambooth.record.write_training", lambda *_: [])  # figures nobody looks at here
+        patch.setattr("vf_dreambooth.run_writer.write_training", lambda *_: [])  # figures nobody looks at here
         train([str(part) for pair in flags.items() for part in pair])
     return folder
 
@@ -46,7 +46,8 @@ def prompts(tmp_path_factory):
 def generate(*arguments):
     """`eval generate` with few denoising steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "starter", replace(PRESETS["starter"], num_inference_steps=4))
+        presets = StableDiffusion.presets
+        patch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=4))
         main(["generate", *map(str, arguments)])
 
 
