@@ -96,18 +96,19 @@ class Loop:
         """One optimizer update; returns its log entry, and whether any process was asked to stop."""
         config, accelerator, training = self.config, self.accelerator, self.optimization
         parts = self.objective.backward(self.denoiser, step, accelerator)
-        wish = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
-        loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, wish]), "mean").tolist()
+        stop = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
+        loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, stop]), "mean").tolist()
         self.require_finite("loss", loss, step)
         frozen = training.freeze(step)
         norm = float(accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm))
         if accelerator.scaler is None:  # a scaler meets infinities as it looks for its scale, and skips those updates
             self.require_finite("gradient", norm, step)
+        rates = training.rates()
         self.optimizer.step()
         training.after_update()
         self.optimizer.zero_grad(set_to_none=True)
         entry = {"step": step, "loss": loss, "instance_loss": instance, "prior_loss": prior}
-        entry |= {**training.rates(), "grad_norm": norm}
+        entry |= {**rates, "grad_norm": norm}
         return {**entry, "frozen": list(frozen)}, stopping > 0
 
     def require_finite(self, what: str, value: float, step: int) -> None:

@@ -11,7 +11,7 @@ import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vectorfit.modules import Models
-from vf_training.runs import RunFolder
+from vf_training.runs import VECTORS, RunFolder
 
 from .optimization import Optimization
 from .stopwatch import Stopwatch
@@ -46,7 +46,7 @@ def restore(folder: Path, optimization: Optimization, accelerator: Accelerator, 
         VectorFitError: the checkpoint is damaged, of another base, or of another kind of run.
     """
     if optimization.trains_vectors:
-        vf.load_vectors(models, folder / "vectors.safetensors")  # verifies the base; the exact values are below
+        vf.load_vectors(models, folder / VECTORS)  # verifies the base; the exact values are below
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         with torch.no_grad():

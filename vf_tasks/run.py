@@ -16,7 +16,7 @@ from transformers import Trainer, set_seed
 
 from vectorfit import VectorFitError
 from vf_training import methods
-from vf_training.device import peak_memory
+from vf_training.device import has_accelerator, peak_memory
 from vf_training.runs import RunFolder
 
 from . import data, tiny
@@ -69,7 +69,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     Raises:
         VectorFitError: bad input, or the folder holds another run.
     """
-    PartialState(cpu=not torch.accelerator.is_available())  # which otherwise takes processes on CPUs for single ones
+    PartialState(cpu=not has_accelerator())  # which otherwise takes processes on CPUs for single ones
     folder = RunFolder(options.output_dir or default_folder(recipe, options))
     whole = recipe
     if options.tiny:
@@ -102,7 +102,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
         epochs = steps / math.ceil(len(examples) / recipe.batch_size)
         cost = Cost(seconds, epochs, memory, folder.vectors.stat().st_size)
         write_result(folder, settings, trained, scores, cost, steps, len(rows.train))
-        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder.checkpoints_folder, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return read_result(folder)
 

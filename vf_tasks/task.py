@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer
 
 from vectorfit import VectorFitError
 from vectorfit.plan import OUTPUT_HEADS
+from vf_training.device import has_accelerator
 
 from .data import Data, Split
 from .metrics import Scores
@@ -50,7 +51,7 @@ class Task(ABC):
             VectorFitError: the model cannot be had, or it lacks more than a head.
         """
         options = self.model_options()
-        if self.recipe.precision == "bf16" and not torch.accelerator.is_available():
+        if self.recipe.precision == "bf16" and not has_accelerator():
             options["attn_implementation"] = "eager"  # up to 2.5 times as fast as torch's own under autocast on CPUs
         try:
             self.processor = self.auto_processor.from_pretrained(source)

@@ -13,10 +13,13 @@ from accelerate import PartialState
 from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vectorfit import VectorFitError
 from vectorfit.transformers import AVFCallback
+from vf_training.device import has_accelerator
 from vf_training.methods import Trained
 from vf_training.methods.method import parameters_of
 from vf_training.runs import RunFolder
@@ -24,6 +27,7 @@ from vf_training.runs import RunFolder
 from .recipe import Recipe
 from .task import Examples, Task
 
+LOG_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name: the run folder's
 LOGGED = 2000  # lines of a log, about, however long the run
 CHECKPOINTS = 20  # in a run: what is lost when it is killed is at most a twentieth
 WORKERS = 4  # that read and cut pictures and texts beside an accelerator
@@ -59,16 +63,29 @@ class TaskTrainer(Trainer):
     """Trainer whose checkpoints hold what is trained, not the whole model."""
 
     trained: Trained
+    run: RunFolder
     group_by_length = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.group_by_length:
-            found: Sampler[int] | None = super()._get_train_sampler(train_dataset)
-            return found
+            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return sampler
         examples: Any = train_dataset or self.train_dataset
         lengths = [len(examples[index]["input_ids"]) for index in range(len(examples))]
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         return ByLength(lengths, self.args.per_device_train_batch_size * parts, self.args.seed)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint under Trainer's name, and moves it to the name of the run folder when it is complete."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process has its own random state in it
+        if not self.is_world_process_zero():
+            return
+        step = self.state.global_step
+        with self.run.new_checkpoint(step) as folder:
+            for file in (Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}").iterdir():
+                file.rename(folder / file.name)
+        self.run.keep_checkpoints([step])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -125,11 +142,11 @@ class Log(TrainerCallback):
             return
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.run.cut_log(state.global_step)
-        self.take_up()
+        self.resume_clock()
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", file=sys.stderr, mininterval=1)
 
-    def take_up(self) -> None:
-        """Counts the seconds of the stretches that the log tells of."""
+    def resume_clock(self) -> None:
+        """Starts from the seconds in the log of a stopped run."""
         self.earlier = max((entry["seconds"] for entry in self.run.read_log()), default=0.0)
 
     @property
@@ -147,9 +164,9 @@ class Log(TrainerCallback):
             raise VectorFitError(f"the loss is {logs['loss']} at update {state.global_step}; lower --learning_rate")
         if not state.is_world_process_zero:
             return
-        kept = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        values = {key: logs[name] for name, key in LOG_KEYS.items() if name in logs}
         frozen = next((c.avf.frozen for c in self.callbacks if isinstance(c, AVFCallback) and c.avf), ())
-        entry = {"step": state.global_step, **kept, "frozen": list(frozen), "seconds": round(self.seconds, 3)}
+        entry = {"step": state.global_step, **values, "frozen": list(frozen), "seconds": round(self.seconds, 3)}
         self.run.append_log(entry)
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
 
@@ -180,7 +197,7 @@ def make(
     """The Trainer of a run of so many updates, and its log."""
     micro = micro_batch(recipe)
     arguments = TrainingArguments(
-        str(folder.path / "checkpoints"),
+        str(folder.checkpoints_folder / ".trainer"),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=max(1, max(micro, 32) // recipe.num_beams),
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
@@ -193,14 +210,14 @@ def make(
         **({"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}),
         seed=seed,
         logging_nan_inf_filter=False,
-        dataloader_num_workers=WORKERS if torch.accelerator.is_available() else 0,
+        dataloader_num_workers=WORKERS if has_accelerator() else 0,
         logging_steps=max(1, steps // LOGGED),
         save_strategy="steps",
         save_steps=math.ceil(steps / CHECKPOINTS),
         save_total_limit=1,
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=not has_accelerator(),
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["start_positions", "end_positions"] if recipe.kind == "question_answering" else ["labels"],
@@ -215,7 +232,7 @@ def make(
         train_dataset=examples,
         callbacks=[*callbacks, log],
     )
-    trainer.trained, trainer.group_by_length = trained, recipe.group_by_length
+    trainer.trained, trainer.run, trainer.group_by_length = trained, folder, recipe.group_by_length
     # Trainer takes any forward(**kwargs) for one that averages over all the tokens of an update; most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)
@@ -223,32 +240,24 @@ def make(
 
 
 def train(trainer: TaskTrainer, log: Log, steps: int) -> None:
-    """Trains up to so many updates, on from the newest checkpoint."""
-    checkpoint = last_checkpoint(log.run)
-    if checkpoint is not None and _updates(checkpoint) >= steps:
-        # Stopped while it scored. Trainer would begin another epoch where the last one was not whole.
-        trainer._load_from_checkpoint(str(checkpoint))
-        log.take_up()
+    """Trains until update `steps`, from the newest checkpoint if there is one."""
+    checkpoints = {step: path for step, path in log.run.checkpoints().items() if _is_complete(path)}
+    newest = max(checkpoints, default=0)
+    if newest >= steps:
+        # The run was stopped while it scored. Trainer would begin another epoch if the last one was not complete.
+        trainer._load_from_checkpoint(str(checkpoints[newest]))
+        log.resume_clock()
         return
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoints[newest]) if newest else None)
     finally:
         log.bar.close()
 
 
-def _updates(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def last_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest whole checkpoint: what Trainer writes last is there, and whole."""
-    found = [path for path in (folder.path / "checkpoints").glob("checkpoint-*") if _is_whole(path)]
-    return max(found, key=_updates, default=None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the file that Trainer writes last is complete. A killed run of version 0.1.0 may have left a part."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return True

@@ -273,7 +273,7 @@ class Weights:
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
-        result = self.path / "vectors.safetensors"  # of a run folder, whose checkpoints lie beside it
+        result = RunFolder(self.path).vectors  # in a run folder: its checkpoints have further .safetensors files
         files = sorted(self.path.rglob("*.safetensors")) if self.path.is_dir() else [self.path]
         files = [result] if result.exists() else files
         self._files: dict[str, Path] = {}
@@ -352,12 +352,12 @@ def analyze(
     if (base is None) != (full is None):
         raise VectorFitError("to compare with full fine-tuning both its weights and the base's are needed")
     run = Path(run)
-    file = run / "vectors.safetensors" if run.is_dir() else run
+    file = RunFolder(run).vectors if run.is_dir() else run
     vectors, metadata = read_vectors(file)
     if not holds_vectors(metadata):
         raise VectorFitError(f"{file}: of a {name_of_method(metadata)} training, which has no vectors to show")
     entries = RunFolder(file.parent).read_log()
-    folder = Path(folder) if folder else file.parent / "analysis"
+    folder = Path(folder) if folder else RunFolder(file.parent).analysis
     written = write_training(vectors, entries, folder)
     changes = {name.removesuffix(".sigma"): v.float() for name, v in vectors.items() if name.endswith(".sigma")}
     numbers: dict[str, Any] = {

@@ -152,6 +152,11 @@ def test_a_stopped_run_goes_on_to_the_identical_file(method, grouped, tmp_path, 
         with pytest.raises(Killed):
             run(recipe, options)
     assert not (tmp_path / "stopped" / "result.json").exists()
+    ((step, checkpoint),) = RunFolder(tmp_path / "stopped").checkpoints().items()
+    assert (step, checkpoint.name) == (5, "step_000005")
+    if not grouped:  # as version 0.1.0 left them: another name, and a part of the next one
+        checkpoint.rename(checkpoint.with_name("checkpoint-5"))
+        checkpoint.with_name("checkpoint-6").mkdir()
     found = run(recipe, options)
     whole = result(tmp_path / "whole")
     assert found["score"] == whole["score"]

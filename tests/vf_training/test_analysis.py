@@ -227,6 +227,6 @@ def test_odd_files_are_one_sentence(tmp_path, capsys):
     for line in ('{"loss": 1}', "5", '{"step": "a"}'):
         (tmp_path / "run" / "log.jsonl").write_text(line + "\n")
         assert main(["analyze", str(tmp_path / "run")]) == 2
-        assert "tells of no step" in capsys.readouterr().err
+        assert "has no step" in capsys.readouterr().err
     (tmp_path / "run" / "log.jsonl").write_bytes(b'{"step": 1, "frozen": null}\n\xff\xfe')
     assert main(["analyze", str(tmp_path / "run")]) == 0
