@@ -67,7 +67,7 @@ def restore(folder: Path, optimization: Optimization, accelerator: Accelerator, 
     except Exception as error:  # a damaged file can fail in many ways, and torch's advice then is not for users
         raise VectorFitError(
             f"{folder / STATE}: cannot be resumed from, it is damaged ({type(error).__name__}); "
-            "delete that folder to go on from the one before"
+            "delete that folder to resume from the one before"
         ) from error
 
 
@@ -99,7 +99,7 @@ def resume(
 def find(run: RunFolder, requested: str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means: "latest", the run folder, or a checkpoint's own folder.
 
-    None where the run has no checkpoint yet: it starts from the beginning.
+    None if the run has no checkpoint yet: it starts from the beginning.
 
     Raises:
         VectorFitError: there is no such checkpoint.

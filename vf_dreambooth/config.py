@@ -1,4 +1,4 @@
-"""The settings of a training. Everything about a setting stands in its own `option(...)`."""
+"""The settings of a training. Everything about a setting is in its own `option(...)`."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ AVF_DEPENDS_ON = ("avf", "method", "max_train_steps")
 
 
 def _freezes(values: Mapping[str, Any]) -> bool:
-    method = methods.METHODS.get(values["method"])  # None where the name is a mistake, which is reported by itself
+    method = methods.METHODS.get(values["method"])  # None if the name is wrong, which is reported separately
     return bool(values["avf"] and method is not None and method.freezing)
 
 

@@ -28,15 +28,15 @@ from .recipe import Recipe
 from .task import Examples, Task
 
 LOG_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name: the run folder's
-LOGGED = 2000  # lines of a log, about, however long the run
-CHECKPOINTS = 20  # in a run: what is lost when it is killed is at most a twentieth
-WORKERS = 4  # that read and cut pictures and texts beside an accelerator
+LOGGED = 2000  # lines of a log, about, for a run of any length
+CHECKPOINTS = 20  # in a run: a killed run loses at most a twentieth
+WORKERS = 4  # processes that prepare the examples while an accelerator trains
 TRAINED = "trained.pt"  # in a checkpoint
-POOL = 50  # batches whose examples are sorted together: each still holds a random part of the data
+POOL = 50  # batches whose examples are sorted together; each pool is a random part of the data
 
 
 class ByLength(Sampler[int]):
-    """Every example once, in batches of like length and the batches in random order, another in every epoch."""
+    """Yields every example once per epoch. The examples of a batch have similar lengths; the batches are shuffled."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
@@ -48,15 +48,15 @@ class ByLength(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        # Of seed and epoch alone: a resumed run sees the order of the one that was stopped, all processes the same.
+        # From seed and epoch only: a resumed run has the order of the stopped one, and all processes have the same.
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths))
         size = POOL * self.batch_size
         pools = [order[start : start + size] for start in range(0, len(order), size)]
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
-        whole = len(order) // self.batch_size * self.batch_size  # the smaller batch stays the last
-        batches = random.permutation(order[:whole].reshape(-1, self.batch_size))
-        return iter([*batches.reshape(-1).tolist(), *order[whole:].tolist()])
+        in_batches = len(order) // self.batch_size * self.batch_size  # the smaller batch stays the last
+        batches = random.permutation(order[:in_batches].reshape(-1, self.batch_size))
+        return iter([*batches.reshape(-1).tolist(), *order[in_batches:].tolist()])
 
 
 class TaskTrainer(Trainer):
@@ -91,15 +91,15 @@ class TaskTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         parameters = {name: value.detach().cpu().contiguous() for name, value in _trainable(self.trained).items()}
-        own = self.trained.method.technique.state(self.trained)
-        torch.save({"parameters": parameters, "allocation": own}, folder / TRAINED)
+        allocation = self.trained.method.technique.state(self.trained)
+        torch.save({"parameters": parameters, "allocation": allocation}, folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved = torch.load(Path(resume_from_checkpoint) / TRAINED, weights_only=True)
         parameters, values = _trainable(self.trained), saved["parameters"]
         if parameters.keys() != values.keys() or any(parameters[n].shape != values[n].shape for n in parameters):
             unlike = sorted(parameters.keys() ^ values.keys()) or ["the shapes"]
-            raise VectorFitError(f"{resume_from_checkpoint}: of another training: {unlike[0]} differs")
+            raise VectorFitError(f"{resume_from_checkpoint}: of another training, {unlike[0]} differs")
         with torch.no_grad():
             for name, value in values.items():
                 parameters[name].copy_(value)
@@ -107,32 +107,33 @@ class TaskTrainer(Trainer):
 
 
 def _trainable(trained: Trained) -> dict[str, torch.nn.Parameter]:
-    """What is trained, by the names of the model's parameters."""
+    """The trained parameters, by their names in the model."""
     return {name: parameter for name, parameter in parameters_of(trained.models).items() if parameter.requires_grad}
 
 
 class AfterUpdate(TrainerCallback):
-    """Lets the method do what it has to after each update, such as AdaLoRA share its budget out anew."""
+    """Calls the method after each update: AdaLoRA distributes its budget again."""
 
     def __init__(self, trained: Trained) -> None:
         self.trained = trained
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Here the gradients, by which AdaLoRA judges importance, are still there.
+        # The gradients still exist here; AdaLoRA measures importance with them.
         self.trained.method.technique.after_update(self.trained, state.global_step + 1)
 
 
 def callbacks_of(trained: Trained, recipe: Recipe, steps: int) -> list[TrainerCallback]:
-    """What a method needs called while Trainer trains: its freezing, and what it does after an update."""
-    found: list[TrainerCallback] = [AfterUpdate(trained)]
+    """The callbacks of a method: its freezing, and what it does after an update."""
+    callbacks: list[TrainerCallback] = [AfterUpdate(trained)]
     if trained.method.freezing is not None:
-        when = recipe.schedule(steps)
-        found.append(AVFCallback(when.first_step, when.every, when.num_freezes, top_k=recipe.avf_top_k))
-    return found
+        schedule = recipe.schedule(steps)
+        freezing = AVFCallback(schedule.first_step, schedule.every, schedule.num_freezes, top_k=recipe.avf_top_k)
+        callbacks.append(freezing)
+    return callbacks
 
 
 class Log(TrainerCallback):
-    """A line in log.jsonl for every few updates, and a bar on stderr."""
+    """Writes a line to log.jsonl every few updates, and shows a progress bar on stderr."""
 
     def __init__(self, run: RunFolder, callbacks: Sequence[TrainerCallback]) -> None:
         self.run, self.callbacks, self.bar, self.earlier = run, callbacks, tqdm(disable=True), 0.0
@@ -151,7 +152,7 @@ class Log(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Of training so far, over all stretches of a resumed run."""
+        """Seconds of training so far, over all parts of a resumed run."""
         return self.earlier + float(self.bar.format_dict["elapsed"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -186,7 +187,7 @@ def micro_batch(recipe: Recipe) -> int:
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:
-    """Updates of a run over so many training examples; the last batch of an epoch may be smaller."""
+    """The updates of a run on `examples` training examples. The last batch of an epoch may be smaller."""
     micro_batch(recipe)
     return max(1, math.ceil(recipe.epochs * math.ceil(examples / recipe.batch_size)))
 
@@ -194,7 +195,7 @@ def total_steps(recipe: Recipe, examples: int) -> int:
 def make(
     recipe: Recipe, seed: int, task: Task, trained: Trained, examples: Examples, folder: RunFolder, steps: int
 ) -> tuple[TaskTrainer, Log]:
-    """The Trainer of a run of so many updates, and its log."""
+    """The Trainer of a run of `steps` updates, and its log."""
     micro = micro_batch(recipe)
     arguments = TrainingArguments(
         str(folder.checkpoints_folder / ".trainer"),
@@ -233,7 +234,7 @@ def make(
         callbacks=[*callbacks, log],
     )
     trainer.trained, trainer.run, trainer.group_by_length = trained, folder, recipe.group_by_length
-    # Trainer takes any forward(**kwargs) for one that averages over all the tokens of an update; most do not.
+    # Trainer assumes that every forward(**kwargs) averages over all tokens of an update. Most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)
     return trainer, log

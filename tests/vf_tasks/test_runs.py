@@ -227,7 +227,7 @@ def refused(capsys, *arguments):
 
 
 def test_pictures_have_no_lengths(capsys):
-    assert "pictures are of one length" in refused(capsys, "cifar10", "--tiny", "--group_by_length", "true")
+    assert "images are of one length" in refused(capsys, "cifar10", "--tiny", "--group_by_length", "true")
 
 
 def test_bad_input_is_one_clear_line_and_status_2(tmp_path, capsys):
@@ -291,7 +291,7 @@ def test_folders_that_are_no_runs_and_no_models(tmp_path, capsys):
         (model / file).unlink()
     assert "tokenizer" in refused(capsys, "rte", *flags)
     (model / "model.safetensors").write_bytes(b"garbage")
-    assert "cannot be had" in refused(capsys, "rte", *flags)
+    assert "cannot be loaded" in refused(capsys, "rte", *flags)
     (tmp_path / "run" / "result.json").write_text("[]")
     assert "expected 1" in refused(capsys, "compare", tmp_path / "run")
 
@@ -326,7 +326,7 @@ def test_an_answer_that_is_not_where_it_should_be(tmp_path, capsys):
     for split in ("train", "dev"):
         (tmp_path / f"{split}.json").write_text(json.dumps(rows))
     told = refused(capsys, "squad", "--tiny", "--data", tmp_path, "--output_dir", tmp_path / "run")
-    assert "'Ada' does not begin at letter 0" in told
+    assert "'Ada' does not begin at character 0" in told
 
 
 @pytest.mark.slow

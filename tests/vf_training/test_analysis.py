@@ -14,9 +14,9 @@ from vf_training.__main__ import main
 from vf_training.analysis import (
     Weights,
     analyze,
+    cell,
     frozen_spans,
     heatmap,
-    place,
     rank_numbers,
     shifts_of_full_fine_tuning,
     strengths,
@@ -37,7 +37,7 @@ from vf_training.runs import RunFolder
     ],
 )
 def test_every_vector_has_its_place_in_the_heatmap(name, row, column):
-    assert place(name) == (row, column)
+    assert cell(name) == (row, column)
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""What the rest of the project asks of a family of base models. Each family answers in a file of its own."""
+"""The interface of a family of base models. Each family implements it in a file of its own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Family(ABC):
     Attributes:
         name: as messages call it.
         pipeline_classes: names of its pipeline classes in diffusers, as model_index.json has them.
-        parts: the parts that a whole model has, by their names in diffusers.
+        parts: the parts that a complete model has, by their names in diffusers.
         presets: settings of known bases, by their names.
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
@@ -93,7 +93,7 @@ class Family(ABC):
 
     @abstractmethod
     def why_unfit(self, pipe: DiffusionPipeline) -> str:
-        """Why a loaded pipeline is not a usable base of this family; empty where it is one."""
+        """Why a loaded pipeline is not a usable base of this family; empty if it is one."""
 
     @abstractmethod
     def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:

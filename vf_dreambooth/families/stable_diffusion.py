@@ -61,7 +61,7 @@ class StableDiffusion(Family):
         if channels != latents:
             return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"
         if pipe.unet.config.addition_embed_type is not None:
-            return f"its UNet wants {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
+            return f"its UNet expects {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
         vocabulary = pipe.text_encoder.config.vocab_size
         if len(pipe.tokenizer) < vocabulary:
             tokens = len(pipe.tokenizer)
