@@ -1,7 +1,7 @@
 """The miniature DreamBench: every method on ten subjects. `python -m benchmarks.dreambooth_table`
 
 With `--tune` each method's rate and steps are chosen first. With `--cost` its seconds and memory are measured;
-nothing else should run on the machine then. A stopped run is resumed by the same command; several processes may share the methods.
+nothing else should run on the machine then. The same command resumes a stopped run; processes may share the methods.
 """
 
 import argparse

@@ -57,7 +57,7 @@ class QuestionAnswering(Task):
                 )
             except Exception as error:  # the tokenizer has errors of its own if a question leaves no room
                 raise VectorFitError(
-                    f"max_length: got {length}, which leaves no room for the passages after the questions ({error})"
+                    f"max_length: got {length}, which leaves no room for passages after the questions ({error})"
                 ) from error
 
     def examples(self, split: Split, training: bool) -> Examples:
