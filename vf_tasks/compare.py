@@ -80,12 +80,12 @@ def _require_alike(run: RunFolder, result: Mapping[str, Any], group: Group) -> N
             f"{run.path}: a second run of {group.label} with seed {result['seed']}; leave one of them out"
         )
     for other in group.results[:1]:
-        mine, theirs = (flat(one["settings"]) for one in (result, other))
-        unlike = [n for n in mine if n not in SEEDS_DIFFER and mine[n] != theirs.get(n)]
+        settings, other_settings = flat(result["settings"]), flat(other["settings"])
+        unlike = [n for n in settings if n not in SEEDS_DIFFER and settings[n] != other_settings.get(n)]
         if unlike:
             raise VectorFitError(
-                f"{run.path}: {group.label} with {unlike[0]} = {mine[unlike[0]]!r}, but in {group.runs[0].path} it is "
-                f"{theirs.get(unlike[0])!r}; compare them separately"
+                f"{run.path}: {group.label} with {unlike[0]} = {settings[unlike[0]]!r}, but in {group.runs[0].path} "
+                f"it is {other_settings.get(unlike[0])!r}; compare them separately"
             )
 
 
@@ -184,10 +184,10 @@ def ablation(title: str, table_groups: Sequence[Group]) -> Figure | None:
 
 def _spectra(table_groups: Sequence[Group]) -> Figure | None:
     """The spectrum of VectorFit's change, and of full fine-tuning's if there is a run of it. Fig. 8 and 9."""
-    mine = next((group for group in table_groups if group.method == "vectorfit"), None)
-    if mine is None:
+    ours = next((group for group in table_groups if group.method == "vectorfit"), None)
+    if ours is None:
         return None
-    file = mine.runs[0].vectors
+    file = ours.runs[0].vectors
     vectors, metadata = read_vectors(file)
     changes = {name.removesuffix(".sigma"): v.float() for name, v in vectors.items() if name.endswith(".sigma")}
     if not pattern_of(file, metadata).is_diagonal:

@@ -198,8 +198,10 @@ def math(predictions: Sequence[str], references: Sequence[str]) -> Scores:
 
 def _solved(predictions: Sequence[str], references: Sequence[str], answer: Callable[[str], str | None]) -> Scores:
     pairs = [(answer(p), answer(r)) for p, r in zip(predictions, references, strict=True)]
-    right = sum(mine is not None and mine == theirs for mine, theirs in pairs)
-    return _percent(accuracy=right / len(pairs), answered=sum(mine is not None for mine, _ in pairs) / len(pairs))
+    right = sum(predicted is not None and predicted == expected for predicted, expected in pairs)
+    return _percent(
+        accuracy=right / len(pairs), answered=sum(predicted is not None for predicted, _ in pairs) / len(pairs)
+    )
 
 
 METRICS: Mapping[str, Callable[[Any, Any], Scores]] = {

@@ -90,8 +90,8 @@ class QuestionAnswering(Task):
         for _, windows in self._windows(question, context):
             here = slice(done, done := done + len(windows["input_ids"]))
             rows = slice(len(texts), len(texts) + ROWS)
-            mine, margin = best_spans(windows, starts[here], ends[here], context[rows])
-            texts, margins = texts + mine, margins + margin
+            spans, margin = best_spans(windows, starts[here], ends[here], context[rows])
+            texts, margins = texts + spans, margins + margin
         references = [list(answer["text"]) for answer in answers]
         if self.recipe.metric == "squad":
             return squad(texts, references)

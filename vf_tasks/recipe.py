@@ -88,8 +88,8 @@ class Recipe:
     @property
     def table_steps(self) -> int:
         """Updates of the paper's own run."""
-        own = read(self.name)
-        return round(own.epochs * math.ceil(own.train_rows / own.batch_size))
+        original = read(self.name)
+        return round(original.epochs * math.ceil(original.train_rows / original.batch_size))
 
     def schedule(self, total_steps: int) -> AvfSchedule:
         """The freezing steps of a run of `total_steps` updates: the table's steps, scaled to the run's length.
@@ -99,9 +99,11 @@ class Recipe:
         ratio = total_steps / self.table_steps
         if abs(ratio - 1) <= TABLE_ROUNDING:
             ratio = 1.0
-        own = read(self.name)
+        original = read(self.name)
         scaled = {
-            name: max(1, round(ratio * getattr(self, name))) if getattr(self, name) == getattr(own, name) else given
+            name: max(1, round(ratio * getattr(self, name)))
+            if getattr(self, name) == getattr(original, name)
+            else given
             for name, given in (("avf_first_step", self.avf_first_step), ("avf_every", self.avf_every))
         }
         return AvfSchedule(scaled["avf_first_step"], scaled["avf_every"], self.avf_num_freezes)

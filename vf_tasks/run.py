@@ -154,13 +154,13 @@ def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:
     earlier = config.get("settings") if isinstance(config, dict) else None
     if not isinstance(earlier, dict) or "recipe" not in earlier:
         raise VectorFitError(f"{folder.path}: holds something else than a run of a task; name another --output_dir")
-    mine = flat(settings)
-    unlike = [name for name, value in flat(earlier).items() if mine.get(name) != value]
+    current = flat(settings)
+    unlike = [name for name, value in flat(earlier).items() if current.get(name) != value]
     if unlike:
         name = unlike[0]
         raise VectorFitError(
-            f"{folder.path}: holds a run with {name} = {flat(earlier)[name]!r}, not {mine.get(name)!r}; name another "
-            "--output_dir, or remove it"
+            f"{folder.path}: holds a run with {name} = {flat(earlier)[name]!r}, not {current.get(name)!r}; name "
+            "another --output_dir, or remove it"
         )
     return not (folder.path / RESULT).exists()
 
@@ -198,11 +198,11 @@ def announce(recipe: Recipe, options: Options, trained: methods.Trained, rows: d
         f"seed {options.seed}, {recipe.precision}",
     }
     if method.freezing is not None:
-        schedule, own = recipe.schedule(steps), read(recipe.name)
+        schedule, original = recipe.schedule(steps), read(recipe.name)
         lines["freezing"] = (
             f"{recipe.avf_top_k} vectors at update {schedule.first_step}, then every {schedule.every}, "
             f"{schedule.num_freezes} times; "
-            f"in the recipe, of {recipe.table_steps} updates: {own.avf_first_step}, {own.avf_every}"
+            f"in the recipe, of {recipe.table_steps} updates: {original.avf_first_step}, {original.avf_every}"
         )
     for name, text in lines.items():
         print(f"{name:10} {text}", file=sys.stderr)

@@ -74,8 +74,8 @@ class Task(ABC):
         if other:
             raise VectorFitError(f"the model {source!r} has no weights for {other[0]}; it is of another kind")
         self.complete(model)
-        own = {path: None for path, _ in model.named_modules() if path.split(".")[-1] in self.heads}
-        return model, tuple(path for path in {**fresh, **own} if path is not None)
+        existing = {path: None for path, _ in model.named_modules() if path.split(".")[-1] in self.heads}
+        return model, tuple(path for path in {**fresh, **existing} if path is not None)
 
     def _require_words(self, source: str) -> None:
         """Refuses the empty tokenizer that transformers makes if the model's own is missing."""
@@ -133,7 +133,7 @@ class Rows(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         row = self.split[index]
-        return self.task.example({name: row[own] for name, own in self.names.items()}, self.training)
+        return self.task.example({name: row[column] for name, column in self.names.items()}, self.training)
 
 
 def _head_of(name: str) -> str | None:
@@ -153,23 +153,23 @@ def written(trainer: Trainer, task: Task, examples: Examples, **options: Any) ->
     was_training = model.training
     model.eval()
     size = trainer.args.per_device_eval_batch_size
-    mine: list[str] = []
+    texts: list[str] = []
     with (
-        trainer.accelerator.split_between_processes([examples[index] for index in range(len(examples))]) as own,
+        trainer.accelerator.split_between_processes([examples[index] for index in range(len(examples))]) as share,
         torch.no_grad(),
     ):
-        for batch in _batches(own, size):
+        for batch in _batches(share, size):
             padded = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(state.device)
             with trainer.accelerator.autocast():
                 tokens = model.generate(**padded, **options)
             start = 0 if model.config.is_encoder_decoder else padded["input_ids"].shape[1]
-            mine += tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+            texts += tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
     model.train(was_training)
     if state.num_processes == 1:
-        return mine
+        return texts
     from accelerate.utils import gather_object
 
-    return list(gather_object(mine))
+    return list(gather_object(texts))
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

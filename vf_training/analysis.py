@@ -302,13 +302,13 @@ class Weights:
 
     def change_from(self, base: "Weights", path: str) -> Tensor:
         """A layer's weight minus the base's [out, in]. Raises VectorFitError if their shapes differ."""
-        mine = self.matrix(path)
+        weight = self.matrix(path)
         if self.is_difference:
-            return mine
-        theirs = base.matrix(path)
-        if mine.shape != theirs.shape:
-            raise VectorFitError(f"{path}: {tuple(mine.shape)} in {self.path}, {tuple(theirs.shape)} in {base.path}")
-        return mine - theirs
+            return weight
+        before = base.matrix(path)
+        if weight.shape != before.shape:
+            raise VectorFitError(f"{path}: {tuple(weight.shape)} in {self.path}, {tuple(before.shape)} in {base.path}")
+        return weight - before
 
     def matrix(self, path: str) -> Tensor:
         """A layer's weight as a matrix [out, in]. One of its path and the file's name may have more parts in front."""

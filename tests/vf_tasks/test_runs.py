@@ -478,7 +478,7 @@ def test_the_question_of_a_problem_is_not_learned(tmp_path):
 
 
 def test_the_file_serves_a_plain_model_too(tmp_path):
-    """What a run of VectorFit leaves is a delta file like any other."""
+    """What a run of VectorFit leaves is a subject file like any other."""
     assert tiny("sst2", tmp_path) == 0
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tiny" / "model", num_labels=2)
     vf.load_vectors(model, tmp_path / "vectors.safetensors")
