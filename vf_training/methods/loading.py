@@ -34,7 +34,7 @@ def name_of_method(metadata: Mapping[str, str]) -> str:
         except (ValueError, AttributeError):
             named = "vectorfit"
     if not isinstance(named, str):
-        raise VectorFitError(f"the method in the metadata is no text, but {named!r}; train it again")
+        raise VectorFitError(f"the metadata's method: got {named!r}, expected a name such as vectorfit; train it again")
     return named
 
 
