@@ -33,9 +33,8 @@ class ImageClassification(Task):
         if len(self.labels) < 2:
             raise VectorFitError(f"{data.train.where}: only one class ({', '.join(self.labels)}), expected several")
         for split in (data.train, *data.tests.values()):
-            picture(
-                split[0][split.name(self.recipe.input_columns[0])]
-            )  # the first image only: a wrong form is refused before the model is loaded
+            # Only the first image is opened: data of a wrong form are refused before the model is loaded.
+            picture(split[0][split.name(self.recipe.input_columns[0])])
             class_ids(split, column, self.labels)
 
     def _classes(self, split: Split) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +156,13 @@ def test_a_stopped_run_goes_on_to_the_identical_file(method, grouped, tmp_path, 
     assert not (tmp_path / "stopped" / "result.json").exists()
     ((step, checkpoint),) = RunFolder(tmp_path / "stopped").checkpoints().items()
     assert (step, checkpoint.name) == (5, "step_000005")
+    section = (
+        (Path(__file__).parents[2] / "docs" / "run-folder.md")
+        .read_text(encoding="utf-8")
+        .split("A checkpoint of a task has")[1]
+    )
+    documented = set(re.findall(r"`([\w.]+)`", section.split("\n\n")[0]))
+    assert {path.name for path in checkpoint.iterdir()} == documented
     if not grouped:  # as version 0.1.0 left them: another name, and a part of the next one
         checkpoint.rename(checkpoint.with_name("checkpoint-5"))
         checkpoint.with_name("checkpoint-6").mkdir()
