@@ -170,5 +170,5 @@ def test_the_method_is_named_by_old_subject_files_too():
     assert methods.name_of_method({"vectorfit.training": '{"method": "sigma"}'}) == "sigma"
     assert methods.name_of_method({"vectorfit.training": "[]"}) == "vectorfit"
     assert methods.name_of_method({}) == "vectorfit"
-    with pytest.raises(VectorFitError, match="no text"):
+    with pytest.raises(VectorFitError, match="expected a name"):
         methods.name_of_method({"vectorfit.training": '{"method": ["x"]}'})
