@@ -233,8 +233,3 @@ PUBLISHED = {
 def test_layers_have_the_names_that_other_tools_give_them(path):
     family = StableDiffusion()
     assert tuple(family.naming(tool).layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
-
-
-def test_a_tool_whose_names_are_not_known_is_refused_with_those_that_are():
-    with pytest.raises(vf.VectorFitError, match="naming: got 'a1111', expected one of diffusers, kohya for a Stable"):
-        StableDiffusion().naming("a1111")
