@@ -1,6 +1,5 @@
 """Whole runs on tiny models: every recipe, every method, stopped and gone on, refused, compared."""
 
-import itertools
 import json
 import re
 import shutil
@@ -9,11 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
 import vectorfit as vf
@@ -21,11 +17,9 @@ from vf_tasks import recipe as recipes
 from vf_tasks import run as one_run
 from vf_tasks.__main__ import main
 from vf_tasks.data import read as read_data
-from vf_tasks.question_answering import QuestionAnswering, best_spans
 from vf_tasks.run import KINDS, Options, put_in, run
-from vf_tasks.task import class_id
 from vf_tasks.tiny import SETTINGS
-from vf_tasks.trainer import ByLength, Log
+from vf_tasks.trainer import Log
 from vf_training import methods
 from vf_training.runs import RunFolder
 
@@ -194,21 +188,6 @@ def test_a_run_stopped_while_it_scored_only_scores(tmp_path, monkeypatch):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@given(st.integers(1, 700), st.integers(1, 8), st.integers(0, 3))
-def test_batches_of_like_length_hold_every_example_once(count, size, seed):
-    lengths = np.random.default_rng(seed).integers(1, 60, count)
-    sampler = ByLength(lengths, size, seed)
-    order = list(sampler)
-    assert sorted(order) == list(range(count))
-    assert list(sampler) == order
-    sampler.set_epoch(1)
-    assert count < 20 or list(sampler) != order
-    whole = order[: count // size * size]
-    if count <= 50 * size and whole:  # one pool: no batch reaches into the lengths of another
-        spans = sorted((min(batch), max(batch)) for batch in lengths[whole].reshape(-1, size))
-        assert all(high <= low for (_, high), (low, _) in itertools.pairwise(spans))
-
-
 def vectors(path):
     from safetensors.torch import load_file
 
@@ -322,14 +301,6 @@ def test_a_head_that_fits_is_trained_too(tmp_path):
     assert head == ("classifier",)
 
 
-def test_numbers_that_are_names_of_classes_stay_apart():
-    assert [class_id(value, ("1", "2", "3")) for value in ("1", 2, "3")] == [0, 1, 2]
-    assert [class_id(value, ("no", "yes")) for value in ("yes", 1, "0")] == [1, 1, 0]
-    for value, labels in (("0", ("1", "2")), (2, ("no", "yes")), ("-1", ("no", "yes")), ("maybe", ("no", "yes"))):
-        with pytest.raises(ValueError, match=str(value)):
-            class_id(value, labels)
-
-
 def test_an_answer_that_is_not_where_it_should_be(tmp_path, capsys):
     rows = [{"question": "Who?", "context": "It was Ada.", "answers": {"text": ["Ada"], "answer_start": [0]}}]
     for split in ("train", "dev"):
@@ -391,17 +362,6 @@ def test_training_learns(tmp_path):
     assert result(tmp_path / "run")["scores"]["accuracy"] > 95
 
 
-def prepared(name, tmp_path, **changes):
-    recipe = recipes.read(name)
-    folder = RunFolder(tmp_path)
-    recipe = recipe.changed(**{**SETTINGS, **changes})
-    own, options = one_run._tiny(recipe, Options(tiny=True), folder)
-    one_run._write_tiny(recipe, folder)
-    task, rows = KINDS[own.kind](own), read_data(own, options.data)
-    task.prepare(rows)
-    return own, task, rows, *task.load(own.model, torch.float32)
-
-
 @pytest.mark.parametrize(
     ("name", "method"),
     [
@@ -411,8 +371,8 @@ def prepared(name, tmp_path, **changes):
         *(("gsm8k", method) for method in ("adalora", "houlsby")),
     ],
 )
-def test_every_method_begins_at_the_pretrained_model(name, method, tmp_path):
-    own, task, rows, model, head = prepared(name, tmp_path)
+def test_every_method_begins_at_the_pretrained_model(name, method, prepared):
+    own, task, rows, model, head = prepared(name)
     examples = task.examples(rows.train, training=True)
     batch = dict(task.collator([examples[i] for i in range(3)]).items())
     model.eval()
@@ -422,8 +382,8 @@ def test_every_method_begins_at_the_pretrained_model(name, method, tmp_path):
     assert built.counts["parameters"] > 0
 
 
-def test_adalora_ends_at_its_budget(tmp_path):
-    own, task, rows, model, head = prepared("cola", tmp_path)
+def test_adalora_ends_at_its_budget(prepared):
+    own, task, rows, model, head = prepared("cola")
     built = put_in("adalora", model, head, own, 40, seed=0)
     optimizer = torch.optim.AdamW([p for p in built.wrapped[""].parameters() if p.requires_grad], lr=1e-2)
     examples = task.examples(rows.train, training=True)
@@ -436,54 +396,9 @@ def test_adalora_ends_at_its_budget(tmp_path):
     assert kept == round(144 / 72 * 12)  # b(T) of 144 on the paper's 72 weights, here 12
 
 
-def test_the_best_span_of_all_windows():
-    class Windows(dict):
-        def sequence_ids(self, window):
-            return [None, 0, None, 1, 1, 1, None]
-
-    offsets = [(0, 0), (0, 3), (0, 0), (0, 2), (3, 5), (6, 9), (0, 0)]
-    windows = Windows(overflow_to_sample_mapping=[0, 0, 1], offset_mapping=[offsets] * 3)
-    starts, ends = torch.zeros(3, 7).numpy(), torch.zeros(3, 7).numpy()
-    starts[0, 4], ends[0, 5] = 3, 4  # words 2 to 3 of the first row
-    starts[1, 3], ends[1, 3] = 2, 2
-    starts[2, 5], ends[2, 3] = 9, 8  # backwards: no span of those two
-    starts[2, 0], ends[2, 0] = 5, 5
-    texts, margins = best_spans(windows, starts, ends, ["ab cd efg", "ab cd efg"])
-    assert texts[0] == "cd efg"
-    assert margins[0] == -7
-    assert texts[1] in ("ab", "efg")
-    assert margins[1] == pytest.approx(10 - 9)
-
-
-def test_windows_hold_their_answers(tmp_path):
-    """Over every window of a long passage: where the span's tokens lie, there the answer's letters are."""
-    _own, task, rows, _, _ = prepared("squad", tmp_path, max_length=32)
-    assert isinstance(task, QuestionAnswering)
-    question, context, answers = task._columns(rows.train)
-    ((_, windows),) = task._windows(question, context)
-    assert len(windows["input_ids"]) > len(question)  # some have several
-    found = set()
-    for window, example in enumerate(task.examples(rows.train, training=True)):
-        first, last = example["start_positions"], example["end_positions"]
-        row = windows["overflow_to_sample_mapping"][window]
-        if last:
-            offsets = windows["offset_mapping"][window]
-            assert answers[row]["text"][0] in context[row][offsets[first][0] : offsets[last][1]]
-            found.add(row)
-    assert found == set(range(len(question)))
-
-
 def test_a_question_too_long_to_be_answered_is_told(tmp_path, capsys):
     told = refused(capsys, "gsm8k", "--tiny", "--max_length", "8", "--output_dir", tmp_path)
     assert "expected fewer than max_length (8)" in told
-
-
-def test_the_question_of_a_problem_is_not_learned(tmp_path):
-    _own, task, rows, _, _ = prepared("gsm8k", tmp_path)
-    example = task.examples(rows.train, training=True)[0]
-    learned = [token for token, label in zip(example["input_ids"], example["labels"], strict=True) if label != -100]
-    text = task.processor.decode(learned)
-    assert "Question" not in text
 
 
 def test_the_file_serves_a_plain_model_too(tmp_path):
