@@ -40,7 +40,7 @@ _ROWS = (
         "svft",
         "SVFT: entries of M drawn by lot, as many as d more diagonals on each side have",
         _VECTORS,
-        VectorFitConfig(variant="sigma", pattern="random", pattern_width=2),
+        VectorFitConfig(variant="sigma", pattern="random"),
         size=2,
         size_of="d",
         rates={STARTER: 2e-2},
