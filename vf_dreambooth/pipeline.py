@@ -164,7 +164,8 @@ def generate(
         filled = [first if index is None else index for index in batch]
         output = pipe(
             [prompts[index] for index in filled],
-            negative_prompt=[settings.negative_prompt] * len(filled),
+            # Without one the pipeline takes what its base was trained with: an empty prompt, or zeros.
+            negative_prompt=[settings.negative_prompt] * len(filled) if settings.negative_prompt else None,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],
