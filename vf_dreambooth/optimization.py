@@ -13,6 +13,7 @@ import vectorfit as vf
 from vf_training import methods
 
 from .config import TrainConfig
+from .families import TEXT_ENCODERS
 
 EVERYTHING = "*"  # the pattern of the names without a rate of their own
 
@@ -65,7 +66,7 @@ class Optimization:
 
 def rates_by_pattern(config: TrainConfig) -> dict[str, float]:
     """The learning rates by patterns of names, special ones first, as `vectorfit.parameter_groups` takes them."""
-    special = {"text_encoder.*": config.text_encoder_lr}
+    special = {TEXT_ENCODERS: config.text_encoder_lr}
     return {
         **{pattern: rate for pattern, rate in special.items() if rate is not None},
         EVERYTHING: config.learning_rate,

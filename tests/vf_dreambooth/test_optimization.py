@@ -1,5 +1,6 @@
 """Learning rates and the moving average."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from train_dreambooth_vectorfit import adapted, main
 from vectorfit.fingerprint import canonical_name
 from vf_dreambooth import optimization, setup
 from vf_dreambooth.base_models import load
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_training.runs import RunFolder
 
 
@@ -25,6 +27,28 @@ def test_the_text_encoders_own_rate(arguments, tmp_path):
         model = name.split(".")[0]
         moved[model] = max(moved[model], vector.abs().max().item())
     assert moved == pytest.approx({"unet": 1e-2, "text_encoder": 1e-4}, rel=1e-2)
+
+
+@pytest.fixture
+def two_text_encoders(monkeypatch):
+    """Stable Diffusion with a second text encoder, as other families have it."""
+    own = StableDiffusion.adapted_models
+
+    def adapted_models(self, pipe):
+        return {**own(self, pipe), "text_encoder_2": copy.deepcopy(pipe.text_encoder)}
+
+    monkeypatch.setattr(StableDiffusion, "adapted_models", adapted_models)
+
+
+def test_what_holds_for_the_text_encoder_holds_for_a_second_one(arguments, tmp_path, two_text_encoders):
+    (prepared,), _ = setup.prepare(arguments(tmp_path / "run", "--text_encoder_lr", 1e-4))
+    pipe = load(prepared.base)
+    assert set(adapted(pipe, train_text_encoder=False)) == {"unet"}
+    built = optimization.build(prepared.config, adapted(pipe, train_text_encoder=True))
+    names = {id(vector): name.split(".")[0] for name, vector in built.vectors.items()}
+    groups = [{names[id(vector)] for vector in group["params"]} for group in built.optimizer.param_groups]
+    assert groups == [{"unet"}, {"text_encoder", "text_encoder_2"}]
+    assert built.rates() == {"lr": 1e-2, "lr_text_encoder": 1e-4}
 
 
 @pytest.mark.parametrize("own_rate", [None, 1e-4])

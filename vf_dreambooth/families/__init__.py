@@ -7,12 +7,13 @@ from diffusers import DiffusionPipeline
 
 from vectorfit import VectorFitError
 
-from .family import Denoiser, Family, NoiseSchedule, Preset
+from .family import TEXT_ENCODERS, Denoiser, Family, NoiseSchedule, Preset
 from .stable_diffusion import SD14, StableDiffusion
 
 __all__ = [
     "FAMILIES",
     "SD14",
+    "TEXT_ENCODERS",
     "Denoiser",
     "Family",
     "NoiseSchedule",

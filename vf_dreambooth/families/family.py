@@ -12,6 +12,10 @@ from vectorfit import VectorFitError
 from vectorfit.export import Naming
 from vf_training.methods import STABLE_DIFFUSION
 
+# The names of all text encoders among the adapted models, as diffusers has them: text_encoder, text_encoder_2, ...
+# It matches the names of their vectors too.
+TEXT_ENCODERS = "text_encoder*"
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -111,7 +115,10 @@ class Family(ABC):
 
     @abstractmethod
     def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:
-        """The models that a training adapts, under the names they have in subject files and exports."""
+        """The models that a training adapts, under the names they have in subject files and exports.
+
+        The names are those of the pipeline's parts, so that `TEXT_ENCODERS` matches the text encoders'.
+        """
 
     @abstractmethod
     def image_models(self, pipe: DiffusionPipeline) -> list[nn.Module]:
