@@ -1,10 +1,8 @@
 """Stable Diffusion 1 and 2, and the starter, which has their layout."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from vectorfit.export import Naming
@@ -60,20 +58,7 @@ class StableDiffusion(Family):
         "kohya": Naming(_kohya_name, "lora_down.weight", "lora_up.weight", bias="", alpha="alpha"),
     }
 
-    def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
-        path = Path(location)
-        if path.is_file():
-            # diffusers asks the hub for the configuration, unless a folder in its layout is around the file.
-            folder = str(path.parent) if (path.parent / "model_index.json").exists() else None
-            return StableDiffusionPipeline.from_single_file(str(path), config=folder, torch_dtype=torch.float32)
-        return StableDiffusionPipeline.from_pretrained(
-            location, revision=revision, variant=variant, dtype=torch.float32
-        )
-
-    def why_unfit(self, pipe: DiffusionPipeline) -> str:
-        missing = [part for part in self.parts if getattr(pipe, part, None) is None]
-        if missing:
-            return f"it lacks {', '.join(missing)}"
+    def why_unlike(self, pipe: DiffusionPipeline) -> str:
         channels, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
         if channels != latents:
             return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"
