@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vectorfit import VectorFitError, avf_schedule
 from vf_training import methods
 
-from .base_models import BaseModel
 from .default_runs import free_folder
 from .options import (
-    Circumstances,
     above,
     at_least,
     decay,
@@ -51,7 +49,7 @@ def _prior_conflict(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training. `None` means "by the base model's preset" or "inferred"; `completed` fills these in.
+    """One training. `None` means "by the base model's preset" or "inferred"; `options.completed` fills these in.
 
     Raises:
         VectorFitError: values out of range or contradictory, all of them in one message.
@@ -371,18 +369,6 @@ class TrainConfig:
         """The prompts of photos and of class images that the noun gives, empty where there is no noun."""
         noun = self.noun()
         return default_prompts(self.token, noun) if noun else ("", "")
-
-    def completed(self, base: BaseModel, *, mixed_precision: str, accumulation: int) -> "TrainConfig":
-        """These settings with everything inferred filled in, in the order of the fields.
-
-        Raises:
-            VectorFitError: the folder's name does not say what the subject is.
-        """
-        config, circumstances = self, Circumstances(base, mixed_precision, accumulation)
-        for item in fields(self):
-            if (infer := item.metadata["infer"]) and getattr(config, item.name) in (None, "auto"):
-                config = replace(config, **{item.name: infer(config, circumstances)})
-        return config
 
     @property
     def freezes(self) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from .base_models import BaseModel
@@ -118,6 +118,14 @@ def problems_of(settings: type, values: Mapping[str, Any]) -> dict[str, str]:
         for name, (item, problem) in problems.items()
         if problem
     }
+
+
+def completed(settings: Any, at: Circumstances) -> Any:
+    """The settings with everything inferred filled in, in the order of the fields. Raises what inferring raises."""
+    for item in fields(settings):
+        if (infer := item.metadata["infer"]) and getattr(settings, item.name) in (None, "auto"):
+            settings = replace(settings, **{item.name: infer(settings, at)})
+    return settings
 
 
 def dependents(settings: type, name: str) -> set[str]:

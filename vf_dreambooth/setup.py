@@ -18,6 +18,7 @@ from .checkpoint import find
 from .cli import Command, parse, read_settings
 from .config import TrainConfig
 from .default_runs import newest_run
+from .options import Circumstances, completed
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
 from .prior import user_class_paths
@@ -142,7 +143,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
             check_photos(class_paths)
     if base is None or photos is None or len(problems.messages) > before:
         return None
-    config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
+    config = completed(config, Circumstances(base, _precision(), _accumulation()))
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     preset = base.preset
