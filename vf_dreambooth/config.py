@@ -10,7 +10,9 @@ from vectorfit import VectorFitError, avf_schedule
 from vf_training import methods
 
 from .default_runs import free_folder
+from .families import TEXT_ENCODERS
 from .options import (
+    EVERYTHING,
     above,
     at_least,
     decay,
@@ -193,6 +195,7 @@ class TrainConfig:
         None,
         "learning rate of sigma and bias deltas",
         group=TRAINING,
+        rate_of=EVERYTHING,
         checks=(above(0),),
         infer=lambda config, at: methods.find(config.method).rate(
             at.base.preset.rates_for, at.base.preset.learning_rate
@@ -203,6 +206,7 @@ class TrainConfig:
         None,
         "the text encoder's own learning rate; by default --learning_rate",
         group=TRAINING,
+        rate_of=TEXT_ENCODERS,
         checks=(above(0),),
         conflict=only_with(
             "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"

@@ -18,6 +18,7 @@ from .checkpoint import find
 from .cli import Command, parse, read_settings
 from .config import TrainConfig
 from .default_runs import newest_run
+from .optimization import rates_of
 from .options import Circumstances, completed
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
@@ -220,9 +221,9 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"prior        {_prior(setup)}")
     batch = config.effective_batch_size * setup.num_processes
     images = f"{batch} photos" + (f" and {batch} class images" if config.with_class_images else "")
-    rate = f"rate {config.learning_rate}" + (
-        f" (text encoder {config.text_encoder_lr})" if config.text_encoder_lr is not None else ""
-    )
+    *special, main = rates_of(config)
+    own = ", ".join(f"{rate.of.replace('_', ' ')} {rate.value}" for rate in special)
+    rate = f"rate {main.value}" + (f" ({own})" if own else "")
     say(
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )

@@ -1,6 +1,7 @@
 """Learning rates and the moving average."""
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from train_dreambooth_vectorfit import adapted, main
 from vectorfit.fingerprint import canonical_name
 from vf_dreambooth import optimization, setup
 from vf_dreambooth.base_models import load
+from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
+from vf_dreambooth.options import option
 from vf_training.runs import RunFolder
 
 
@@ -27,6 +30,19 @@ def test_the_text_encoders_own_rate(arguments, tmp_path):
         model = name.split(".")[0]
         moved[model] = max(moved[model], vector.abs().max().item())
     assert moved == pytest.approx({"unet": 1e-2, "text_encoder": 1e-4}, rel=1e-2)
+
+
+@dataclass(frozen=True)
+class WithAttention(TrainConfig):
+    attention_lr: float | None = option(None, "", group="", rate_of="*attn*")
+
+
+def test_a_rate_of_its_own_is_declared_by_its_setting_alone():
+    config = WithAttention(instance_data_dir=".", learning_rate=1.0, text_encoder_lr=0.1, attention_lr=0.2)
+    rates = [(rate.log_key, rate.pattern, rate.value) for rate in optimization.rates_of(config)]
+    assert rates == [("lr_text_encoder", "text_encoder*", 0.1), ("lr_attention", "*attn*", 0.2), ("lr", "*", 1.0)]
+    (main,) = optimization.rates_of(WithAttention(instance_data_dir=".", learning_rate=1.0))
+    assert main.log_key == "lr"
 
 
 @pytest.fixture
