@@ -15,9 +15,9 @@ from torch import Tensor
 from .errors import VectorFitError
 from .fingerprint import canonical_name
 from .inject import holders_of_modules, replace
-from .injection import drop_records
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
+from .record import drop_records
 
 
 @dataclass(frozen=True)

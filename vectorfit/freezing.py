@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from .errors import VectorFitError
-from .injection import vector_parameters
 from .modules import Models, named_modules
+from .record import vector_parameters
 from .sharding import gathered
 
 

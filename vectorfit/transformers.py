@@ -12,7 +12,7 @@ from transformers.trainer_callback import ExportableState  # noqa: TID251
 
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
-from .injection import vector_parameters
+from .record import vector_parameters
 
 # The hook on each vector that is being trained: one at most, whatever became of the training before.
 _HOOKS: Any = WeakTensorKeyDictionary()
