@@ -11,7 +11,7 @@ from transformers import TrainerCallback  # noqa: TID251 - this module is the ed
 from transformers.trainer_callback import ExportableState  # noqa: TID251
 
 from .errors import VectorFitError
-from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
+from .freezing import BETA, TOP_K, AdaptiveVectorFreezing, AvfSchedule, avf_schedule
 from .record import vector_parameters
 
 # The hook on each vector that is being trained: one at most, whatever became of the training before.
@@ -39,8 +39,8 @@ class AVFCallback(TrainerCallback, ExportableState):
         first_step: int | None = None,
         every: int | None = None,
         num_freezes: int | None = None,
-        top_k: int = 5,
-        beta: float = 0.99,
+        top_k: int = TOP_K,
+        beta: float = BETA,
     ) -> None:
         given = [value is not None for value in (first_step, every, num_freezes)]
         if any(given) and not all(given):
