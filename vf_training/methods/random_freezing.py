@@ -8,7 +8,7 @@ from vectorfit.modules import Models
 
 
 class RandomVectorFreezing(AdaptiveVectorFreezing):
-    """Freezes `top_k` vectors drawn at random instead of the most trained ones, at the same steps and in the same way."""
+    """Freezes `top_k` vectors drawn at random, not the most trained ones, at the same steps and in the same way."""
 
     def __init__(self, models: Models, *, seed: int = 0, **schedule: Any) -> None:
         super().__init__(models, **schedule)
