@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.methods import Rebuilt
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit.layers import VectorFitLinear
 from vectorfit.pattern import DIAGONAL
 from vectorfit.products import DenseProduct, FactoredProduct, factored_is_cheaper

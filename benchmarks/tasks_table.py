@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.small_vit import pretrained, unseen
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit.atomic import write_atomically
 from vf_tasks.compare import compare
 from vf_tasks.results import RESULT, read_result
