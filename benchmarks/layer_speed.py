@@ -32,8 +32,8 @@ SHAPES = (
 RESULT = Path(__file__).with_suffix(".md")
 NOTES = """Time relative to the same frozen linear layer (forward, and backward to the input), median of interleaved
 repeats in one process. "factored" and "dense" are the two ways of a VectorFit layer; the one that it
-picks by a count of multiply-adds (`products.factored_is_cheaper`) is in bold. "rebuild" composes the weight by autograd at every
-forward."""
+picks by a count of multiply-adds (`products.factored_is_cheaper`) is in bold. "rebuild" composes the
+weight by autograd at every forward."""
 
 
 class Lora(nn.Module):
