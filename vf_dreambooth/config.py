@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vectorfit import VectorFitError, avf_schedule
+from vectorfit.freezing import TOP_K
 from vf_training import methods
 
 from .default_runs import free_folder
@@ -290,11 +291,11 @@ class TrainConfig:
     )
     avf_top_k: int | None = option(
         None,
-        "k: vectors frozen at a time; by default 5",
+        f"k: vectors frozen at a time; by default {TOP_K}",
         group=AVF,
         checks=(at_least(0),),
         conflict=_freezing_conflict,
-        infer=lambda config, _: 5 if config.freezes else None,
+        infer=lambda config, _: TOP_K if config.freezes else None,
         depends_on=("avf", "method"),
     )
 

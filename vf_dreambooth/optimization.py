@@ -1,4 +1,4 @@
-"""How the vectors are trained: optimizer, learning rates, freezing, penalty and moving average."""
+"""Builds the optimizer, learning rates (and their log keys), freezing, penalty and moving average."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,7 +92,7 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
         return None
     return freezing(
         models,
-        config.seed,
+        seed=config.seed,
         first_step=config.avf_first_step,
         every=config.avf_every,
         num_freezes=config.avf_num_freezes,

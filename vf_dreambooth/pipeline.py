@@ -1,4 +1,4 @@
-"""Loads a base with subject files as a pipeline, and generates images from prompts and seeds."""
+"""The one place that loads a base with subject files as a pipeline and generates images from prompts and seeds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,7 @@
-"""The interface of a family of base models. Each family implements it in a file of its own."""
+"""The interface of a family of base models: presets, models, latents, noise, names in other tools.
+
+Each family implements it in a file of its own.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
