@@ -1,27 +1,26 @@
 """Reads a folder of photos and their captions, and reports what is wrong with them."""
 
 import hashlib
-import importlib.util
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+import imagehash
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vectorfit import VectorFitError
 from vf_training.problems import Problems
 
-HEIC = importlib.util.find_spec("pillow_heif") is not None
-if HEIC:
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
+pillow_heif.register_heif_opener()
 
 # Pillow picks the decoder by content. Only these are allowed: a PSD or EPS file named .png must not be decoded.
-FORMATS = ("JPEG", "PNG", "WEBP", *(("HEIF",) if HEIC else ()))
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
-HEIC_ADVICE = "a HEIC picture, for which `pip install 'vectorfit[heic]'` adds the decoder"
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
+READABLE = "JPEG, PNG, WebP, AVIF or HEIC"  # in messages
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif"}
+VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".3gp"}
+FRAMES_ADVICE = "save single frames of it as JPEG, as with: ffmpeg -i FILE -r 1 frame%02d.jpg"
 # The first bytes of other files (at an offset), and what to call them in messages.
 SIGNATURES = {
     (0, b"8BPS"): "a Photoshop file",
@@ -32,11 +31,15 @@ SIGNATURES = {
     (0, b"II*\0"): "a TIFF",
     (0, b"MM\0*"): "a TIFF",
     (0, b"%PDF"): "a PDF",
-    (4, b"ftypavif"): "an AVIF picture",
-    **{(4, b"ftyp" + brand): HEIC_ADVICE for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")},
+    **{(4, b"ftyp" + brand): "a damaged HEIC or AVIF" for brand in (b"heic", b"heix", b"mif1", b"avif")},
+    **{(4, b"ftyp" + brand): "a sequence of HEIC or AVIF frames" for brand in (b"hevc", b"msf1", b"avis")},
     (4, b"ftyp"): "a video",
+    (0, b"\x1a\x45\xdf\xa3"): "a video",
+    (8, b"AVI "): "a video",
 }
-NEAR_DUPLICATE = 4.0  # mean difference of two thumbnails, in grey levels of 255
+# Bits of 64 in which two perceptual hashes differ. Photos of DreamBench's subjects differ in 12 and more; the same
+# photo scaled, brightened, saved again or cut by 2 % in up to 10.
+NEAR_DUPLICATE = 8
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,8 @@ class Photos:
 
     def alike(self) -> list[tuple[int, int]]:
         """The pairs of photos that are nearly the same picture."""
-        thumbnails = [np.asarray(ImageOps.fit(image.convert("L"), (16, 16)), np.float32) for image in self.images]
-        pairs = combinations(range(len(thumbnails)), 2)
-        return [(i, j) for i, j in pairs if np.abs(thumbnails[i] - thumbnails[j]).mean() < NEAR_DUPLICATE]
+        hashes = [imagehash.phash(image) for image in self.images]
+        return [(i, j) for i, j in combinations(range(len(hashes)), 2) if hashes[i] - hashes[j] <= NEAR_DUPLICATE]
 
     def warnings(self, resolution: int) -> list[str]:
         """Warnings before a training: small photos, near-duplicates, few photos."""
@@ -72,36 +74,49 @@ class Photos:
         return small + alike + few
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    """Why a file cannot be read as a photo."""
-    start = path.read_bytes()[:32] if path.is_file() else b""
+def _refusal(path: Path, error: Exception) -> str:
+    """Why a file cannot be read as a photo, and what to do."""
+    start, remedy = path.read_bytes()[:32] if path.is_file() else b"", "repair, convert or remove it"
     if not start:
-        return "it is empty, 0 bytes"
+        return f"it is empty, 0 bytes; {remedy}"
+    kind = next((name for (at, magic), name in SIGNATURES.items() if start[at:].startswith(magic)), "")
+    if kind in ("a video", "a sequence of HEIC or AVIF frames"):
+        return f"not a {READABLE} but {kind}; {FRAMES_ADVICE}"
     if isinstance(error, UnidentifiedImageError):
-        kind = next((name for (at, magic), name in SIGNATURES.items() if start[at:].startswith(magic)), None)
-        return f"not a JPEG, PNG or WebP but {kind}" if kind else "not a JPEG, PNG or WebP"
-    return str(error)
+        return f"not a {READABLE}" + (f" but {kind}" if kind else "") + f"; {remedy}"
+    return f"{error}; {remedy}"
 
 
-def open_photo(path: Path) -> Image.Image:
-    """One photo, RGB: turned upright by its EXIF tag, transparency laid over white.
+def _upright(path: Path) -> Image.Image:
+    """One photo as it is stored, but turned upright as its camera says.
 
     Raises:
-        VectorFitError: it is not a readable JPEG, PNG or WebP.
+        VectorFitError: it is not a readable photo, or an animation.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            frames = getattr(image, "n_frames", 1) if image.format in ("WEBP", "AVIF", "PNG") else 1
             upright = ImageOps.exif_transpose(image)
             upright.load()
     except PermissionError as error:
         raise VectorFitError(f"{path}: cannot be read ({error.strerror}); allow it or remove it") from error
     except Exception as error:  # decoders raise many kinds of errors for damaged files
-        raise VectorFitError(
-            f"{path}: cannot be read as an image ({_unreadable(path, error)}); repair, convert or remove it"
-        ) from error
+        raise VectorFitError(f"{path}: cannot be read as an image: {_refusal(path, error)}") from error
+    if frames > 1:
+        raise VectorFitError(f"{path}: an animation of {frames} frames, expected a photo; {FRAMES_ADVICE}")
+    return upright
+
+
+def open_photo(path: Path) -> Image.Image:
+    """One photo, RGB: turned upright as its camera says, transparency laid over white.
+
+    Raises:
+        VectorFitError: it is not a readable photo.
+    """
+    upright = _upright(path)
     if upright.mode.startswith("I"):  # 16 bits a pixel, which a plain conversion would turn white
         return Image.fromarray((np.asarray(upright, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+    if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return upright.convert("RGB")
@@ -152,7 +167,9 @@ def read_folder(folder: Path) -> Photos:
     ignored = [p.name for p in _entries(folder) if p.name not in used]
     if not paths:
         content = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
-        raise VectorFitError(f"{folder}: no photos, {content}; expected JPEG, PNG or WebP files of one subject")
+        videos = any(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in ignored)
+        advice = f"; from a video, {FRAMES_ADVICE}" if videos else ""
+        raise VectorFitError(f"{folder}: no photos, {content}; expected {READABLE} files of one subject{advice}")
     images, captions = [], []
     for path in paths:
         with problems.noting():
