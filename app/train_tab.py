@@ -9,7 +9,7 @@ import gradio as gr
 
 from vectorfit import VectorFitError
 from vf_dreambooth.cli import parse
-from vf_dreambooth.config import PRIORS
+from vf_dreambooth.settings.prior import PRIORS
 from vf_training.problems import Problems
 
 from .components import PRIVATE, uploads_only

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
     *("vectorfit", "vectorfit/peft", "vf_training", "vf_training/methods"),
-    *("vf_dreambooth", "vf_dreambooth/families", "vf_tasks", "app", "eval", "starter"),
+    *("vf_dreambooth", "vf_dreambooth/families", "vf_dreambooth/settings", "vf_tasks", "app", "eval", "starter"),
 )
 OPTIONAL = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "peft", "PIL", "sklearn", "transformers"}
 SCRIPT, STARTER = "train_dreambooth_vectorfit", {"starter", "vf_starter"}

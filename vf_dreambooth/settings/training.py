@@ -1,0 +1,108 @@
+"""What is trained, how fast and how precisely."""
+
+from dataclasses import dataclass
+
+from vf_dreambooth.options import above, at_least, decay, not_with, only_with, option
+from vf_training import methods
+
+GROUP = "training"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The flags under "training"."""
+
+    method: str = option(
+        "vectorfit",
+        "what is trained: "
+        + "; ".join(f"{name}: {methods.find(name).about}" for name in methods.names(methods.DREAMBOOTH)),
+        group=GROUP,
+        choices=methods.names(methods.DREAMBOOTH),
+    )
+    max_train_steps: int | None = option(
+        None,
+        "optimizer updates",
+        group=GROUP,
+        checks=(at_least(1),),
+        infer=lambda _, at: at.base.preset.max_train_steps,
+        depends_on=("base_model",),
+    )
+    train_batch_size: int = option(
+        4,
+        "photos per step and process; the same number of class images is added",
+        group=GROUP,
+        checks=(at_least(1),),
+    )
+    gradient_accumulation_steps: int | None = option(
+        None,
+        "batches per update; by default as accelerate is configured, or 1",
+        group=GROUP,
+        checks=(at_least(1),),
+        infer=lambda _, at: at.accumulation,
+    )
+    learning_rate: float | None = option(
+        None,
+        "learning rate of sigma and bias deltas",
+        group=GROUP,
+        checks=(above(0),),
+        infer=lambda config, at: methods.find(config.method).rate(
+            at.base.preset.rates_for, at.base.preset.learning_rate
+        ),
+        depends_on=("base_model", "method"),
+    )
+    text_encoder_lr: float | None = option(
+        None,
+        "the text encoder's own learning rate; by default --learning_rate",
+        group=GROUP,
+        checks=(above(0),),
+        conflict=only_with(
+            "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"
+        ),
+        depends_on=("train_text_encoder",),
+    )
+    lr_scheduler: str = option(
+        "constant",
+        "how the learning rate changes during training",
+        group=GROUP,
+        choices=("constant", "constant_with_warmup", "linear", "cosine"),
+    )
+    lr_warmup_steps: int = option(
+        0,
+        "updates of warm-up",
+        group=GROUP,
+        checks=(at_least(0),),
+        conflict=not_with("lr_scheduler", "constant", "the constant schedule has no warm-up; give another one"),
+        depends_on=("lr_scheduler",),
+    )
+    train_text_encoder: bool = option(True, "adapt the text encoder too", group=GROUP)
+    snr_gamma: float | None = option(
+        None,
+        "Min-SNR weighting of the loss with this gamma (5.0 is usual); by default none",
+        group=GROUP,
+        checks=(above(0),),
+    )
+    use_ema: bool = option(False, "keep a moving average of the vectors and save that", group=GROUP)
+    ema_decay: float | None = option(
+        None,
+        "decay of the moving average; by default 0.99",
+        group=GROUP,
+        checks=(decay,),
+        conflict=only_with("use_ema", True, because="no moving average is kept; give --use_ema"),
+        infer=lambda config, _: 0.99 if config.use_ema else None,
+        depends_on=("use_ema",),
+    )
+    adam_beta1: float = option(0.9, "AdamW beta 1", group=GROUP, checks=(decay,))
+    adam_beta2: float = option(0.999, "AdamW beta 2", group=GROUP, checks=(decay,))
+    adam_weight_decay: float = option(0.0, "AdamW weight decay", group=GROUP, checks=(at_least(0),))
+    adam_epsilon: float = option(1e-8, "AdamW epsilon", group=GROUP, checks=(above(0),))
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm", group=GROUP, checks=(above(0),))
+    mixed_precision: str = option(
+        "auto",
+        "precision of the forward pass; vectors are always float32; auto takes fp16 or bf16 as accelerate is "
+        "configured, otherwise bf16 where the hardware computes in it",
+        group=GROUP,
+        choices=("auto", "no", "fp16", "bf16"),
+        infer=lambda _, at: at.mixed_precision,
+    )
+    gradient_checkpointing: bool = option(False, "less memory, more time", group=GROUP, shapes_result=False)
+    seed: int = option(0, "seed of everything random", group=GROUP, checks=(at_least(0),))
