@@ -19,15 +19,14 @@ from tqdm import tqdm
 import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization
 from vf_dreambooth.base_models import load
-from vf_dreambooth.data import DataSampler, Latents, encode_images
+from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
 from vf_dreambooth.families import family_of
-from vf_dreambooth.images import square, views
+from vf_dreambooth.images import square
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
 from vf_dreambooth.pipeline import adapted_models
 from vf_dreambooth.prior import class_images, recipe_for
-from vf_dreambooth.randomness import generator
 from vf_dreambooth.run_writer import RunWriter
 from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
@@ -61,13 +60,8 @@ def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accel
     """Every picture's latents, computed once, and the batches to be drawn from them."""
     config = setup.config
     prior = class_latents(setup, pipe, accelerator)
-    choices = {"center_crop": config.center_crop, "random_flip": config.random_flip}
-    squares = [
-        views(image, config.resolution, generator=generator(config.seed, "crops", index), **choices)
-        for index, image in enumerate(setup.photos.images)
-    ]
     return DataSampler(
-        encode_images(pipe, squares),
+        encode_photos(pipe, setup.photos, config),
         prior,
         batch_size=config.train_batch_size,
         global_batch_size=config.effective_batch_size * accelerator.num_processes,

@@ -13,9 +13,9 @@ from .data import Batch, DataSampler
 from .families import family_of
 
 
-def per_sample_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, float32. Shapes: [n, c, h, w] twice to [n]."""
-    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+def per_sample_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean squared error of each sample, float32. Shapes: [n, c, h, w] twice, [n, 1, h, w] to [n]."""
+    return (F.mse_loss(prediction.float(), target.float(), reduction="none") * weights).flatten(1).mean(1)
 
 
 def drift(vectors: Iterable[Tensor]) -> Tensor:
@@ -78,7 +78,7 @@ class Objective:
             with accelerator.accumulate(denoiser):
                 with accelerator.autocast():
                     predicted = denoiser(noisy, batch.timesteps, self.prompt_ids.to(device), index)
-                losses = per_sample_loss(predicted, target)
+                losses = per_sample_loss(predicted, target, batch.weights)
                 if config.snr_gamma is not None:
                     losses = losses * self.noise_schedule.min_snr_weights(batch.timesteps, config.snr_gamma)
                 loss, instance, prior = combine(losses, batch.is_class, config.prior_loss_weight)

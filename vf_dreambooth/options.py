@@ -66,6 +66,11 @@ def decay(value: float) -> str:
     return "" if 0 <= value < 1 else f"got {value}, expected at least 0 and below 1"
 
 
+def fraction(value: float) -> str:
+    """A check: the value is a part of a whole."""
+    return "" if 0 <= value <= 1 else f"got {value}, expected 0 to 1"
+
+
 def multiple_of(unit: int) -> Check:
     return lambda value: "" if value % unit == 0 else f"got {value}, expected a multiple of {unit}"
 

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vectorfit import VectorFitError
 from vf_training.problems import Problems
 
+from .masks import is_mask, mask_path, read_mask
+
 pillow_heif.register_heif_opener()
 
 # Pillow picks the decoder by content. Only these are allowed: a PSD or EPS file named .png must not be decoded.
@@ -44,13 +46,14 @@ NEAR_DUPLICATE = 8
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos of a folder by name, upright and RGB, with their own prompts or None, and the ignored files."""
+    """The photos of a folder by name, upright and RGB, with their own prompts and masks or None; the ignored files."""
 
     images: list[Image.Image]
     names: list[str]
     ignored: list[str]
     captions: list[str | None] = field(default_factory=list)
-    sha256: dict[str, str] = field(default_factory=dict)  # of every file by name, captions included
+    sha256: dict[str, str] = field(default_factory=dict)  # of every file by name, captions and masks included
+    masks: list[Image.Image | None] = field(default_factory=list)
 
     def small(self, resolution: int) -> list[int]:
         """The indices of photos that are smaller than the training resolution."""
@@ -113,7 +116,11 @@ def open_photo(path: Path) -> Image.Image:
     Raises:
         VectorFitError: it is not a readable photo.
     """
-    upright = _upright(path)
+    return _rgb(_upright(path))
+
+
+def _rgb(upright: Image.Image) -> Image.Image:
+    """A picture in RGB, its transparency laid over white."""
     if upright.mode.startswith("I"):  # 16 bits a pixel, which a plain conversion would turn white
         return Image.fromarray((np.asarray(upright, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if upright.has_transparency_data:
@@ -136,13 +143,14 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def photo_paths(folder: Path) -> list[Path]:
-    """The files of a folder whose names are those of photos, without sub-folders and hidden files.
+    """The files of a folder whose names are those of photos, without masks, sub-folders and hidden files.
 
     Raises:
         VectorFitError: the folder is missing or unreadable.
     """
     entries = _entries(folder)
-    return [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    photos = [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    return [p for p in photos if not is_mask(p)]
 
 
 def _caption(path: Path) -> str | None:
@@ -157,27 +165,34 @@ def _caption(path: Path) -> str | None:
 
 
 def read_folder(folder: Path) -> Photos:
-    """All photos of a folder with their captions. Sub-folders, hidden files and other files are ignored.
+    """All photos of a folder with their captions and masks. Sub-folders, hidden files and other files are ignored.
 
     Raises:
-        VectorFitError: the folder is missing or has no photo, or photos cannot be read (all are named).
+        VectorFitError: the folder is missing or has no photo, or photos, captions or masks cannot be used (all are
+            named).
     """
     paths, problems = photo_paths(folder), Problems()
-    used = {p.name for p in paths} | {p.with_suffix(".txt").name for p in paths}
+    companions = [beside for p in paths for beside in (p.with_suffix(".txt"), mask_path(p)) if beside.exists()]
+    used = {p.name for p in (*paths, *companions)}
     ignored = [p.name for p in _entries(folder) if p.name not in used]
     if not paths:
         content = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
         videos = any(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in ignored)
         advice = f"; from a video, {FRAMES_ADVICE}" if videos else ""
         raise VectorFitError(f"{folder}: no photos, {content}; expected {READABLE} files of one subject{advice}")
-    images, captions = [], []
+    images, captions, masks = [], [], []
     for path in paths:
         with problems.noting():
-            images.append(open_photo(path))
+            upright = _upright(path)
+            images.append(_rgb(upright))
+            masks.append(read_mask(path, upright))
+        with problems.noting():
             captions.append(_caption(path))
+    for name in ignored:
+        if is_mask(Path(name)):
+            problems.messages.append(f"{folder / name}: a mask without its photo; name it after the photo or remove it")
     problems.raise_all()
-    texts = [path.with_suffix(".txt") for path in paths if path.with_suffix(".txt").exists()]
-    return Photos(images, [p.name for p in paths], ignored, captions, digests(paths + texts))
+    return Photos(images, [p.name for p in paths], ignored, captions, digests(paths + companions), masks)
 
 
 def digests(paths: list[Path]) -> dict[str, str]:

@@ -209,6 +209,8 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     own = [caption for caption in photos.captions if caption]
     if own:
         say(f"             {len(own)} with a prompt of their own, such as {own[0]!r}")
+    if masked := sum(mask is not None for mask in photos.masks):
+        say(f"             {masked} with a mask; what it leaves out counts {config.unmasked_weight}")
     without_token = sum(config.token not in caption for caption in own)
     unnamed = [f"{without_token} prompts of photos do not say {config.token!r}"] if without_token else []
     if config.token not in str(config.instance_prompt):

@@ -43,7 +43,9 @@ def test_photos_are_upright_rgb_in_order_and_other_files_are_named(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: 40 x 20 is shown as 20 x 40
     Image.new("RGB", (40, 20), "red").save(tmp_path / "b.jpg", exif=exif)
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    clear.paste((255, 0, 0, 255), (4, 4, 8, 8))
+    clear.save(tmp_path / "a.png")
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "c.webp")
     (tmp_path / "notes.txt").write_text("no photo")
     (tmp_path / ".DS_Store").write_bytes(b"x")

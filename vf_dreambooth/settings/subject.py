@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import not_blank, option, printable
+from vf_dreambooth.options import fraction, not_blank, option, printable
 
 GROUP = "subject"
 
@@ -14,7 +14,7 @@ class SubjectSettings:
     instance_data_dir: str = option(
         "",
         "folder with three to ten photos of the subject, or a folder of such folders, one subject each (required); "
-        "PHOTO.txt beside a photo is that photo's prompt",
+        "PHOTO.txt beside a photo is that photo's prompt, PHOTO.mask.png shows the subject in white",
         group=GROUP,
         flags=("--instance_dir", "--instance_data_dir"),
         checks=(not_blank("a folder with photos of the subject"),),
@@ -50,5 +50,14 @@ class SubjectSettings:
         infer=lambda config, _: config.default_prompts()[1] or config.instance_prompt,
         depends_on=("class_noun",),
     )
-    center_crop: bool = option(True, "train on the centre of each photo; otherwise on random squares", group=GROUP)
+    center_crop: bool = option(
+        True, "train on the centre of each photo, or of its mask; otherwise on random squares", group=GROUP
+    )
     random_flip: bool = option(False, "train on mirrored photos too", group=GROUP)
+    unmasked_weight: float = option(
+        0.1,
+        "how much the ground counts in photos with a mask or transparency, where the subject counts 1; with 1 masks "
+        "change nothing but the cut",
+        group=GROUP,
+        checks=(fraction,),
+    )
