@@ -49,13 +49,18 @@ class TrainConfig(
         return words if words in prompt else prompt
 
     def noun(self) -> str:
-        """What the subject is, as given or from its folder's name; "" where the given prompts are enough.
+        """What the subject is, as given or from its folder's name; "" where that says nothing and prompts are given.
 
         Raises:
             VectorFitError: the folder's name does not say.
         """
         both_given = self.instance_prompt and (self.class_prompt or not self.with_class_images)
-        return self.class_noun or ("" if both_given else class_noun(Path(self.instance_data_dir).resolve().name))
+        try:
+            return self.class_noun or class_noun(Path(self.instance_data_dir).resolve().name)
+        except VectorFitError:
+            if both_given:
+                return ""
+            raise
 
     def default_prompts(self) -> tuple[str, str]:
         """The prompts of photos and of class images that the noun gives, empty where there is no noun."""

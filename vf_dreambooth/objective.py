@@ -8,8 +8,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .captions import Captions
 from .config import TrainConfig
-from .data import Batch, DataSampler
+from .data import DataSampler
 from .families import family_of
 
 
@@ -55,15 +56,8 @@ class Objective:
         self.vectors = list(vectors)
         family = family_of(pipe)
         self.noise_schedule = family.noise_schedule(pipe)
-        prompts = [caption or config.instance_prompt for caption in captions] + [config.class_prompt]
-        distinct, index = unique_prompts(prompts if data_sampler.prior is not None else prompts[:-1])
-        self.prompt_ids = family.tokenize(pipe, distinct)
-        self.photo_prompt, self.class_prompt = index[: len(captions)], index[-1]
-
-    def _prompt_index(self, batch: Batch) -> Tensor:
-        """Which of the distinct prompts each sample has [n]."""
-        photo = self.photo_prompt[torch.where(batch.is_class, 0, batch.picture)]
-        return torch.where(batch.is_class, self.class_prompt, photo)
+        self.captions = Captions(config, captions, with_class=data_sampler.prior is not None)
+        self.prompt_ids = family.tokenize(pipe, self.captions.prompts)
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process."""
@@ -72,7 +66,8 @@ class Objective:
         for micro in range(config.gradient_accumulation_steps):
             first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
             batch = self.data_sampler.batch(step, first)
-            index, batch = self._prompt_index(batch).to(device), batch.to(device)
+            index = self.captions.index(batch.picture, batch.is_class, step, first).to(device)
+            batch = batch.to(device)
             noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
             target = self.noise_schedule.target(batch.latents, batch.noise, batch.timesteps)
             with accelerator.accumulate(denoiser):
@@ -90,9 +85,3 @@ class Objective:
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
         return parts
-
-
-def unique_prompts(prompts: list[str]) -> tuple[list[str], Tensor]:
-    """The distinct prompts in order of appearance, and each sample's index among them."""
-    distinct = list(dict.fromkeys(prompts))
-    return distinct, torch.tensor([distinct.index(prompt) for prompt in prompts])

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vectorfit import VectorFitError
 from vf_training.problems import Problems
 
+from .captions import read_lines
 from .masks import is_mask, mask_path, read_mask
 
 pillow_heif.register_heif_opener()
@@ -154,14 +155,9 @@ def photo_paths(folder: Path) -> list[Path]:
 
 
 def _caption(path: Path) -> str | None:
-    """The prompt in PHOTO.txt beside a photo. Raises VectorFitError when that file cannot be read."""
+    """The prompt in PHOTO.txt beside a photo. Raises VectorFitError when that file cannot be read or is empty."""
     beside = path.with_suffix(".txt")
-    if not beside.exists():
-        return None
-    try:
-        return " ".join(beside.read_text(encoding="utf-8").split()) or None
-    except (OSError, UnicodeDecodeError) as error:
-        raise VectorFitError(f"{beside}: not a readable UTF-8 text ({error}); repair or remove it") from error
+    return " ".join(read_lines(beside)) if beside.exists() else None
 
 
 def read_folder(folder: Path) -> Photos:

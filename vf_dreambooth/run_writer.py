@@ -18,7 +18,6 @@ from .families import family_of
 from .images import grid, write_png
 from .optimization import Optimization
 from .pipeline import generate_images, previewing
-from .prompts import preview_prompts
 from .setup import Setup
 from .stopwatch import Stopwatch
 
@@ -79,8 +78,7 @@ class RunWriter:
         config, count = self.config, self.config.num_validation_images
         if not (self.writes and count):
             return
-        prompts = preview_prompts(config.instance_prompt, config.class_prompt)
-        prompts += [config.validation_prompt] if config.validation_prompt else []
+        prompts = self.setup.grid_prompts
         seeds = [*range(count)] * len(prompts)
         with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
             repeated = [prompt for prompt in prompts for _ in range(count)]

@@ -14,6 +14,7 @@ from vf_training.runs import RunFolder
 
 from . import hub
 from .base_models import BaseModel, resolve
+from .captions import filled, grid_prompts, photo_captions
 from .checkpoint import find
 from .cli import Command, parse, read_settings
 from .config import TrainConfig
@@ -21,6 +22,7 @@ from .default_runs import newest_run
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
 from .prior import user_class_paths
+from .prompts import preview_prompts
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Setup:
     run: RunFolder
     generation: GenerationSettings
     num_processes: int
+    grid_prompts: list[str]
     base_chosen: bool = False  # automatically, not by the user
     resume: str | None = None
 
@@ -125,6 +128,28 @@ def _check_resumed(setup: Setup) -> None:
         raise VectorFitError("\n".join(problems))
 
 
+def _filled_in(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+    """The settings with the placeholders of their prompts filled in, and the prompts of the sample grids.
+
+    Raises:
+        VectorFitError: a wrong placeholder, or the file of prompts cannot be used.
+    """
+    names, given, problems = ("instance_prompt", "class_prompt", "validation_prompt"), {}, Problems()
+    for name in names:
+        with problems.noting():
+            try:
+                given[name] = (text := getattr(config, name)) and filled(text, config)
+            except VectorFitError as error:
+                raise VectorFitError(f"--{name}: {error}") from error
+    prompts = None
+    with problems.noting():
+        prompts = grid_prompts(config)
+    problems.raise_all()
+    config = replace(config, **given)
+    prompts = prompts or preview_prompts(config.instance_prompt, config.class_prompt)
+    return config, prompts + ([config.validation_prompt] if config.validation_prompt else [])
+
+
 def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
     """The setup of one subject, or None where something is wrong, which is added to `problems`."""
     config, photos, class_paths = command.config, None, []
@@ -143,6 +168,11 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     if base is None or photos is None or len(problems.messages) > before:
         return None
     config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
+    prompts: list[str] = []
+    with problems.noting():
+        photos = replace(photos, captions=photo_captions(photos.captions, photos.names, config))
+    with problems.noting():
+        config, prompts = _filled_in(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     preset = base.preset
@@ -152,7 +182,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
     class_paths = class_paths[: config.num_class_images]
     run = RunFolder(config.output_dir)
-    setup = Setup(config, base, photos, class_paths, run, generation, _num_processes(), chosen, resume)
+    setup = Setup(config, base, photos, class_paths, run, generation, _num_processes(), prompts, chosen, resume)
     if resume is not None:
         with problems.noting():
             _check_resumed(setup)

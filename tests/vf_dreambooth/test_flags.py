@@ -23,6 +23,7 @@ def differs(one: Path, other: Path) -> bool:
     "flags",
     [
         ("--random_flip",),
+        ("--caption_dropout", 0.5),
         ("--no-center_crop",),
         ("--snr_gamma", 5.0),
         ("--text_encoder_lr", 1e-4),
@@ -56,6 +57,7 @@ def test_a_choice_changes_what_is_trained(arguments, whole, tmp_path, flags):
         ("--checkpointing_steps", 1),
         ("--num_validation_images", 1, "--validation_prompt", "sks dog in the jungle"),
         ("--class_noun", "dog"),
+        ("--instance_prompt", "a photo of {token} {class}", "--class_prompt", "a photo of a {class}"),
     ],
     ids=lambda flags: flags[0].strip("-"),
 )

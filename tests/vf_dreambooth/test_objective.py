@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
-from vf_dreambooth import objective
+from vf_dreambooth.captions import Captions
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_dreambooth.objective import combine, drift
 from vf_training.runs import RunFolder
@@ -62,15 +62,15 @@ def test_the_prompt_travels_with_its_photo(arguments, photos, tmp_path):
     (photos / "2.txt").write_text("sks dog in the snow")
 
     pairs = set()
-    original = objective.Objective._prompt_index
+    original = Captions.index
 
-    def prompt_index(self, batch):
-        index = original(self, batch)
-        pairs.update(zip(batch.picture.tolist(), batch.is_class.tolist(), index.tolist(), strict=True))
+    def prompt_index(self, picture, is_class, *place):
+        index = original(self, picture, is_class, *place)
+        pairs.update(zip(picture.tolist(), is_class.tolist(), index.tolist(), strict=True))
         return index
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objective.Objective, "_prompt_index", prompt_index)
+        patch.setattr(Captions, "index", prompt_index)
         main(arguments(tmp_path / "run"))
     assert pairs == {
         *((photo, False, 0) for photo in (0, 1)),

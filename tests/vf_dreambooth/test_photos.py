@@ -111,12 +111,14 @@ def test_every_bad_picture_is_named_with_its_reason(photos, tiny_base):
     whole = (photos / "0.png").read_bytes()
     (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
     (photos / "0.txt").write_bytes(b"\xff\xfe\xff")
+    (photos / "1.txt").write_text(" \n")
     lines = refused("--instance_dir", photos, "--base_model", tiny_base)
     for name, (_, reason) in DAMAGED.items():
         assert [line for line in lines if name in line and reason in line], (name, lines)
     assert any("cut.png" in line and "truncated" in line for line in lines)
     assert any("0.txt" in line and "UTF-8" in line for line in lines)
-    assert len(lines) == len(DAMAGED) + 2
+    assert any("1.txt" in line and "no words in it, expected a prompt" in line for line in lines)
+    assert len(lines) == len(DAMAGED) + 3
 
 
 def test_sixteen_bits_and_damaged_exif(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vf_dreambooth.default_runs import free_folder
-from vf_dreambooth.options import at_least, option
+from vf_dreambooth.options import at_least, not_with, option
 
 GROUP = "output"
 
@@ -42,6 +42,13 @@ class OutputSettings:
     )
     validation_prompt: str | None = option(
         None, "one more prompt for the sample grids", group=GROUP, shapes_result=False
+    )
+    validation_prompts: str | None = option(
+        None,
+        "text file with the prompts of the sample grids, one a line (# starts a comment), instead of the usual four",
+        group=GROUP,
+        conflict=not_with("num_validation_images", 0, "there are no grids with --num_validation_images 0"),
+        shapes_result=False,
     )
     report_to: str | None = option(
         None, "experiment tracker", group=GROUP, choices=("tensorboard",), shapes_result=False

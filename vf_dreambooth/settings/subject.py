@@ -36,7 +36,8 @@ class SubjectSettings:
     )
     instance_prompt: str | None = option(
         None,
-        "prompt of the photos; by default 'a photo of TOKEN NOUN'",
+        "prompt of the photos; by default 'a photo of TOKEN NOUN'. In every prompt {token} and {class} stand for these "
+        "words",
         group=GROUP,
         checks=(printable(1000),),
         infer=lambda config, _: config.default_prompts()[0],
@@ -49,6 +50,19 @@ class SubjectSettings:
         checks=(printable(1000),),
         infer=lambda config, _: config.default_prompts()[1] or config.instance_prompt,
         depends_on=("class_noun",),
+    )
+    caption_dropout: float = option(
+        0.0,
+        "share of the photos' samples that are trained without a prompt, so that pictures without one stay good: "
+        "guidance draws from them",
+        group=GROUP,
+        checks=(fraction,),
+    )
+    shuffle_captions: bool = option(
+        False,
+        "mix what stands between the commas of a photo's own prompt, but for the first part, in eight ways: so that "
+        "the order of tags is not learnt",
+        group=GROUP,
     )
     center_crop: bool = option(
         True, "train on the centre of each photo, or of its mask; otherwise on random squares", group=GROUP
