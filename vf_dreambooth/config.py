@@ -38,6 +38,11 @@ class TrainConfig(
         return self.prior == "class_images"
 
     @property
+    def with_class_samples(self) -> bool:
+        """Whether every batch has a half that keeps the class, under the class prompt."""
+        return self.prior in ("class_images", "base_prediction")
+
+    @property
     def effective_batch_size(self) -> int:
         """Photos of one update on one process."""
         return self.train_batch_size * (self.gradient_accumulation_steps or 1)
@@ -54,7 +59,7 @@ class TrainConfig(
         Raises:
             VectorFitError: the folder's name does not say.
         """
-        both_given = self.instance_prompt and (self.class_prompt or not self.with_class_images)
+        both_given = self.instance_prompt and (self.class_prompt or not self.with_class_samples)
         try:
             return self.class_noun or class_noun(Path(self.instance_data_dir).resolve().name)
         except VectorFitError:

@@ -45,7 +45,7 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
     latents = Latents(zeros, torch.ones_like(zeros))
     size = config.train_batch_size
     per_update = size * config.gradient_accumulation_steps * accelerator.num_processes
-    prior = latents if config.with_class_images else None
+    prior = latents if config.with_class_samples else None
     data_sampler = DataSampler(latents, prior, size, per_update, family.noise_schedule(pipe).num_timesteps, config.seed)
     objective = Objective(config, pipe, data_sampler, [None], vectors.values())
     denoiser = family.denoiser(pipe).to(accelerator.device)

@@ -8,9 +8,11 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import vectorfit as vf
+
 from .captions import Captions
 from .config import TrainConfig
-from .data import DataSampler
+from .data import Batch, DataSampler
 from .families import family_of
 
 
@@ -40,6 +42,19 @@ def combine(losses: Tensor, is_class: Tensor, prior_loss_weight: float) -> tuple
     return instance + prior_loss_weight * prior, instance, prior
 
 
+@torch.no_grad()
+def base_prediction(
+    denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor
+) -> Tensor:
+    """What the base, without the trained vectors, predicts. Arguments and shapes are those of `Denoiser.forward`.
+
+    It is the target of class samples whose images are the photos: the class prompt must go on meaning what it meant.
+    Source: OneTrainer's prior prediction.
+    """
+    with vf.disabled(denoiser):
+        return denoiser(noisy, timesteps, prompt_ids, prompt_index)
+
+
 class Objective:
     """What a training minimises on this process, one optimizer update at a time."""
 
@@ -61,22 +76,14 @@ class Objective:
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process."""
-        config, device = self.config, accelerator.device
-        parts = torch.zeros(3, device=device)
+        config, parts = self.config, torch.zeros(3, device=accelerator.device)
         for micro in range(config.gradient_accumulation_steps):
             first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
             batch = self.data_sampler.batch(step, first)
-            index = self.captions.index(batch.picture, batch.is_class, step, first).to(device)
-            batch = batch.to(device)
-            noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-            target = self.noise_schedule.target(batch.latents, batch.noise, batch.timesteps)
+            prompt = self.captions.index(batch.picture, batch.is_class, step, first)
             with accelerator.accumulate(denoiser):
-                with accelerator.autocast():
-                    predicted = denoiser(noisy, batch.timesteps, self.prompt_ids.to(device), index)
-                losses = per_sample_loss(predicted, target, batch.weights)
-                if config.snr_gamma is not None:
-                    losses = losses * self.noise_schedule.min_snr_weights(batch.timesteps, config.snr_gamma)
-                loss, instance, prior = combine(losses, batch.is_class, config.prior_loss_weight)
+                losses, is_class = self._losses(denoiser, batch, prompt, accelerator), batch.is_class
+                loss, instance, prior = combine(losses, is_class.to(losses.device), config.prior_loss_weight)
                 if config.prior == "drift":
                     prior = drift(self.vectors)
                     loss = loss + config.drift_weight * prior
@@ -85,3 +92,22 @@ class Objective:
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
         return parts
+
+    def _losses(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
+        """The loss of each sample [n]; `prompt` says which of the prompts each has [n]."""
+        used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding
+        prompt_ids, prompt = self.prompt_ids[used].to(accelerator.device), prompt.to(accelerator.device)
+        batch, schedule = batch.to(accelerator.device), self.noise_schedule
+        noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+        target = schedule.target(batch.latents, batch.noise, batch.timesteps)
+        with accelerator.autocast():
+            predicted = denoiser(noisy, batch.timesteps, prompt_ids, prompt)
+        if self.config.prior == "base_prediction" and batch.is_class.any():
+            model, rows = accelerator.unwrap_model(denoiser), batch.is_class
+            with accelerator.autocast():
+                base = base_prediction(model, noisy[rows], batch.timesteps[rows], prompt_ids, prompt[rows])
+            target = target.float().index_put((rows.nonzero()[:, 0],), base.float())
+        losses = per_sample_loss(predicted, target, batch.weights)
+        if self.config.snr_gamma is not None:
+            losses = losses * schedule.min_snr_weights(batch.timesteps, self.config.snr_gamma)
+        return losses

@@ -31,6 +31,7 @@ def differs(one: Path, other: Path) -> bool:
         ("--use_ema", "--ema_decay", 0.5),
         ("--prior", "drift", "--drift_weight", 10.0),
         ("--prior", "none"),
+        ("--prior", "base_prediction"),
         ("--prior_loss_weight", 0.1),
         ("--adam_beta1", 0.5),
         ("--adam_weight_decay", 0.5),

@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
+from vf_dreambooth import objective
+from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.captions import Captions
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_dreambooth.objective import combine, drift
+from vf_dreambooth.pipeline import adapted_models
 from vf_training.runs import RunFolder
 
 
@@ -91,6 +94,34 @@ def test_drift_is_the_squared_norm_of_the_weights_change():
     base = [getattr(layer, name) for layer in model for name in ("weight", "bias")]
     change = sum(((after - first) ** 2).sum() for after, first in zip(base, before, strict=True))
     torch.testing.assert_close(change.float(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_bases_prediction_is_that_of_the_untouched_base(tiny_base):
+    pipe = load(resolve(str(tiny_base)))
+    denoiser = StableDiffusion().denoiser(pipe)
+    ids = StableDiffusion().tokenize(pipe, ["a dog", "a cat"])
+    sample = (torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 900]), ids, torch.tensor([0, 1, 1]))
+    with torch.no_grad():
+        untouched = denoiser(*sample)
+    vf.inject(adapted_models(pipe))
+    for vector in vf.vector_parameters(denoiser).values():
+        vector.data.normal_()
+    found = objective.base_prediction(denoiser, *sample)
+    torch.testing.assert_close(found, untouched, rtol=1e-5, atol=1e-6)
+    assert not found.requires_grad
+    with torch.no_grad():
+        assert not torch.allclose(denoiser(*sample), untouched, atol=1e-2)
+
+
+def test_the_bases_prediction_holds_the_class_and_needs_no_images(arguments, tmp_path):
+    losses = {}
+    for weight in (0, 3):
+        flags = ("--prior", "base_prediction", "--prior_loss_weight", weight, "--max_train_steps", 12)
+        main(arguments(tmp_path / f"{weight}", *flags, "--no-avf"))
+        losses[weight] = [entry["prior_loss"] for entry in RunFolder(tmp_path / f"{weight}").read_log()]
+    assert losses[0][0] == pytest.approx(0, abs=1e-8)  # before the first update the base is what is trained
+    assert sum(losses[3][6:]) < 0.8 * sum(losses[0][6:])
+    assert not (tmp_path / "class_images").exists()
 
 
 def test_drift_needs_no_class_images_and_holds_the_vectors_back(arguments, tmp_path):

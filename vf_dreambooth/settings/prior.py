@@ -8,14 +8,19 @@ from vf_dreambooth.options import at_least, only_with, option
 from vf_training import methods
 
 GROUP = "prior preservation"
-PRIORS = ("class_images", "drift", "none")
+PRIORS = ("class_images", "base_prediction", "drift", "none")
 
 
 def _prior_conflict(values: Mapping[str, Any]) -> str:
     method = methods.METHODS.get(values["method"])
-    if values["prior"] == "drift" and method is not None and not method.trains_vectors:
-        return f"drift measures what vectors changed, and --method {values['method']} has none"
-    return ""
+    if method is None or method.trains_vectors:
+        return ""
+    reasons = {
+        "drift": "drift measures what vectors changed",
+        "base_prediction": "the base is found by disabling vectors",
+    }
+    reason = reasons.get(values["prior"])
+    return f"{reason}, and --method {values['method']} has none" if reason else ""
 
 
 @dataclass(frozen=True)
@@ -24,14 +29,15 @@ class PriorSettings:
 
     prior: str = option(
         "class_images",
-        "what keeps the class as it is: images of the class that the base makes, or a penalty on drift (the squared "
-        "norm of the weights' change), which needs no images",
+        "what keeps the class as it is: images of the class that the base makes; or what the base itself predicts for "
+        "the photos under the class prompt, which needs no images; or a penalty on drift (the squared norm of the "
+        "weights' change), which needs neither",
         group=GROUP,
         choices=PRIORS,
         conflict=_prior_conflict,
     )
     prior_loss_weight: float = option(
-        1.0, "weight of the class images' loss; the paper uses 0.5 to 1.0", group=GROUP, checks=(at_least(0),)
+        1.0, "weight of the class samples' loss; the paper uses 0.5 to 1.0", group=GROUP, checks=(at_least(0),)
     )
     drift_weight: float | None = option(
         None,
