@@ -8,6 +8,7 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -17,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
-from vf_dreambooth import checkpoint, estimate, faults, hub, optimization
+from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, trackers
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
 from vf_dreambooth.families import family_of
@@ -60,8 +61,11 @@ def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accel
     """Every picture's latents, computed once, and the batches to be drawn from them."""
     config = setup.config
     prior = class_latents(setup, pipe, accelerator)
+    photos = encode_photos(pipe, setup.photos, config)
+    if config.prior == "base_prediction":
+        prior = replace(photos, weights=None)  # the class is kept on the ground too
     return DataSampler(
-        encode_photos(pipe, setup.photos, config),
+        photos,
         prior,
         batch_size=config.train_batch_size,
         global_batch_size=config.effective_batch_size * accelerator.num_processes,
@@ -168,10 +172,10 @@ def train_subject(setup: Setup) -> str:
         return f"{config.trigger}: finished before, {run.vectors}"
     accelerator, stopwatch = start(setup), Stopwatch()
     pipe = load(setup.base).to(accelerator.device)
+    if config.report_to:
+        trackers.start(accelerator, config.report_to, run.path, config.as_dict())
     if accelerator.is_main_process:
         run.write_config(setup.run_config())
-    if config.report_to:
-        accelerator.init_trackers("tensorboard", {k: v for k, v in config.as_dict().items() if v is not None})
     loop = Loop(setup, pipe, accelerator, stopwatch)
     folder = checkpoint.find(run, setup.resume) if setup.resume else None
     done = checkpoint.resume(run, folder, loop.optimization, accelerator, loop.models, stopwatch)

@@ -13,7 +13,7 @@ from vf_training import methods
 from vf_training.analysis import write_training
 from vf_training.device import peak_memory
 
-from . import card, checkpoint
+from . import card, checkpoint, trackers
 from .families import family_of
 from .images import grid, write_png
 from .optimization import Optimization
@@ -87,6 +87,7 @@ class RunWriter:
         rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
         write_png(self.run.samples(step), sheet)
+        trackers.send_picture(self.accelerator, "samples", sheet, step)
 
     def log(self, entry: dict) -> None:
         if self.writes:
@@ -110,7 +111,10 @@ class RunWriter:
                 self.sample_grid(self.config.max_train_steps)
             card.write(self.setup, family_of(self.pipe))
             if self.optimization.trains_vectors:
-                write_training(self.optimization.vectors, self.run.read_log(), self.run.path / "analysis")
+                for path in write_training(self.optimization.vectors, self.run.read_log(), self.run.path / "analysis"):
+                    with Image.open(path) as figure:
+                        name = f"analysis/{path.stem}"
+                        trackers.send_picture(self.accelerator, name, figure, self.config.max_train_steps)
             self._save(self.run.vectors)
             self.run.write_config(
                 {**self.setup.run_config(), "seconds": round(self.stopwatch.seconds, 1), "peak_memory": peak_memory()}

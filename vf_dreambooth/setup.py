@@ -1,6 +1,5 @@
 """Prepares a run before any model is loaded: settings, base, photos and run folder. Prints them."""
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from vectorfit import VectorFitError
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
-from . import hub
+from . import hub, trackers
 from .base_models import BaseModel, resolve
 from .captions import filled, grid_prompts, photo_captions
 from .checkpoint import find
@@ -192,8 +191,11 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
 def _check_machine(command: Command, several: bool) -> None:
     """Raises VectorFitError for missing packages, and for flags that do not work with several subjects."""
     config, problems = command.config, []
-    if config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        problems.append("--report_to: tensorboard is not installed; pip install tensorboard")
+    if config.report_to:
+        try:
+            trackers.check(config.report_to)
+        except VectorFitError as error:
+            problems.append(str(error))
     if several and config.hub_model_id:
         problems.append("--hub_model_id: several subjects cannot share one repository; leave it out")
     if several and command.resume_from_checkpoint not in (None, "latest"):
@@ -250,7 +252,7 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"prompts      {config.instance_prompt!r} for the subject, {config.class_prompt!r} for its class")
     say(f"prior        {_prior(setup)}")
     batch = config.effective_batch_size * setup.num_processes
-    images = f"{batch} photos" + (f" and {batch} class images" if config.with_class_images else "")
+    images = f"{batch} photos" + (f" and {batch} class samples" if config.with_class_samples else "")
     rate = f"rate {config.learning_rate}" + (
         f" (text encoder {config.text_encoder_lr})" if config.text_encoder_lr is not None else ""
     )
@@ -266,6 +268,8 @@ def _prior(setup: Setup) -> str:
     config = setup.config
     if config.prior == "drift":
         return f"penalty on drift, weight {config.drift_weight}"
+    if config.prior == "base_prediction":
+        return f"the base's prediction for the photos under the class prompt, weight {config.prior_loss_weight}"
     if config.prior == "none":
         return "none: the class may drift towards the subject"
     images = f"{config.num_class_images} class images"

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from vf_dreambooth import trackers
 from vf_dreambooth.default_runs import free_folder
 from vf_dreambooth.options import at_least, not_with, option
 
@@ -51,5 +52,5 @@ class OutputSettings:
         shapes_result=False,
     )
     report_to: str | None = option(
-        None, "experiment tracker", group=GROUP, choices=("tensorboard",), shapes_result=False
+        None, "experiment tracker, by accelerate's name", group=GROUP, choices=trackers.NAMES, shapes_result=False
     )
