@@ -211,10 +211,9 @@ def upload(setups: Sequence[Setup]) -> None:
     for setup in setups:
         if setup.config.push_to_hub and PartialState().is_main_process:
             name = setup.config.hub_model_id or setup.run.path.resolve().name
+            message, private = f"{setup.config.trigger}, trained with VectorFit", setup.config.hub_private_repo
             with problems.noting():
-                print(
-                    f"uploaded     {hub.push(setup.run.path, name, f'{setup.config.trigger}, trained with VectorFit')}"
-                )
+                print(f"uploaded     {hub.push(setup.run.path, name, message, private=private)}")
     problems.raise_all()
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import only_with, option
+from vf_dreambooth.options import only_with, option, printable
 
 GROUP = "hub"
 
@@ -13,6 +13,21 @@ class HubSettings:
 
     push_to_hub: bool = option(
         False, "upload the finished run's card and subject file", group=GROUP, shapes_result=False
+    )
+    hub_private_repo: bool = option(
+        False,
+        "make the repository private, where the upload creates it",
+        group=GROUP,
+        conflict=only_with("push_to_hub", True, because="nothing is uploaded without --push_to_hub"),
+        shapes_result=False,
+    )
+    hub_license: str | None = option(
+        None,
+        "licence that the card names, by the hub's identifier, such as creativeml-openrail-m, which Stable Diffusion 1 "
+        "asks of what is made from it",
+        group=GROUP,
+        checks=(printable(60),),
+        shapes_result=False,
     )
     hub_model_id: str | None = option(
         None,
