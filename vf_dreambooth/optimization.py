@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from prodigyopt import Prodigy
 from torch import nn
 
 import vectorfit as vf
 from vf_training import methods
 
 from .config import TrainConfig
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "prodigy": Prodigy}
 
 
 @dataclass
@@ -36,7 +39,10 @@ class Optimization:
     def rates(self) -> dict[str, float]:
         """The learning rate of every parameter group, as the log names it: "lr" of the first, "lr_NAME" of others."""
         names = [f"lr_{name}" if name else "lr" for name in self.group_names]
-        return dict(zip(names, self.schedule.get_last_lr(), strict=True))
+        # Prodigy's rate is a factor of the one that it finds, d.
+        found = [group.get("d", 1.0) for group in self.optimizer.param_groups]
+        rates = [rate * d for rate, d in zip(self.schedule.get_last_lr(), found, strict=True)]
+        return dict(zip(names, rates, strict=True))
 
     def freeze(self, step: int) -> tuple[str, ...]:
         """Freezes vectors for this update, removes their gradients, and returns their names."""
@@ -96,7 +102,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     trained = methods.put_in(config.method, models, methods.Options(seed=config.seed, gaussian_lora=True))
     vectors = trained.parameters
     groups = parameter_groups(config, vectors)
-    optimizer = torch.optim.AdamW(
+    optimizer = OPTIMIZERS[config.optimizer](
         list(groups.values()),
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -108,6 +114,8 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=config.max_train_steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
     )
     for model in models.values():
         if config.gradient_checkpointing:
