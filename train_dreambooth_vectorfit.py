@@ -71,6 +71,7 @@ def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accel
         global_batch_size=config.effective_batch_size * accelerator.num_processes,
         num_timesteps=family_of(pipe).noise_schedule(pipe).num_timesteps,
         seed=config.seed,
+        offset_noise=config.offset_noise,
     )
 
 

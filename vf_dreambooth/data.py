@@ -96,6 +96,7 @@ class DataSampler:
     global_batch_size: int
     num_timesteps: int
     seed: int
+    offset_noise: float = 0.0
 
     def batch(self, step: int, first: int = 0) -> Batch:
         """The samples `first` to `first + batch_size` of the global batch of `step` (from 1)."""
@@ -115,6 +116,9 @@ class DataSampler:
         shape = tuple(source.mean.shape[1:])
         spread = stacked_normal(shape, self.seed, f"{kind} posterior", step, indices)
         noise = stacked_normal(shape, self.seed, f"{kind} noise", step, indices)
+        if self.offset_noise:  # one number a sample and channel: the brightness of all of it
+            offset = stacked_normal((shape[0], 1, 1), self.seed, f"{kind} offset", step, indices)
+            noise = noise + self.offset_noise * offset
         timesteps = stacked_integers(self.num_timesteps, self.seed, f"{kind} timestep", step, indices)
         latents = source.mean[chosen] + source.deviation[chosen] * spread
         weight = torch.ones_like(latents[:, :1]) if source.weights is None else source.weights[chosen]

@@ -101,6 +101,11 @@ def not_with(name: str, value: Any, because: str) -> Conflict:
     return lambda values: because if values[name] == value else ""
 
 
+def first_of(*conflicts: Conflict) -> Conflict:
+    """The first of several conflicts that holds."""
+    return lambda values: next((problem for conflict in conflicts if (problem := conflict(values))), "")
+
+
 def _problem(item: Field, values: Mapping[str, Any]) -> str:
     value, rules = values[item.name], item.metadata
     if value is None:

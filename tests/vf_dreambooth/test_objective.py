@@ -14,7 +14,7 @@ from vf_dreambooth import objective
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.captions import Captions
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
-from vf_dreambooth.objective import combine, drift
+from vf_dreambooth.objective import combine, drift, per_sample_loss
 from vf_dreambooth.pipeline import adapted_models
 from vf_training.runs import RunFolder
 
@@ -80,6 +80,16 @@ def test_the_prompt_travels_with_its_photo(arguments, photos, tmp_path):
         (2, False, 1),
         *((image, True, 2) for image in range(3)),
     }
+
+
+@given(st.floats(0.01, 3))
+def test_huber_is_squared_for_small_errors_and_linear_for_large_ones(c):
+    def loss(error):
+        return per_sample_loss(torch.full((1, 1, 1, 1), error), torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), c)
+
+    small, large = 0.05 * c, 1e3 * c
+    torch.testing.assert_close(loss(small), torch.tensor([small**2]), rtol=5e-3, atol=1e-7)
+    torch.testing.assert_close(loss(large), torch.tensor([2 * c * large]), rtol=5e-3, atol=0)
 
 
 def test_drift_is_the_squared_norm_of_the_weights_change():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import above, at_least, decay, not_with, only_with, option
+from vf_dreambooth.options import above, at_least, decay, first_of, not_with, only_with, option
 from vf_training import methods
 
 GROUP = "training"
@@ -42,21 +42,32 @@ class TrainingSettings:
     )
     learning_rate: float | None = option(
         None,
-        "learning rate of sigma and bias deltas",
+        "learning rate of sigma and bias deltas; of prodigy a factor of the rate that it finds, 1 by default",
         group=GROUP,
         checks=(above(0),),
-        infer=lambda config, at: methods.find(config.method).rate(
-            at.base.preset.rates_for, at.base.preset.learning_rate
+        infer=lambda config, at: (
+            1.0
+            if config.optimizer == "prodigy"
+            else methods.find(config.method).rate(at.base.preset.rates_for, at.base.preset.learning_rate)
         ),
-        depends_on=("base_model", "method"),
+        depends_on=("base_model", "method", "optimizer"),
+    )
+    optimizer: str = option(
+        "adamw",
+        "what makes the updates; prodigy finds the rate by itself, for whom a subject does not appear and no rate is known",
+        group=GROUP,
+        choices=("adamw", "prodigy"),
     )
     text_encoder_lr: float | None = option(
         None,
         "the text encoder's own learning rate; by default --learning_rate",
         group=GROUP,
         checks=(above(0),),
-        conflict=only_with(
-            "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"
+        conflict=first_of(
+            only_with(
+                "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"
+            ),
+            not_with("optimizer", "prodigy", "prodigy finds one rate for everything; give --optimizer adamw"),
         ),
         depends_on=("train_text_encoder",),
     )
@@ -64,7 +75,25 @@ class TrainingSettings:
         "constant",
         "how the learning rate changes during training",
         group=GROUP,
-        choices=("constant", "constant_with_warmup", "linear", "cosine"),
+        choices=("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),
+    )
+    lr_num_cycles: int = option(
+        1,
+        "restarts of cosine_with_restarts",
+        group=GROUP,
+        checks=(at_least(1),),
+        conflict=only_with(
+            "lr_scheduler", "cosine_with_restarts", because="--lr_scheduler {lr_scheduler} has no cycles"
+        ),
+        depends_on=("lr_scheduler",),
+    )
+    lr_power: float = option(
+        1.0,
+        "power of polynomial: above 1 the rate falls early, below 1 late",
+        group=GROUP,
+        checks=(above(0),),
+        conflict=only_with("lr_scheduler", "polynomial", because="--lr_scheduler {lr_scheduler} has no power"),
+        depends_on=("lr_scheduler",),
     )
     lr_warmup_steps: int = option(
         0,
@@ -81,6 +110,28 @@ class TrainingSettings:
         group=GROUP,
         checks=(above(0),),
     )
+    offset_noise: float = option(
+        0.0,
+        "noise added to the brightness of whole samples (0.1 is usual), for subjects that are very dark or very bright",
+        group=GROUP,
+        flags=("--offset_noise", "--noise_offset"),
+        checks=(at_least(0),),
+    )
+    loss_type: str = option(
+        "l2",
+        "how errors count: squared, or huber, which forgives large ones, for photos with watermarks, dust or compression",
+        group=GROUP,
+        choices=("l2", "huber"),
+    )
+    huber_c: float | None = option(
+        None,
+        "where huber turns from squared to linear; by default 0.1",
+        group=GROUP,
+        checks=(above(0),),
+        conflict=only_with("loss_type", "huber", because="--loss_type {loss_type} has no such place; give huber"),
+        infer=lambda config, _: 0.1 if config.loss_type == "huber" else None,
+        depends_on=("loss_type",),
+    )
     use_ema: bool = option(False, "keep a moving average of the vectors and save that", group=GROUP)
     ema_decay: float | None = option(
         None,
@@ -91,10 +142,10 @@ class TrainingSettings:
         infer=lambda config, _: 0.99 if config.use_ema else None,
         depends_on=("use_ema",),
     )
-    adam_beta1: float = option(0.9, "AdamW beta 1", group=GROUP, checks=(decay,))
-    adam_beta2: float = option(0.999, "AdamW beta 2", group=GROUP, checks=(decay,))
-    adam_weight_decay: float = option(0.0, "AdamW weight decay", group=GROUP, checks=(at_least(0),))
-    adam_epsilon: float = option(1e-8, "AdamW epsilon", group=GROUP, checks=(above(0),))
+    adam_beta1: float = option(0.9, "beta 1 of AdamW or Prodigy", group=GROUP, checks=(decay,))
+    adam_beta2: float = option(0.999, "beta 2 of AdamW or Prodigy", group=GROUP, checks=(decay,))
+    adam_weight_decay: float = option(0.0, "weight decay, decoupled", group=GROUP, checks=(at_least(0),))
+    adam_epsilon: float = option(1e-8, "epsilon of AdamW or Prodigy", group=GROUP, checks=(above(0),))
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", group=GROUP, checks=(above(0),))
     mixed_precision: str = option(
         "auto",
