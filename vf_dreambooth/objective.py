@@ -19,8 +19,8 @@ from .families import family_of
 def per_sample_loss(prediction: Tensor, target: Tensor, weights: Tensor, huber_c: float | None = None) -> Tensor:
     """Weighted mean error of each sample, float32. Shapes: [n, c, h, w] twice, [n, 1, h, w] to [n].
 
-    The error is squared, or with `huber_c` the pseudo-Huber loss 2 c (sqrt(d^2 + c^2) - c): d^2 for small d, 2 c |d| for
-    large. Source: Khrapov et al. 2024 (arXiv 2403.16728).
+    The error is squared, or with `huber_c` the pseudo-Huber loss 2 c (sqrt(d^2 + c^2) - c): d^2 for small d, 2 c |d|
+    for large. Source: Khrapov et al. 2024 (arXiv 2403.16728).
     """
     errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
     if huber_c is not None:

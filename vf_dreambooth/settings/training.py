@@ -54,7 +54,7 @@ class TrainingSettings:
     )
     optimizer: str = option(
         "adamw",
-        "what makes the updates; prodigy finds the rate by itself, for whom a subject does not appear and no rate is known",
+        "what makes the updates; prodigy finds the rate by itself: for a base whose rate nobody knows",
         group=GROUP,
         choices=("adamw", "prodigy"),
     )
@@ -119,7 +119,7 @@ class TrainingSettings:
     )
     loss_type: str = option(
         "l2",
-        "how errors count: squared, or huber, which forgives large ones, for photos with watermarks, dust or compression",
+        "how errors count: squared, or huber, which forgives large ones: for photos with watermarks or compression",
         group=GROUP,
         choices=("l2", "huber"),
     )
