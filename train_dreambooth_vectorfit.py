@@ -128,10 +128,12 @@ class Loop:
                 bar.set_postfix(
                     loss=f"{entry['loss']:.3f}", images_per_s=f"{images * (bar.format_dict['rate'] or 0):.1f}"
                 )
+                last = step == config.max_train_steps
+                kept = stopping or last or step % config.checkpointing_steps == 0
+                entry |= writer.validate() if kept else {}
                 accelerator.log({name: value for name, value in entry.items() if name != "frozen"}, step=step)
                 writer.log(entry)
-                last = step == config.max_train_steps
-                if stopping or last or step % config.checkpointing_steps == 0:
+                if kept:
                     writer.sample_grid(step)
                     writer.checkpoint(step)
                 if stopping and not last:
@@ -183,7 +185,7 @@ def train_subject(setup: Setup) -> str:
     if setup.resume:
         accelerator.print(f"resumed      {f'after step {done}' if folder else 'no checkpoint yet, from the beginning'}")
     if not done:
-        loop.writer.sample_grid(0)
+        loop.writer.begin()
     complete = loop.run(done)
     if complete:
         loop.writer.finish()

@@ -20,6 +20,7 @@ from .optimization import Optimization
 from .pipeline import generate_images, previewing
 from .setup import Setup
 from .stopwatch import Stopwatch
+from .validation import Validation
 
 
 class RunWriter:
@@ -36,6 +37,7 @@ class RunWriter:
         self.setup, self.config, self.run = setup, setup.config, setup.run
         self.pipe, self.optimization, self.accelerator, self.stopwatch = pipe, optimization, accelerator, stopwatch
         self.writes = accelerator.is_main_process
+        self.validation = Validation(self.config, pipe, setup.held_out) if self.writes and setup.held_out else None
         self.thumbnail: Image.Image | None = None  # the subject in the newest sample grid
 
     def _modelspec(self) -> dict[str, str]:
@@ -88,6 +90,20 @@ class RunWriter:
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
         write_png(self.run.samples(step), sheet)
         trackers.send_picture(self.accelerator, "samples", sheet, step)
+
+    def validate(self) -> dict[str, float]:
+        """The validation loss as it is logged, where the run has photos for it. It does not change the training."""
+        if self.validation is None:
+            return {}
+        with self.optimization.averaged():
+            return {"validation_loss": self.validation.loss(self.accelerator)}
+
+    def begin(self) -> None:
+        """What is known before the first step: the base's sample grid and validation loss."""
+        self.sample_grid(0)
+        if losses := self.validate():
+            self.accelerator.print(f"validation   loss {losses['validation_loss']:.4f} before training")
+            self.accelerator.log(losses, step=0)
 
     def log(self, entry: dict) -> None:
         if self.writes:

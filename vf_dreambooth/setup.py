@@ -36,6 +36,7 @@ class Setup:
     generation: GenerationSettings
     num_processes: int
     grid_prompts: list[str]
+    held_out: Photos | None = None  # photos to validate on
     base_chosen: bool = False  # automatically, not by the user
     resume: str | None = None
 
@@ -127,6 +128,28 @@ def _check_resumed(setup: Setup) -> None:
         raise VectorFitError("\n".join(problems))
 
 
+def _held_out(config: TrainConfig, photos: Photos | None) -> Photos | None:
+    """The photos to validate on, where a folder of them is given.
+
+    Raises:
+        VectorFitError: they cannot be read, or some are trained on too.
+    """
+    if config.validation_data_dir is None:
+        return None
+    folder = Path(config.validation_data_dir)
+    try:
+        found = read_folder(folder)
+    except VectorFitError as error:
+        raise VectorFitError("\n".join(f"--validation_data_dir: {line}" for line in str(error).splitlines())) from error
+    trained = {photos.sha256[name] for name in photos.names} if photos else set()
+    shared = [name for name in found.names if found.sha256[name] in trained]
+    if shared:
+        raise VectorFitError(
+            f"--validation_data_dir: {', '.join(shared)} in {folder} are trained on too; keep other photos there"
+        )
+    return found
+
+
 def _filled_in(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """The settings with the placeholders of their prompts filled in, and the prompts of the sample grids.
 
@@ -164,12 +187,17 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
         with problems.noting():
             class_paths, _ = user_class_paths(Path(config.class_data_dir), config.num_class_images or 10**9)
             check_photos(class_paths)
+    held_out = None
+    with problems.noting():
+        held_out = _held_out(config, photos)
     if base is None or photos is None or len(problems.messages) > before:
         return None
     config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
     prompts: list[str] = []
     with problems.noting():
         photos = replace(photos, captions=photo_captions(photos.captions, photos.names, config))
+        if held_out is not None:
+            held_out = replace(held_out, captions=photo_captions(held_out.captions, held_out.names, config))
     with problems.noting():
         config, prompts = _filled_in(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
@@ -181,7 +209,9 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
     class_paths = class_paths[: config.num_class_images]
     run = RunFolder(config.output_dir)
-    setup = Setup(config, base, photos, class_paths, run, generation, _num_processes(), prompts, chosen, resume)
+    setup = Setup(
+        config, base, photos, class_paths, run, generation, _num_processes(), prompts, held_out, chosen, resume
+    )
     if resume is not None:
         with problems.noting():
             _check_resumed(setup)
@@ -260,6 +290,8 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )
     times = f"at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
+    if setup.held_out:
+        say(f"validation   the loss on {len(setup.held_out.images)} photos in {config.validation_data_dir}")
     say(f"freezing     {f'the top {config.avf_top_k} vectors {times}' if config.freezes else 'none'}")
     say(f"run folder   {setup.run.path}")
 

@@ -51,6 +51,13 @@ class OutputSettings:
         conflict=not_with("num_validation_images", 0, "there are no grids with --num_validation_images 0"),
         shapes_result=False,
     )
+    validation_data_dir: str | None = option(
+        None,
+        "folder with further photos of the subject, which are not trained on: their loss, at fixed noise, is logged "
+        "with every checkpoint; it rises where a training goes on for too long",
+        group=GROUP,
+        shapes_result=False,
+    )
     report_to: str | None = option(
         None, "experiment tracker, by accelerate's name", group=GROUP, choices=trackers.NAMES, shapes_result=False
     )
