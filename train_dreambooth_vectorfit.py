@@ -88,8 +88,10 @@ class Loop:
         self.writer = RunWriter(setup, pipe, self.optimization, accelerator, stopwatch)
         vectors, penalty = self.optimization.vectors.values(), self.optimization.penalty
         self.objective = Objective(self.config, pipe, self.data_sampler, setup.photos.captions, vectors, penalty)
-        parts = family_of(pipe).denoiser(pipe), self.optimization.optimizer
-        self.denoiser, self.optimizer = accelerator.prepare(*parts)
+        denoiser = family_of(pipe).denoiser(pipe)
+        if not self.config.train_text_encoder:
+            self.objective.keep_text(denoiser, accelerator)
+        self.denoiser, self.optimizer = accelerator.prepare(denoiser, self.optimization.optimizer)
 
     def update(self, step: int, interruption: Interruption) -> tuple[dict, bool]:
         """One optimizer update; returns its log entry, and whether any process was asked to stop."""

@@ -13,7 +13,7 @@ import vectorfit as vf
 from .captions import Captions
 from .config import TrainConfig
 from .data import Batch, DataSampler
-from .families import family_of
+from .families import Denoiser, family_of
 
 
 def per_sample_loss(prediction: Tensor, target: Tensor, weights: Tensor, huber_c: float | None = None) -> Tensor:
@@ -51,7 +51,7 @@ def combine(losses: Tensor, is_class: Tensor, prior_loss_weight: float) -> tuple
 
 @torch.no_grad()
 def base_prediction(
-    denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor
+    denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor | None, prompt_index: Tensor
 ) -> Tensor:
     """What the base, without the trained vectors, predicts. Arguments and shapes are those of `Denoiser.forward`.
 
@@ -80,6 +80,13 @@ class Objective:
         self.noise_schedule = family.noise_schedule(pipe)
         self.captions = Captions(config, captions, with_class=data_sampler.prior is not None)
         self.prompt_ids = family.tokenize(pipe, self.captions.prompts)
+        self.text_is_kept = False  # encoded once, by `keep_text`
+
+    def keep_text(self, denoiser: Denoiser, accelerator: Accelerator) -> None:
+        """Encodes all prompts once. Only where the text encoder is not trained."""
+        with accelerator.autocast():
+            denoiser.keep(self.prompt_ids.to(accelerator.device))
+        self.text_is_kept = True
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process."""
@@ -102,8 +109,11 @@ class Objective:
 
     def _losses(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
         """The loss of each sample [n]; `prompt` says which of the prompts each has [n]."""
-        used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding
-        prompt_ids, prompt = self.prompt_ids[used].to(accelerator.device), prompt.to(accelerator.device)
+        prompt_ids = None
+        if not self.text_is_kept:
+            used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding
+            prompt_ids = self.prompt_ids[used].to(accelerator.device)
+        prompt = prompt.to(accelerator.device)
         batch, schedule = batch.to(accelerator.device), self.noise_schedule
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = schedule.target(batch.latents, batch.noise, batch.timesteps)

@@ -13,7 +13,7 @@ from train_dreambooth_vectorfit import main
 from vf_dreambooth import objective
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.captions import Captions
-from vf_dreambooth.families.stable_diffusion import StableDiffusion
+from vf_dreambooth.families.stable_diffusion import StableDiffusion, StableDiffusionDenoiser
 from vf_dreambooth.objective import combine, drift, per_sample_loss
 from vf_dreambooth.pipeline import adapted_models
 from vf_training.runs import RunFolder
@@ -132,6 +132,38 @@ def test_the_bases_prediction_holds_the_class_and_needs_no_images(arguments, tmp
     assert losses[0][0] == pytest.approx(0, abs=1e-8)  # before the first update the base is what is trained
     assert sum(losses[3][6:]) < 0.8 * sum(losses[0][6:])
     assert not (tmp_path / "class_images").exists()
+
+
+def test_a_frozen_text_encoder_encodes_each_prompt_once(arguments, tmp_path, monkeypatch):
+    encoded, original = [], StableDiffusionDenoiser.encode
+
+    def encode(self, prompt_ids):
+        encoded.append(len(prompt_ids))
+        return original(self, prompt_ids)
+
+    flags = ("--no-train_text_encoder", "--max_train_steps", 4)
+    monkeypatch.setattr(StableDiffusionDenoiser, "encode", encode)
+    main(arguments(tmp_path / "kept", *flags))
+    assert encoded == [2]  # the photos' prompt and the class's
+    monkeypatch.setattr(objective.Objective, "keep_text", lambda *_: None)
+    main(arguments(tmp_path / "anew", *flags))
+    assert encoded == [2, *[2] * 4]
+    for name, vector in vectors(tmp_path / "kept").items():
+        torch.testing.assert_close(vector, vectors(tmp_path / "anew")[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_encodes_the_prompts_of_its_own_samples(arguments, photos, tmp_path, monkeypatch):
+    for index in range(3):
+        (photos / f"{index}.txt").write_text(f"sks dog number {index}")
+    encoded, original = [], StableDiffusionDenoiser.encode
+
+    def encode(self, prompt_ids):
+        encoded.append(len(prompt_ids))
+        return original(self, prompt_ids)
+
+    monkeypatch.setattr(StableDiffusionDenoiser, "encode", encode)
+    main(arguments(tmp_path / "run"))  # two photos a step
+    assert set(encoded) <= {2, 3}
 
 
 def test_drift_needs_no_class_images_and_holds_the_vectors_back(arguments, tmp_path):
