@@ -14,7 +14,6 @@ from .config import TrainConfig
 from .randomness import generator, stacked_integers, stacked_uniform
 
 SHUFFLES = 8  # orders of a shuffled caption's parts; every one is a prompt to encode, so their number is bounded
-MOST_PROMPTS = 64  # in a file of prompts for the sample grids: every one is a row
 
 
 def read_lines(path: Path, comment: str | None = None) -> list[str]:
@@ -65,23 +64,6 @@ def photo_captions(captions: Sequence[str | None], names: Sequence[str], config:
     if problems:
         raise VectorFitError("\n".join(problems))
     return results
-
-
-def grid_prompts(config: TrainConfig) -> list[str] | None:
-    """The prompts in the file for the sample grids, filled in; None where no file is given.
-
-    Raises:
-        VectorFitError: the file cannot be read, is empty, has more than `MOST_PROMPTS` lines or a wrong placeholder.
-    """
-    if not config.validation_prompts:
-        return None
-    try:
-        lines = read_lines(Path(config.validation_prompts), comment="#")
-        if len(lines) > MOST_PROMPTS:
-            raise VectorFitError(f"{config.validation_prompts}: {len(lines)} prompts, expected at most {MOST_PROMPTS}")
-        return [filled(line, config) for line in lines]
-    except VectorFitError as error:
-        raise VectorFitError(f"--validation_prompts: {error}") from error
 
 
 def shuffled(caption: str, seed: int, photo: int) -> list[str]:

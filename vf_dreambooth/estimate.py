@@ -71,7 +71,7 @@ def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> li
     config = setup.config
     train = estimate.update * config.max_train_steps
     grids = config.num_validation_images and -(-config.max_train_steps // config.checkpointing_steps) + 1
-    pictures = grids * config.num_validation_images * len(setup.grid_prompts)
+    pictures = grids * config.num_validation_images * len(setup.previews)
     pictures += config.num_class_images if config.with_class_images and not config.class_data_dir else 0
     draw = pictures * setup.generation.num_inference_steps * estimate.denoising
     return [

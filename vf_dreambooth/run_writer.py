@@ -80,16 +80,25 @@ class RunWriter:
         config, count = self.config, self.config.num_validation_images
         if not (self.writes and count):
             return
-        prompts = self.setup.grid_prompts
-        seeds = [*range(count)] * len(prompts)
         with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
-            repeated = [prompt for prompt in prompts for _ in range(count)]
-            images = generate_images(self.pipe, repeated, seeds, self.setup.generation, positions=range(len(repeated)))
-        self.thumbnail = images[0]
-        rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
+            rows = self._rows(count)
+        prompts = [preview.prompt for preview in self.setup.previews]
+        self.thumbnail = rows[next((i for i, prompt in enumerate(prompts) if config.token in prompt), 0)][0]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
         write_png(self.run.samples(step), sheet)
         trackers.send_picture(self.accelerator, "samples", sheet, step)
+
+    def _rows(self, count: int) -> list[list[Image.Image]]:
+        """`count` pictures of every preview. Those with the same settings are drawn together."""
+        usual, rows = self.setup.generation, self.setup.previews
+        drawn: dict[int, list[Image.Image]] = {}
+        for settings in dict.fromkeys(row.settings(usual) for row in rows):
+            alike = [index for index, row in enumerate(rows) if row.settings(usual) == settings]
+            prompts = [rows[index].prompt for index in alike for _ in range(count)]
+            seeds = [rows[index].seed + n for index in alike for n in range(count)]
+            images = generate_images(self.pipe, prompts, seeds, settings, positions=range(len(prompts)))
+            drawn |= {index: images[n * count : (n + 1) * count] for n, index in enumerate(alike)}
+        return [drawn[index] for index in range(len(rows))]
 
     def validate(self) -> dict[str, float]:
         """The validation loss as it is logged, where the run has photos for it. It does not change the training."""

@@ -13,15 +13,15 @@ from vf_training.runs import RunFolder
 
 from . import hub, trackers
 from .base_models import BaseModel, resolve
-from .captions import filled, grid_prompts, photo_captions
+from .captions import filled, photo_captions
 from .checkpoint import find
 from .cli import Command, parse, read_settings
 from .config import TrainConfig
 from .default_runs import newest_run
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
+from .previews import Preview, previews
 from .prior import user_class_paths
-from .prompts import preview_prompts
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Setup:
     run: RunFolder
     generation: GenerationSettings
     num_processes: int
-    grid_prompts: list[str]
+    previews: list[Preview]  # the rows of the sample grids
     held_out: Photos | None = None  # photos to validate on
     base_chosen: bool = False  # automatically, not by the user
     resume: str | None = None
@@ -150,26 +150,24 @@ def _held_out(config: TrainConfig, photos: Photos | None) -> Photos | None:
     return found
 
 
-def _filled_in(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """The settings with the placeholders of their prompts filled in, and the prompts of the sample grids.
+def _filled_in(config: TrainConfig) -> tuple[TrainConfig, list[Preview]]:
+    """The settings with the placeholders of their prompts filled in, and the rows of the sample grids.
 
     Raises:
         VectorFitError: a wrong placeholder, or the file of prompts cannot be used.
     """
-    names, given, problems = ("instance_prompt", "class_prompt", "validation_prompt"), {}, Problems()
-    for name in names:
+    given, rows, problems = {}, [], Problems()
+    for name in ("instance_prompt", "class_prompt", "validation_prompt"):
         with problems.noting():
             try:
                 given[name] = (text := getattr(config, name)) and filled(text, config)
             except VectorFitError as error:
                 raise VectorFitError(f"--{name}: {error}") from error
-    prompts = None
-    with problems.noting():
-        prompts = grid_prompts(config)
-    problems.raise_all()
     config = replace(config, **given)
-    prompts = prompts or preview_prompts(config.instance_prompt, config.class_prompt)
-    return config, prompts + ([config.validation_prompt] if config.validation_prompt else [])
+    with problems.noting():
+        rows = previews(config)
+    problems.raise_all()
+    return config, rows
 
 
 def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
@@ -193,13 +191,13 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     if base is None or photos is None or len(problems.messages) > before:
         return None
     config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
-    prompts: list[str] = []
+    rows: list[Preview] = []
     with problems.noting():
         photos = replace(photos, captions=photo_captions(photos.captions, photos.names, config))
         if held_out is not None:
             held_out = replace(held_out, captions=photo_captions(held_out.captions, held_out.names, config))
     with problems.noting():
-        config, prompts = _filled_in(config)
+        config, rows = _filled_in(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     preset = base.preset
@@ -209,9 +207,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
     class_paths = class_paths[: config.num_class_images]
     run = RunFolder(config.output_dir)
-    setup = Setup(
-        config, base, photos, class_paths, run, generation, _num_processes(), prompts, held_out, chosen, resume
-    )
+    setup = Setup(config, base, photos, class_paths, run, generation, _num_processes(), rows, held_out, chosen, resume)
     if resume is not None:
         with problems.noting():
             _check_resumed(setup)
