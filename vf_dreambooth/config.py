@@ -1,4 +1,4 @@
-"""The settings of a training, all groups together. Each setting stands in a file of `settings`."""
+"""The settings of a training, all groups together. Each setting is in a file of `settings`."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

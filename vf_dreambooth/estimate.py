@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
-from vf_training.device import peak_memory
+from vf_training.device import peak_memory, synchronize
 
 from .data import DataSampler, Latents
 from .families import family_of
@@ -29,12 +29,10 @@ class Estimate:
 
 
 def _timed(call: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     began = time.perf_counter()
     call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - began
 
 

@@ -17,10 +17,10 @@ from huggingface_hub.errors import (
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
+from vf_training.runs import VECTORS
 
-SUBJECT = "vectors.safetensors"
 HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?")
-UPLOADED = ["README.md", SUBJECT, "samples/*.png"]
+UPLOADED = ["README.md", VECTORS, "samples/*.png"]
 
 
 def is_hub_id(path: Path) -> bool:
@@ -38,7 +38,7 @@ def fetch_subject(hub_id: str) -> Path:
     assert found is not None
     repository, revision = found["repository"], found["revision"]
     try:
-        return Path(hf_hub_download(repository, SUBJECT, revision=revision))
+        return Path(hf_hub_download(repository, VECTORS, revision=revision))
     except GatedRepoError:
         why = f"{repository} must be asked for on the hub; do so there, and run 'hf auth login'"
     except RepositoryNotFoundError:
@@ -48,7 +48,7 @@ def fetch_subject(hub_id: str) -> Path:
     except LocalEntryNotFoundError:  # an EntryNotFoundError too, so it comes before that
         why = "the hub cannot be reached, and no copy is kept; correct the path, or try again with a network"
     except EntryNotFoundError:
-        why = f"{repository} has no {SUBJECT}, so it is no subject of VectorFit"
+        why = f"{repository} has no {VECTORS}, so it is no subject of VectorFit"
     except Exception as error:  # whatever else the network does
         why = f"the hub does not give it ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
     raise VectorFitError(f"{hub_id}: no run folder or subject file here, and {why}")
@@ -70,7 +70,7 @@ def push(run: Path, repository: str, message: str, *, private: bool = False) -> 
     try:
         repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
         card = run / "README.md"
-        named = card.read_text(encoding="utf-8").replace(f'[("{SUBJECT}", 1.0)]', f'[("{repository}", 1.0)]')
+        named = card.read_text(encoding="utf-8").replace(f'[("{VECTORS}", 1.0)]', f'[("{repository}", 1.0)]')
         write_atomically(card, named.encode())
         api.upload_folder(repo_id=repository, folder_path=run, allow_patterns=UPLOADED, commit_message=message)
     except Exception as error:  # whatever the network does, the message must say that the run is complete

@@ -16,6 +16,7 @@ from vf_training import methods
 from .config import TrainConfig
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "prodigy": Prodigy}
+EVERYTHING = "*"  # the pattern of the names without a rate of their own
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Optimization:
     trained: methods.Trained
     vectors: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
-    group_names: tuple[str, ...]  # of the optimizer's parameter groups; the first has none
+    log_keys: tuple[str, ...]  # under which the log has the rates of the optimizer's parameter groups
     schedule: torch.optim.lr_scheduler.LRScheduler
     avf: vf.AdaptiveVectorFreezing | None
     ema: EMAModel | None
@@ -37,12 +38,11 @@ class Optimization:
         return self.trained.method.trains_vectors
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of every parameter group, as the log names it: "lr" of the first, "lr_NAME" of others."""
-        names = [f"lr_{name}" if name else "lr" for name in self.group_names]
+        """The learning rate of every parameter group, by its key in the log."""
         # Prodigy's rate is a factor of the one that it finds, d.
         found = [group.get("d", 1.0) for group in self.optimizer.param_groups]
         rates = [rate * d for rate, d in zip(self.schedule.get_last_lr(), found, strict=True)]
-        return dict(zip(names, rates, strict=True))
+        return dict(zip(self.log_keys, rates, strict=True))
 
     def freeze(self, step: int) -> tuple[str, ...]:
         """Freezes vectors for this update, removes their gradients, and returns their names."""
@@ -68,15 +68,18 @@ class Optimization:
             self.ema.restore(parameters)
 
 
-def parameter_groups(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> dict[str, dict]:
-    """The optimizer's groups by name. The text encoder has its own group if it has its own learning rate."""
-    if config.text_encoder_lr is None:
-        return {"": {"params": list(vectors.values())}}
-    text = {name for name in vectors if name.startswith("text_encoder.")}
+def rates_by_pattern(config: TrainConfig) -> dict[str, float]:
+    """The learning rates by patterns of names, special ones first, as `vectorfit.parameter_groups` takes them."""
+    special = {"text_encoder.*": config.text_encoder_lr}
     return {
-        "": {"params": [v for name, v in vectors.items() if name not in text]},
-        "text_encoder": {"params": [v for name, v in vectors.items() if name in text], "lr": config.text_encoder_lr},
+        **{pattern: rate for pattern, rate in special.items() if rate is not None},
+        EVERYTHING: config.learning_rate,
     }
+
+
+def log_key(pattern: str) -> str:
+    """The log's key of a group's rate: "lr" of everything without a rate of its own, "lr_NAME" of "NAME.*"."""
+    return "lr" if pattern == EVERYTHING else f"lr_{pattern.strip('.*')}"
 
 
 def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.AdaptiveVectorFreezing | None:
@@ -101,10 +104,11 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     """
     trained = methods.put_in(config.method, models, methods.Options(seed=config.seed, gaussian_lora=True))
     vectors = trained.parameters
-    groups = parameter_groups(config, vectors)
+    *special, main = vf.parameter_groups(vectors, rates_by_pattern(config))
+    groups = [main, *special]  # the order in which checkpoints of version 0.1.0 have them
     optimizer = OPTIMIZERS[config.optimizer](
-        list(groups.values()),
-        lr=config.learning_rate,
+        groups,
+        lr=config.learning_rate,  # the polynomial schedule reads it, though every group has its own
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
@@ -126,6 +130,6 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     ema = EMAModel(vectors.values(), decay=config.ema_decay) if config.use_ema else None
     penalty = trained.method.penalty
     penalty_of_models = None if penalty is None else (lambda: penalty(models))
-    return Optimization(
-        trained, vectors, optimizer, tuple(groups), schedule, _freezing(config, models), ema, penalty_of_models
-    )
+    log_keys = tuple(log_key(group["name"]) for group in groups)
+    freezing = _freezing(config, models)
+    return Optimization(trained, vectors, optimizer, log_keys, schedule, freezing, ema, penalty_of_models)

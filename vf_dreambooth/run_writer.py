@@ -12,6 +12,7 @@ from PIL import Image
 from vf_training import methods
 from vf_training.analysis import write_training
 from vf_training.device import peak_memory
+from vf_training.runs import VECTORS
 
 from . import card, checkpoint, trackers
 from .families import family_of
@@ -85,7 +86,7 @@ class RunWriter:
         prompts = [preview.prompt for preview in self.setup.previews]
         self.thumbnail = rows[next((i for i, prompt in enumerate(prompts) if config.token in prompt), 0)][0]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
-        write_png(self.run.samples(step), sheet)
+        write_png(self.run.sample_grid(step), sheet)
         trackers.send_picture(self.accelerator, "samples", sheet, step)
 
     def _rows(self, count: int) -> list[list[Image.Image]]:
@@ -123,7 +124,7 @@ class RunWriter:
         if not self.writes:
             return
         with self.run.new_checkpoint(step) as folder:
-            self._save(folder / "vectors.safetensors")
+            self._save(folder / VECTORS)
             checkpoint.write_state(
                 folder, checkpoint.state_of(self.optimization, self.accelerator, step, self.stopwatch.seconds)
             )
@@ -136,7 +137,7 @@ class RunWriter:
                 self.sample_grid(self.config.max_train_steps)
             card.write(self.setup, family_of(self.pipe))
             if self.optimization.trains_vectors:
-                for path in write_training(self.optimization.vectors, self.run.read_log(), self.run.path / "analysis"):
+                for path in write_training(self.optimization.vectors, self.run.read_log(), self.run.analysis):
                     with Image.open(path) as figure:
                         name = f"analysis/{path.stem}"
                         trackers.send_picture(self.accelerator, name, figure, self.config.max_train_steps)

@@ -96,18 +96,18 @@ def _check_run_folder(config: TrainConfig, resume: str | None) -> None:
     if resume is None and (run.vectors.exists() or run.checkpoints()):
         state = "a finished run" if run.vectors.exists() else "a run with checkpoints"
         raise VectorFitError(
-            f"--output_dir: {run.path} holds {state}; give another folder, delete that one, or go on with "
+            f"--output_dir: {run.path} holds {state}; give another folder, delete that one, or resume with "
             "--resume_from_checkpoint latest"
         )
 
 
 def _check_resumed(setup: Setup) -> None:
-    """Raises VectorFitError where a resumed run was started with other settings or other images."""
+    """Raises VectorFitError if a resumed run was started with other settings or other images."""
     assert setup.resume is not None
     if not setup.run.config.exists():
         return
     if find(setup.run, setup.resume) is None:
-        return  # nothing was trained yet: the run starts again, with the settings of now
+        return  # nothing was trained yet: the run starts again, with the new settings
     recorded = setup.run.read_config()
     before = TrainConfig(**{**read_settings(setup.run.config), "output_dir": str(setup.run.path)})
     old, new = before.shaping(recorded.get("num_processes", 1)), setup.shaping()
@@ -171,7 +171,7 @@ def _filled_in(config: TrainConfig) -> tuple[TrainConfig, list[Preview]]:
 
 
 def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
-    """The setup of one subject, or None where something is wrong, which is added to `problems`."""
+    """The setup of one subject, or None if something is wrong, which is added to `problems`."""
     config, photos, class_paths = command.config, None, []
     before = len(problems.messages)
     with problems.noting():

@@ -134,7 +134,7 @@ def test_merging_exporting_and_baking_carry_a_wider_pattern(pattern):
     vf.merge(net)
     torch.testing.assert_close(net(x), expected)
     vf.unmerge(net)
-    whole = lora(net, 20, "peft", biases=True)
+    whole = lora(net, 20, biases=True)
     assert whole.kept == pytest.approx(1, abs=1e-6)
     first = net[0]
     exact = first.U.double() @ dense_M(first) @ first.Vh.double()
@@ -143,9 +143,9 @@ def test_merging_exporting_and_baking_carry_a_wider_pattern(pattern):
         (whole.tensors[name.format("B")] @ whole.tensors[name.format("A")]).double(), exact, atol=1e-6, rtol=1e-5
     )
     singular = torch.linalg.svdvals(exact)
-    best = (lora(net[:1], 3, "peft").kept) ** 2
+    best = (lora(net[:1], 3).kept) ** 2
     assert best == pytest.approx(float(singular[:3].square().sum() / singular.square().sum()), rel=1e-5)
-    torch.testing.assert_close(difference({"unet": net}).tensors["lora_unet_0.diff"].double(), exact, atol=1e-6, rtol=0)
+    torch.testing.assert_close(difference(net).tensors["0.diff"].double(), exact, atol=1e-6, rtol=0)
     bake(net)
     torch.testing.assert_close(net(x), expected)
 

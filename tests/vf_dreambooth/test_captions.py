@@ -69,7 +69,7 @@ def test_the_grid_has_a_row_per_prompt_of_the_file(arguments, tmp_path):
     flags = ("--num_validation_images", 1, "--max_train_steps", 1, "--validation_prompts", tmp_path / "prompts.txt")
     main(arguments(tmp_path / "two", *flags, "--shuffle_captions"))
     main(arguments(tmp_path / "three", *flags, "--validation_prompt", "one more {class}"))
-    heights = [Image.open(RunFolder(tmp_path / name).samples(0)).height for name in ("two", "three")]
+    heights = [Image.open(RunFolder(tmp_path / name).sample_grid(0)).height for name in ("two", "three")]
     assert heights[1] > heights[0] * 1.3
     settings = RunFolder(tmp_path / "three").read_config()["settings"]
     assert settings["validation_prompt"] == "one more dog"

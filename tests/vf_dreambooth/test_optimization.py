@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train_dreambooth_vectorfit import main
+from train_dreambooth_vectorfit import adapted, main
 from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
-from vf_dreambooth.setup import prepare
+from vf_dreambooth import optimization, setup
+from vf_dreambooth.base_models import load
 from vf_training.runs import RunFolder
 
 
@@ -27,6 +28,24 @@ def test_the_text_encoders_own_rate(arguments, tmp_path):
         model = name.split(".")[0]
         moved[model] = max(moved[model], vector.abs().max().item())
     assert moved == pytest.approx({"unet": 1e-2, "text_encoder": 1e-4}, rel=1e-2)
+
+
+@pytest.mark.parametrize("own_rate", [None, 1e-4])
+def test_every_vector_is_in_the_group_of_its_rate_and_the_main_group_is_first(arguments, tmp_path, own_rate):
+    flags = () if own_rate is None else ("--text_encoder_lr", own_rate)
+    (prepared,), _ = setup.prepare(arguments(tmp_path / "run", *flags))
+    built = optimization.build(prepared.config, adapted(load(prepared.base), train_text_encoder=True))
+    names = {id(vector): name for name, vector in built.vectors.items()}
+    groups = [[names[id(vector)] for vector in group["params"]] for group in built.optimizer.param_groups]
+    of_text = [name for name in built.vectors if name.startswith("text_encoder.")]
+    others = [name for name in built.vectors if name not in of_text]
+    assert of_text
+    if own_rate is None:
+        assert groups == [list(built.vectors)]
+        assert built.rates() == {"lr": 1e-2}
+    else:
+        assert groups == [others, of_text]
+        assert built.rates() == {"lr": 1e-2, "lr_text_encoder": own_rate}
 
 
 def test_the_moving_average_is_what_is_saved(arguments, tmp_path):
@@ -60,8 +79,8 @@ def test_prodigy_takes_one_factor_of_its_rate(arguments, tmp_path):
     with pytest.raises(VectorFitError, match="--text_encoder_lr: prodigy finds one rate for everything"):
         main(flags)
     at = flags.index("--learning_rate")
-    ((setup,), _) = prepare([*flags[:at], *flags[at + 2 : -2]])
-    assert setup.config.learning_rate == 1.0
+    ((prepared,), _) = setup.prepare([*flags[:at], *flags[at + 2 : -2]])
+    assert prepared.config.learning_rate == 1.0
 
 
 @pytest.mark.parametrize(
@@ -75,5 +94,5 @@ def test_prodigy_takes_one_factor_of_its_rate(arguments, tmp_path):
 def test_schedules_have_their_closed_forms(arguments, tmp_path, flags, shape):
     main(arguments(tmp_path / "run", "--max_train_steps", 8, "--lr_scheduler", *flags))
     rates = [entry["lr"] for entry in RunFolder(tmp_path / "run").read_log()]
-    expected = [1e-2 * shape(step / 8) for step in range(1, 8)]  # the log has the rate of the next update
-    assert rates[:-1] == pytest.approx(expected, rel=1e-3, abs=2e-7)
+    expected = [1e-2 * shape(step / 8) for step in range(8)]
+    assert rates == pytest.approx(expected, rel=1e-3, abs=2e-7)

@@ -36,7 +36,7 @@ def test_several_subjects_are_one_run_each_and_share_class_images(arguments, pho
     (out / "dog2" / "vectors.safetensors").unlink()
     main(arguments(tmp_path / "out", "--instance_dir", several, "--resume_from_checkpoint", "latest"))
     assert not differs(out / "dog1", out / "dog2")
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_one_bad_subject_stops_all_before_any_is_trained(arguments, photos, tmp_path):

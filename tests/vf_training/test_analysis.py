@@ -14,9 +14,9 @@ from vf_training.__main__ import main
 from vf_training.analysis import (
     Weights,
     analyze,
+    cell,
     frozen_spans,
     heatmap,
-    place,
     rank_numbers,
     shifts_of_full_fine_tuning,
     strengths,
@@ -37,7 +37,7 @@ from vf_training.runs import RunFolder
     ],
 )
 def test_every_vector_has_its_place_in_the_heatmap(name, row, column):
-    assert place(name) == (row, column)
+    assert cell(name) == (row, column)
 
 
 class Block(nn.Module):
@@ -227,6 +227,6 @@ def test_odd_files_are_one_sentence(tmp_path, capsys):
     for line in ('{"loss": 1}', "5", '{"step": "a"}'):
         (tmp_path / "run" / "log.jsonl").write_text(line + "\n")
         assert main(["analyze", str(tmp_path / "run")]) == 2
-        assert "tells of no step" in capsys.readouterr().err
+        assert "has no step" in capsys.readouterr().err
     (tmp_path / "run" / "log.jsonl").write_bytes(b'{"step": 1, "frozen": null}\n\xff\xfe')
     assert main(["analyze", str(tmp_path / "run")]) == 0

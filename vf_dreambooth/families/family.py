@@ -1,7 +1,7 @@
-"""What the rest of the project asks of a family of base models. Each family answers in a file of its own."""
+"""The interface of a family of base models. Each family implements it in a file of its own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from vectorfit import VectorFitError
+from vectorfit.export import Naming
 from vf_training.methods import STABLE_DIFFUSION
 
 
@@ -82,10 +84,11 @@ class Family(ABC):
     Attributes:
         name: as messages call it.
         pipeline_classes: names of its pipeline classes in diffusers, as model_index.json has them.
-        parts: the parts that a whole model has, by their names in diffusers.
+        parts: the parts that a complete model has, by their names in diffusers.
         presets: settings of known bases, by their names.
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
+        namings: how other tools name the layers of its models, by the tools' names.
     """
 
     name: str
@@ -94,10 +97,21 @@ class Family(ABC):
     presets: dict[str, Preset]
     default_preset: str
     hub_tag: str
+    namings: Mapping[str, Naming]
 
     def preset(self, base: str) -> Preset:
         """The preset of a base, by its name."""
         return self.presets.get(base, self.presets[self.default_preset])
+
+    def naming(self, tool: str) -> Naming:
+        """How a tool names the layers of the family's models.
+
+        Raises:
+            VectorFitError: the family has no names for this tool.
+        """
+        if tool not in self.namings:
+            raise VectorFitError(f"naming: got {tool!r}, expected one of {', '.join(self.namings)} for a {self.name}")
+        return self.namings[tool]
 
     @abstractmethod
     def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
@@ -105,7 +119,7 @@ class Family(ABC):
 
     @abstractmethod
     def why_unfit(self, pipe: DiffusionPipeline) -> str:
-        """Why a loaded pipeline is not a usable base of this family; empty where it is one."""
+        """Why a loaded pipeline is not a usable base of this family; empty if it is one."""
 
     @abstractmethod
     def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:

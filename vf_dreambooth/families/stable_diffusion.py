@@ -7,12 +7,25 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from vectorfit.export import Naming
 from vf_training.methods import STARTER
 
 from .diffusion_schedule import PREDICTION_TYPES, DiffusionSchedule
 from .family import Denoiser, Family, Preset
 
 SD14 = "CompVis/stable-diffusion-v1-4"
+
+
+def _published_name(path: str) -> str:
+    """A layer's path as published files have it: text encoders with the `text_model.` level that exports lack."""
+    model, _, rest = path.partition(".")
+    return f"{model}.text_model.{rest}" if model == "text_encoder" else path
+
+
+def _kohya_name(path: str) -> str:
+    """A layer's name in the files that A1111, ComfyUI and kohya's scripts read."""
+    model, _, rest = _published_name(path).partition(".")
+    return {"unet": "lora_unet_", "text_encoder": "lora_te_"}[model] + rest.replace(".", "_")
 
 
 class StableDiffusionDenoiser(Denoiser):
@@ -42,6 +55,10 @@ class StableDiffusion(Family):
     }
     default_preset = SD14
     hub_tag = "stable-diffusion"
+    namings = {  # noqa: RUF012  a registry too
+        "diffusers": Naming(_published_name),
+        "kohya": Naming(_kohya_name, "lora_down.weight", "lora_up.weight", bias="", alpha="alpha"),
+    }
 
     def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
         path = Path(location)
@@ -61,7 +78,7 @@ class StableDiffusion(Family):
         if channels != latents:
             return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"
         if pipe.unet.config.addition_embed_type is not None:
-            return f"its UNet wants {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
+            return f"its UNet expects {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
         vocabulary = pipe.text_encoder.config.vocab_size
         if len(pipe.tokenizer) < vocabulary:
             tokens = len(pipe.tokenizer)

@@ -13,7 +13,7 @@ AVF_DEPENDS_ON = ("avf", "method", "max_train_steps")
 
 
 def freezes(values: Mapping[str, Any]) -> bool:
-    method = methods.METHODS.get(values["method"])  # None where the name is a mistake, which is reported by itself
+    method = methods.METHODS.get(values["method"])  # None if the name is wrong, which is reported separately
     return bool(values["avf"] and method is not None and method.freezing)
 
 

@@ -161,6 +161,8 @@ class Technique(ABC):
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         """Gives plain models what a file holds; returns what takes it away again.
 
+        What is returned is a `functools.partial`, no closure: a copy of it takes the change away from copied models.
+
         Raises:
             VectorFitError: the file is damaged, or of another base; the models are as they were.
         """

@@ -41,4 +41,8 @@ class HeadAlone(ChangeFile):
         return {}
 
     def apply(self, models: Models, tensors: Mapping[str, Tensor], strength: float) -> Callable[[], None]:
-        return lambda: None
+        return _nothing
+
+
+def _nothing() -> None:
+    """What takes away no change."""

@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_dreambooth.pipeline import GenerationSettings, base_of, generate_images, load_pipeline
 from vf_training.runs import RunFolder
 
@@ -213,3 +214,22 @@ def test_a_single_file_with_its_configuration_beside_it(tiny_base, copy, argumen
     (copy / "broken.safetensors").write_bytes(b"not one")
     with pytest.raises(vf.VectorFitError, match=r"broken\.safetensors' cannot be loaded"):
         load(resolve(str(copy / "broken.safetensors")))
+
+
+# As Stable Diffusion 1.5's LoRA files have them: diffusers' own, and those of kohya's scripts.
+PUBLISHED = {
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0": (
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0",
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0",
+    ),
+    "text_encoder.encoder.layers.11.self_attn.q_proj": (
+        "text_encoder.text_model.encoder.layers.11.self_attn.q_proj",
+        "lora_te_text_model_encoder_layers_11_self_attn_q_proj",
+    ),
+}
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_layers_have_the_names_that_other_tools_give_them(path):
+    family = StableDiffusion()
+    assert tuple(family.naming(tool).layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
