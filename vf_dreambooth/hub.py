@@ -24,8 +24,11 @@ UPLOADED = ["README.md", VECTORS, "samples/*.png"]
 
 
 def is_hub_id(path: Path) -> bool:
-    """Whether a path is meant as owner/name or owner/name@revision: nothing is there, and it is no file's name."""
-    return bool(HUB_ID.fullmatch(path.as_posix())) and path.suffix != ".safetensors" and not path.exists()
+    """Whether a path is meant as owner/name or owner/name@revision.
+
+    It is not where there is a folder `owner` here: runs/dgo, mistyped or deleted, must not be looked for on the hub.
+    """
+    return bool(HUB_ID.fullmatch(path.as_posix())) and path.suffix != ".safetensors" and not path.parent.exists()
 
 
 def fetch_subject(hub_id: str) -> Path:

@@ -203,9 +203,18 @@ def test_a_hub_that_cannot_be_reached(monkeypatch, tmp_path):
 def test_what_is_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me" / "here").mkdir(parents=True)
-    assert hub.is_hub_id(Path("me/dog"))
-    assert hub.is_hub_id(Path("me/dog.v2@main"))
-    others = ("me/here", "dog", "./runs/me/dog", "/me/dog", "../me", "me/vectors.safetensors", "a/b/c")
+    assert hub.is_hub_id(Path("you/dog"))
+    assert hub.is_hub_id(Path("you/dog.v2@main"))
+    others = (
+        "me/here",
+        "me/mistyped",
+        "dog",
+        "./runs/me/dog",
+        "/you/dog",
+        "../you",
+        "you/vectors.safetensors",
+        "a/b/c",
+    )
     assert not any(hub.is_hub_id(Path(other)) for other in others)
 
 
