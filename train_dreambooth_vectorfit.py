@@ -8,6 +8,7 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import torch
@@ -18,17 +19,16 @@ from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
-from vf_dreambooth import checkpoint, estimate, faults, hub, optimization
+from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, trackers
 from vf_dreambooth.base_models import load
-from vf_dreambooth.data import DataSampler, Latents, encode_images
+from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
 from vf_dreambooth.families import TEXT_ENCODERS, family_of
-from vf_dreambooth.images import square, views
+from vf_dreambooth.images import square
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
 from vf_dreambooth.pipeline import adapted_models
 from vf_dreambooth.prior import class_images, recipe_for
-from vf_dreambooth.randomness import generator
 from vf_dreambooth.run_writer import RunWriter
 from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
@@ -62,18 +62,17 @@ def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accel
     """Computes the latents of every image once, and samples the batches from them."""
     config = setup.config
     prior = class_latents(setup, pipe, accelerator)
-    choices = {"center_crop": config.center_crop, "random_flip": config.random_flip}
-    squares = [
-        views(image, config.resolution, generator=generator(config.seed, "crops", index), **choices)
-        for index, image in enumerate(setup.photos.images)
-    ]
+    photos = encode_photos(pipe, setup.photos, config)
+    if config.prior == "base_prediction":
+        prior = replace(photos, weights=None)  # the class is kept on the ground too
     return DataSampler(
-        encode_images(pipe, squares),
+        photos,
         prior,
         batch_size=config.train_batch_size,
         global_batch_size=config.effective_batch_size * accelerator.num_processes,
         num_timesteps=family_of(pipe).noise_schedule(pipe).num_timesteps,
         seed=config.seed,
+        offset_noise=config.offset_noise,
     )
 
 
@@ -90,8 +89,10 @@ class Loop:
         self.writer = RunWriter(setup, pipe, self.optimization, accelerator, stopwatch)
         vectors, penalty = self.optimization.vectors.values(), self.optimization.penalty
         self.objective = Objective(self.config, pipe, self.data_sampler, setup.photos.captions, vectors, penalty)
-        parts = family_of(pipe).denoiser(pipe), self.optimization.optimizer
-        self.denoiser, self.optimizer = accelerator.prepare(*parts)
+        denoiser = family_of(pipe).denoiser(pipe)
+        if not self.config.train_text_encoder:
+            self.objective.keep_text(denoiser, accelerator)
+        self.denoiser, self.optimizer = accelerator.prepare(denoiser, self.optimization.optimizer)
 
     def update(self, step: int, interruption: Interruption) -> tuple[dict, bool]:
         """One optimizer update; returns its log entry, and whether any process was asked to stop."""
@@ -131,10 +132,12 @@ class Loop:
                 bar.set_postfix(
                     loss=f"{entry['loss']:.3f}", images_per_s=f"{images * (bar.format_dict['rate'] or 0):.1f}"
                 )
+                last = step == config.max_train_steps
+                kept = stopping or last or step % config.checkpointing_steps == 0
+                entry |= writer.validate() if kept else {}
                 accelerator.log({name: value for name, value in entry.items() if name != "frozen"}, step=step)
                 writer.log(entry)
-                last = step == config.max_train_steps
-                if stopping or last or step % config.checkpointing_steps == 0:
+                if kept:
                     writer.sample_grid(step)
                     writer.checkpoint(step)
                 if stopping and not last:
@@ -174,17 +177,17 @@ def train_subject(setup: Setup) -> str:
         return f"{config.trigger}: already finished, {run.vectors}"
     accelerator, stopwatch = start(setup), Stopwatch()
     pipe = load(setup.base).to(accelerator.device)
+    if config.report_to:
+        trackers.start(accelerator, config.report_to, run.path, config.as_dict())
     if accelerator.is_main_process:
         run.write_config(setup.run_config())
-    if config.report_to:
-        accelerator.init_trackers("tensorboard", {k: v for k, v in config.as_dict().items() if v is not None})
     loop = Loop(setup, pipe, accelerator, stopwatch)
     folder = checkpoint.find(run, setup.resume) if setup.resume else None
     done = checkpoint.resume(run, folder, loop.optimization, accelerator, loop.models, stopwatch)
     if setup.resume:
         accelerator.print(f"resumed      {f'after step {done}' if folder else 'no checkpoint yet, from the beginning'}")
     if not done:
-        loop.writer.sample_grid(0)
+        loop.writer.begin()
     complete = loop.run(done)
     if complete:
         loop.writer.finish()
@@ -213,10 +216,9 @@ def upload(setups: Sequence[Setup]) -> None:
     for setup in setups:
         if setup.config.push_to_hub and PartialState().is_main_process:
             name = setup.config.hub_model_id or setup.run.path.resolve().name
+            message, private = f"{setup.config.trigger}, trained with VectorFit", setup.config.hub_private_repo
             with problems.noting():
-                print(
-                    f"uploaded     {hub.push(setup.run.path, name, f'{setup.config.trigger}, trained with VectorFit')}"
-                )
+                print(f"uploaded     {hub.push(setup.run.path, name, message, private=private)}")
     problems.raise_all()
 
 

@@ -9,7 +9,8 @@ import gradio as gr
 
 from vectorfit import VectorFitError
 from vf_dreambooth.cli import parse
-from vf_dreambooth.config import PRIORS
+from vf_dreambooth.photos import SUFFIXES
+from vf_dreambooth.settings.prior import PRIORS
 from vf_training.problems import Problems
 
 from .components import PRIVATE, uploads_only
@@ -68,9 +69,8 @@ class TrainTab:
         self._wire()
 
     def _photos(self) -> None:
-        kinds = [".jpg", ".jpeg", ".png", ".webp"]
         label = f"{MIN_PHOTOS} to {MAX_PHOTOS} photos of one subject"
-        self.photos = uploads_only(gr.File(label=label, file_count="multiple", file_types=kinds, height=150))
+        self.photos = uploads_only(gr.File(label=label, file_count="multiple", file_types=sorted(SUFFIXES), height=150))
         self.checked = gr.Dataframe(
             headers=["photo", "pixels", "note"],
             label="Check of the photos",

@@ -19,6 +19,7 @@ RESULT = Path(__file__).with_suffix(".md")
 NAMES = ("cat", "bird", "boot", "teapot")
 PRIORS = {
     "class images": ("--prior", "class_images"),
+    "base prediction": ("--prior", "base_prediction"),
     "drift, weight 1e-6": ("--prior", "drift", "--drift_weight", "1e-6"),
     "drift, weight 3e-6": ("--prior", "drift", "--drift_weight", "3e-6"),
     "drift, weight 1e-5": ("--prior", "drift", "--drift_weight", "1e-5"),

@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="eval", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("generate", help="generate images of the DreamBench prompts, or of your own")
-    add.add_argument("runs", nargs="+", type=Path, help="run folders or subject files")
+    add.add_argument("runs", nargs="+", type=Path, help="run folders, subject files or hub ids owner/name")
     add.add_argument("--prompts", help=f"{generation.PROMPTS}; default: live for animals, otherwise object")
     add.add_argument("--images_per_prompt", type=int, default=4, help="default 4")
     add.add_argument("--seed", type=int, default=generation.FIRST_SEED, help="seed of the first image")

@@ -19,6 +19,7 @@ from vf_dreambooth.images import write_png
 from vf_dreambooth.pipeline import (
     GenerationSettings,
     base_of,
+    folder_of,
     generate_images,
     load_pipeline,
     set_subjects,
@@ -89,7 +90,7 @@ def task_of(run: Path, out: Path | None = None, wanted: str | None = None, **opt
         chosen = prompts(is_live(cls) if wanted is None else wanted == "live", starter=starter)
     else:
         chosen = read_prompt_file(Path(wanted))
-    folder = out or (run if run.is_dir() else run.parent) / EVALUATION
+    folder = out or folder_of(run) / EVALUATION
     return Task(run, folder, name_of(run), token, cls, chosen, **options)  # type: ignore[arg-type]
 
 

@@ -15,9 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
     *("vectorfit", "vectorfit/peft", "vf_training", "vf_training/methods"),
-    *("vf_dreambooth", "vf_dreambooth/families", "vf_tasks", "app", "eval", "starter"),
+    *("vf_dreambooth", "vf_dreambooth/families", "vf_dreambooth/settings", "vf_tasks", "app", "eval", "starter"),
 )
-WITH_TESTS_BY_NAME = FOLDERS[:7]
+WITH_TESTS_BY_NAME = FOLDERS[:8]
 OPTIONAL = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "peft", "PIL", "sklearn", "transformers"}
 SCRIPT, STARTER = "train_dreambooth_vectorfit", {"starter", "vf_starter"}
 EVALUATOR, PAGE = {"eval", "vf_eval"}, {"app", "vf_app"}

@@ -119,8 +119,8 @@ def test_the_core_needs_three_libraries():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {Requirement(need).name for need in settings["dependencies"]} == {"torch", "safetensors", "numpy"}
     extras = settings["optional-dependencies"]
-    everything = {need for extra in ("dreambooth", "tasks", "eval", "app", "peft", "heic") for need in extras[extra]}
-    assert all(extra in extras["all"][0] for extra in ("dreambooth", "tasks", "eval", "app", "peft", "heic"))
+    everything = {need for extra in ("dreambooth", "tasks", "eval", "app", "peft") for need in extras[extra]}
+    assert all(extra in extras["all"][0] for extra in ("dreambooth", "tasks", "eval", "app", "peft"))
     assert {Requirement(need).name for need in everything} >= {"diffusers", "gradio", "datasets", "peft", "timm"}
 
 

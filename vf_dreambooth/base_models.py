@@ -113,6 +113,8 @@ def load(base: BaseModel) -> DiffusionPipeline:
         pipe = _read(base)
     except (torch.OutOfMemoryError, MemoryError):
         raise
+    except VectorFitError as error:  # what it is was found in its model_index.json, before its weights were fetched
+        raise VectorFitError(f"base model {base.location!r}: {error}") from error
     except Exception as error:  # three libraries read a base, each with its own errors
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VectorFitError(

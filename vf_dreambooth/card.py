@@ -22,6 +22,7 @@ def _header(setup: Setup, family: Family, samples: list[str]) -> str:
         base_model=base,
         library_name="diffusers",
         tags=[tag.format(family=family.hub_tag) for tag in TAGS],
+        license=setup.config.hub_license,
         instance_prompt=setup.config.instance_prompt,
         widget=widget or None,
     )

@@ -16,9 +16,10 @@ from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
 from .checkpoint import run_of
-from .config import PRIOR, TrainConfig
+from .config import TrainConfig
 from .default_runs import newest_run
 from .options import dependents, problems_of
+from .settings.prior import GROUP as PRIOR
 
 # Flags of other DreamBooth scripts that do not exist here, and what to use instead.
 ELSEWHERE = {

@@ -43,7 +43,7 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
     latents = Latents(zeros, torch.ones_like(zeros))
     size = config.train_batch_size
     per_update = size * config.gradient_accumulation_steps * accelerator.num_processes
-    prior = latents if config.with_class_images else None
+    prior = latents if config.with_class_samples else None
     data_sampler = DataSampler(latents, prior, size, per_update, family.noise_schedule(pipe).num_timesteps, config.seed)
     objective = Objective(config, pipe, data_sampler, [None], vectors.values())
     denoiser = family.denoiser(pipe).to(accelerator.device)
@@ -69,7 +69,7 @@ def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> li
     config = setup.config
     train = estimate.update * config.max_train_steps
     grids = config.num_validation_images and -(-config.max_train_steps // config.checkpointing_steps) + 1
-    pictures = grids * config.num_validation_images * 4
+    pictures = grids * config.num_validation_images * len(setup.previews)
     pictures += config.num_class_images if config.with_class_images and not config.class_data_dir else 0
     draw = pictures * setup.generation.num_inference_steps * estimate.denoising
     return [

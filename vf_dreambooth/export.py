@@ -18,7 +18,7 @@ from vf_training.commands import exit_clearly
 
 from .base_models import BaseModel, load
 from .families import FAMILIES, family_of
-from .pipeline import adapted_models, base_of, subject_file
+from .pipeline import adapted_models, base_of, folder_of, subject_file
 
 KINDS = ("lora", "diff", "pipeline")
 NAMINGS = tuple(dict.fromkeys(tool for family in FAMILIES for tool in family.namings))
@@ -27,7 +27,7 @@ NAMING_OF_DIFF = "kohya"  # the names under which ComfyUI reads an exact change
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vf_dreambooth.export", description=__doc__, allow_abbrev=False)
-    parser.add_argument("subject", type=Path, metavar="RUN", help="run folder or subject file")
+    parser.add_argument("subject", type=Path, metavar="RUN", help="run folder, subject file or hub id owner/name")
     parser.add_argument(
         "--to",
         required=True,
@@ -91,7 +91,7 @@ def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: floa
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(arguments)
     kind = Kind(flags.to, flags.rank, flags.naming, flags.biases)
-    out = flags.out or subject_file(flags.subject).parent / kind.file_name
+    out = flags.out or folder_of(flags.subject) / kind.file_name
     print(export(flags.subject, base_of(flags.subject, flags.base_model), kind, out, flags.strength))
 
 

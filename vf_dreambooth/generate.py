@@ -16,12 +16,12 @@ from vf_training.runs import RunFolder
 
 from .images import comparison, grid, write_png
 from .photos import read_folder
-from .pipeline import GenerationSettings, base_of, generate_images, load_pipeline, set_subjects
+from .pipeline import GenerationSettings, base_of, folder_of, generate_images, load_pipeline, set_subjects
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vf_dreambooth.generate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--vectors", required=True, type=Path, help="run folder or subject file")
+    parser.add_argument("--vectors", required=True, type=Path, help="run folder, subject file or hub id owner/name")
     parser.add_argument(
         "--prompt", required=True, action="append", dest="prompts", help="prompt; may be given several times"
     )
@@ -49,7 +49,7 @@ def _file_name(prompt: str) -> str:
 
 def _references(vectors: Path) -> list[Image.Image]:
     """The photos that a run was trained on, if their folder still exists."""
-    run = RunFolder(vectors if vectors.is_dir() else vectors.parent)
+    run = RunFolder(folder_of(vectors))
     if not run.config.exists():
         return []
     folder = Path(run.read_config()["settings"]["instance_data_dir"])
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         guidance_scale=preset.guidance_scale if flags.guidance_scale is None else flags.guidance_scale,
         negative_prompt=flags.negative_prompt,
     )
-    out = flags.out or (flags.vectors if flags.vectors.is_dir() else flags.vectors.parent) / "generated"
+    out = flags.out or folder_of(flags.vectors) / "generated"
     out.mkdir(parents=True, exist_ok=True)
     rows = _rows(pipe, flags.prompts, flags, settings)
     for number, (prompt, row) in enumerate(zip(flags.prompts, rows, strict=True)):

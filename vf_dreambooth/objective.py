@@ -8,14 +8,24 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import vectorfit as vf
+
+from .captions import Captions
 from .config import TrainConfig
 from .data import Batch, DataSampler
-from .families import family_of
+from .families import Denoiser, family_of
 
 
-def per_sample_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, float32. Shapes: [n, c, h, w] twice to [n]."""
-    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+def per_sample_loss(prediction: Tensor, target: Tensor, weights: Tensor, huber_c: float | None = None) -> Tensor:
+    """Weighted mean error of each sample, float32. Shapes: [n, c, h, w] twice, [n, 1, h, w] to [n].
+
+    The error is squared, or with `huber_c` the pseudo-Huber loss 2 c (sqrt(d^2 + c^2) - c): d^2 for small d, 2 c |d|
+    for large. Source: Khrapov et al. 2024 (arXiv 2403.16728).
+    """
+    errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    if huber_c is not None:
+        errors = 2 * huber_c * ((errors + huber_c**2).sqrt() - huber_c)
+    return (errors * weights).flatten(1).mean(1)
 
 
 def drift(vectors: Iterable[Tensor]) -> Tensor:
@@ -39,6 +49,19 @@ def combine(losses: Tensor, is_class: Tensor, prior_loss_weight: float) -> tuple
     return instance + prior_loss_weight * prior, instance, prior
 
 
+@torch.no_grad()
+def base_prediction(
+    denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor | None, prompt_index: Tensor
+) -> Tensor:
+    """What the base, without the trained vectors, predicts. Arguments and shapes are those of `Denoiser.forward`.
+
+    It is the target of class samples whose images are the photos: the class prompt must go on meaning what it meant.
+    Source: OneTrainer's prior prediction.
+    """
+    with vf.disabled(denoiser):
+        return denoiser(noisy, timesteps, prompt_ids, prompt_index)
+
+
 class Objective:
     """What a training minimises on this process, one optimizer update at a time."""
 
@@ -55,33 +78,26 @@ class Objective:
         self.vectors = list(vectors)
         family = family_of(pipe)
         self.noise_schedule = family.noise_schedule(pipe)
-        prompts = [caption or config.instance_prompt for caption in captions] + [config.class_prompt]
-        distinct, index = unique_prompts(prompts if data_sampler.prior is not None else prompts[:-1])
-        self.prompt_ids = family.tokenize(pipe, distinct)
-        self.photo_prompt, self.class_prompt = index[: len(captions)], index[-1]
+        self.captions = Captions(config, captions, with_class=data_sampler.prior is not None)
+        self.prompt_ids = family.tokenize(pipe, self.captions.prompts)
+        self.text_is_kept = False  # encoded once, by `keep_text`
 
-    def _prompt_index(self, batch: Batch) -> Tensor:
-        """Which of the distinct prompts each sample has [n]."""
-        photo = self.photo_prompt[torch.where(batch.is_class, 0, batch.picture)]
-        return torch.where(batch.is_class, self.class_prompt, photo)
+    def keep_text(self, denoiser: Denoiser, accelerator: Accelerator) -> None:
+        """Encodes all prompts once. Only where the text encoder is not trained."""
+        with accelerator.autocast():
+            denoiser.keep(self.prompt_ids.to(accelerator.device))
+        self.text_is_kept = True
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process."""
-        config, device = self.config, accelerator.device
-        parts = torch.zeros(3, device=device)
+        config, parts = self.config, torch.zeros(3, device=accelerator.device)
         for micro in range(config.gradient_accumulation_steps):
             first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
             batch = self.data_sampler.batch(step, first)
-            index, batch = self._prompt_index(batch).to(device), batch.to(device)
-            noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-            target = self.noise_schedule.target(batch.latents, batch.noise, batch.timesteps)
+            prompt = self.captions.index(batch.picture, batch.is_class, step, first)
             with accelerator.accumulate(denoiser):
-                with accelerator.autocast():
-                    predicted = denoiser(noisy, batch.timesteps, self.prompt_ids.to(device), index)
-                losses = per_sample_loss(predicted, target)
-                if config.snr_gamma is not None:
-                    losses = losses * self.noise_schedule.min_snr_weights(batch.timesteps, config.snr_gamma)
-                loss, instance, prior = combine(losses, batch.is_class, config.prior_loss_weight)
+                losses, is_class = self._losses(denoiser, batch, prompt, accelerator), batch.is_class
+                loss, instance, prior = combine(losses, is_class.to(losses.device), config.prior_loss_weight)
                 if config.prior == "drift":
                     prior = drift(self.vectors)
                     loss = loss + config.drift_weight * prior
@@ -91,8 +107,24 @@ class Objective:
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
         return parts
 
-
-def unique_prompts(prompts: list[str]) -> tuple[list[str], Tensor]:
-    """The distinct prompts in order of appearance, and each sample's index among them."""
-    distinct = list(dict.fromkeys(prompts))
-    return distinct, torch.tensor([distinct.index(prompt) for prompt in prompts])
+    def _losses(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
+        """The loss of each sample [n]; `prompt` says which of the prompts each has [n]."""
+        prompt_ids = None
+        if not self.text_is_kept:
+            used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding
+            prompt_ids = self.prompt_ids[used].to(accelerator.device)
+        prompt = prompt.to(accelerator.device)
+        batch, schedule = batch.to(accelerator.device), self.noise_schedule
+        noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+        target = schedule.target(batch.latents, batch.noise, batch.timesteps)
+        with accelerator.autocast():
+            predicted = denoiser(noisy, batch.timesteps, prompt_ids, prompt)
+        if self.config.prior == "base_prediction" and batch.is_class.any():
+            model, rows = accelerator.unwrap_model(denoiser), batch.is_class
+            with accelerator.autocast():
+                base = base_prediction(model, noisy[rows], batch.timesteps[rows], prompt_ids, prompt[rows])
+            target = target.float().index_put((rows.nonzero()[:, 0],), base.float())
+        losses = per_sample_loss(predicted, target, batch.weights, self.config.huber_c)
+        if self.config.snr_gamma is not None:
+            losses = losses * schedule.min_snr_weights(batch.timesteps, self.config.snr_gamma)
+        return losses

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from prodigyopt import Prodigy
 from torch import nn
 
 import vectorfit as vf
@@ -14,6 +15,8 @@ from vf_training import methods
 
 from .config import TrainConfig
 from .options import EVERYTHING
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "prodigy": Prodigy}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ class Optimization:
 
     def rates(self) -> dict[str, float]:
         """The learning rate of every parameter group, by its key in the log."""
-        return dict(zip(self.log_keys, self.schedule.get_last_lr(), strict=True))
+        # Prodigy's rate is a factor of the one that it finds, d.
+        found = [group.get("d", 1.0) for group in self.optimizer.param_groups]
+        rates = [rate * d for rate, d in zip(self.schedule.get_last_lr(), found, strict=True)]
+        return dict(zip(self.log_keys, rates, strict=True))
 
     def freeze(self, step: int) -> tuple[str, ...]:
         """Freezes vectors for this update, removes their gradients, and returns their names."""
@@ -111,8 +117,9 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     rates = rates_of(config)
     *special, main = vf.parameter_groups(vectors, {rate.pattern: rate.value for rate in rates})
     groups = [main, *special]  # the order in which checkpoints of version 0.1.0 have them
-    optimizer = torch.optim.AdamW(
+    optimizer = OPTIMIZERS[config.optimizer](
         groups,
+        lr=config.learning_rate,  # the polynomial schedule reads it, though every group has its own
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
@@ -122,6 +129,8 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=config.max_train_steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
     )
     for model in models.values():
         if config.gradient_checkpointing:

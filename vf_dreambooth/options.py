@@ -71,6 +71,11 @@ def decay(value: float) -> str:
     return "" if 0 <= value < 1 else f"got {value}, expected at least 0 and below 1"
 
 
+def fraction(value: float) -> str:
+    """A check: the value is a part of a whole."""
+    return "" if 0 <= value <= 1 else f"got {value}, expected 0 to 1"
+
+
 def multiple_of(unit: int) -> Check:
     return lambda value: "" if value % unit == 0 else f"got {value}, expected a multiple of {unit}"
 
@@ -99,6 +104,11 @@ def only_with(name: str, *allowed: Any, because: str) -> Conflict:
 def not_with(name: str, value: Any, because: str) -> Conflict:
     """A conflict for a setting that one value of another one rules out."""
     return lambda values: because if values[name] == value else ""
+
+
+def first_of(*conflicts: Conflict) -> Conflict:
+    """The first of several conflicts that holds."""
+    return lambda values: next((problem for conflict in conflicts if (problem := conflict(values))), "")
 
 
 def _problem(item: Field, values: Mapping[str, Any]) -> str:

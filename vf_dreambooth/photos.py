@@ -1,27 +1,29 @@
 """Reads a folder of photos and their captions, and reports what is wrong with them."""
 
 import hashlib
-import importlib.util
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+import imagehash
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vectorfit import VectorFitError
 from vf_training.problems import Problems
 
-HEIC = importlib.util.find_spec("pillow_heif") is not None
-if HEIC:
-    import pillow_heif
+from .captions import read_lines
+from .masks import is_mask, mask_path, read_mask
 
-    pillow_heif.register_heif_opener()
+pillow_heif.register_heif_opener()
 
 # Pillow picks the decoder by content. Only these are allowed: a PSD or EPS file named .png must not be decoded.
-FORMATS = ("JPEG", "PNG", "WEBP", *(("HEIF",) if HEIC else ()))
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
-HEIC_ADVICE = "a HEIC picture, for which `pip install 'vectorfit[heic]'` adds the decoder"
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
+READABLE = "JPEG, PNG, WebP, AVIF or HEIC"  # in messages
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif"}
+VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".3gp"}
+FRAMES_ADVICE = "save single frames of it as JPEG, as with: ffmpeg -i FILE -r 1 frame%02d.jpg"
 # The first bytes of other files (at an offset), and what to call them in messages.
 SIGNATURES = {
     (0, b"8BPS"): "a Photoshop file",
@@ -32,22 +34,27 @@ SIGNATURES = {
     (0, b"II*\0"): "a TIFF",
     (0, b"MM\0*"): "a TIFF",
     (0, b"%PDF"): "a PDF",
-    (4, b"ftypavif"): "an AVIF picture",
-    **{(4, b"ftyp" + brand): HEIC_ADVICE for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")},
+    **{(4, b"ftyp" + brand): "a damaged HEIC or AVIF" for brand in (b"heic", b"heix", b"mif1", b"avif")},
+    **{(4, b"ftyp" + brand): "a sequence of HEIC or AVIF frames" for brand in (b"hevc", b"msf1", b"avis")},
     (4, b"ftyp"): "a video",
+    (0, b"\x1a\x45\xdf\xa3"): "a video",
+    (8, b"AVI "): "a video",
 }
-NEAR_DUPLICATE = 4.0  # mean difference of two thumbnails, in grey levels of 255
+# Bits of 64 in which two perceptual hashes differ. Photos of DreamBench's subjects differ in 12 and more; the same
+# photo scaled, brightened, saved again or cut by 2 % in up to 10.
+NEAR_DUPLICATE = 8
 
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos of a folder by name, upright and RGB, with their own prompts or None, and the ignored files."""
+    """The photos of a folder by name, upright and RGB, with their own prompts and masks or None; the ignored files."""
 
     images: list[Image.Image]
     names: list[str]
     ignored: list[str]
     captions: list[str | None] = field(default_factory=list)
-    sha256: dict[str, str] = field(default_factory=dict)  # of every file by name, captions included
+    sha256: dict[str, str] = field(default_factory=dict)  # of every file by name, captions and masks included
+    masks: list[Image.Image | None] = field(default_factory=list)
 
     def small(self, resolution: int) -> list[int]:
         """The indices of photos that are smaller than the training resolution."""
@@ -55,9 +62,8 @@ class Photos:
 
     def alike(self) -> list[tuple[int, int]]:
         """The pairs of photos that are nearly the same picture."""
-        thumbnails = [np.asarray(ImageOps.fit(image.convert("L"), (16, 16)), np.float32) for image in self.images]
-        pairs = combinations(range(len(thumbnails)), 2)
-        return [(i, j) for i, j in pairs if np.abs(thumbnails[i] - thumbnails[j]).mean() < NEAR_DUPLICATE]
+        hashes = [imagehash.phash(image) for image in self.images]
+        return [(i, j) for i, j in combinations(range(len(hashes)), 2) if hashes[i] - hashes[j] <= NEAR_DUPLICATE]
 
     def warnings(self, resolution: int) -> list[str]:
         """Warnings before a training: small photos, near-duplicates, few photos."""
@@ -72,36 +78,53 @@ class Photos:
         return small + alike + few
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    """Why a file cannot be read as a photo."""
-    start = path.read_bytes()[:32] if path.is_file() else b""
+def _refusal(path: Path, error: Exception) -> str:
+    """Why a file cannot be read as a photo, and what to do."""
+    start, remedy = path.read_bytes()[:32] if path.is_file() else b"", "repair, convert or remove it"
     if not start:
-        return "it is empty, 0 bytes"
+        return f"it is empty, 0 bytes; {remedy}"
+    kind = next((name for (at, magic), name in SIGNATURES.items() if start[at:].startswith(magic)), "")
+    if kind in ("a video", "a sequence of HEIC or AVIF frames"):
+        return f"not a {READABLE} but {kind}; {FRAMES_ADVICE}"
     if isinstance(error, UnidentifiedImageError):
-        kind = next((name for (at, magic), name in SIGNATURES.items() if start[at:].startswith(magic)), None)
-        return f"not a JPEG, PNG or WebP but {kind}" if kind else "not a JPEG, PNG or WebP"
-    return str(error)
+        return f"not a {READABLE}" + (f" but {kind}" if kind else "") + f"; {remedy}"
+    return f"{error}; {remedy}"
 
 
-def open_photo(path: Path) -> Image.Image:
-    """One photo, RGB: turned upright by its EXIF tag, transparency laid over white.
+def _upright(path: Path) -> Image.Image:
+    """One photo as it is stored, but turned upright as its camera says.
 
     Raises:
-        VectorFitError: it is not a readable JPEG, PNG or WebP.
+        VectorFitError: it is not a readable photo, or an animation.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            frames = getattr(image, "n_frames", 1) if image.format in ("WEBP", "AVIF", "PNG") else 1
             upright = ImageOps.exif_transpose(image)
             upright.load()
     except PermissionError as error:
         raise VectorFitError(f"{path}: cannot be read ({error.strerror}); allow it or remove it") from error
     except Exception as error:  # decoders raise many kinds of errors for damaged files
-        raise VectorFitError(
-            f"{path}: cannot be read as an image ({_unreadable(path, error)}); repair, convert or remove it"
-        ) from error
+        raise VectorFitError(f"{path}: cannot be read as an image: {_refusal(path, error)}") from error
+    if frames > 1:
+        raise VectorFitError(f"{path}: an animation of {frames} frames, expected a photo; {FRAMES_ADVICE}")
+    return upright
+
+
+def open_photo(path: Path) -> Image.Image:
+    """One photo, RGB: turned upright as its camera says, transparency laid over white.
+
+    Raises:
+        VectorFitError: it is not a readable photo.
+    """
+    return _rgb(_upright(path))
+
+
+def _rgb(upright: Image.Image) -> Image.Image:
+    """A picture in RGB, its transparency laid over white."""
     if upright.mode.startswith("I"):  # 16 bits a pixel, which a plain conversion would turn white
         return Image.fromarray((np.asarray(upright, np.float32) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+    if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return upright.convert("RGB")
@@ -121,46 +144,51 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def photo_paths(folder: Path) -> list[Path]:
-    """The files of a folder whose names are those of photos, without sub-folders and hidden files.
+    """The files of a folder whose names are those of photos, without masks, sub-folders and hidden files.
 
     Raises:
         VectorFitError: the folder is missing or unreadable.
     """
     entries = _entries(folder)
-    return [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    photos = [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    return [p for p in photos if not is_mask(p)]
 
 
 def _caption(path: Path) -> str | None:
-    """The prompt in PHOTO.txt beside a photo. Raises VectorFitError when that file cannot be read."""
+    """The prompt in PHOTO.txt beside a photo. Raises VectorFitError when that file cannot be read or is empty."""
     beside = path.with_suffix(".txt")
-    if not beside.exists():
-        return None
-    try:
-        return " ".join(beside.read_text(encoding="utf-8").split()) or None
-    except (OSError, UnicodeDecodeError) as error:
-        raise VectorFitError(f"{beside}: not a readable UTF-8 text ({error}); repair or remove it") from error
+    return " ".join(read_lines(beside)) if beside.exists() else None
 
 
 def read_folder(folder: Path) -> Photos:
-    """All photos of a folder with their captions. Sub-folders, hidden files and other files are ignored.
+    """All photos of a folder with their captions and masks. Sub-folders, hidden files and other files are ignored.
 
     Raises:
-        VectorFitError: the folder is missing or has no photo, or photos cannot be read (all are named).
+        VectorFitError: the folder is missing or has no photo, or photos, captions or masks cannot be used (all are
+            named).
     """
     paths, problems = photo_paths(folder), Problems()
-    used = {p.name for p in paths} | {p.with_suffix(".txt").name for p in paths}
+    companions = [beside for p in paths for beside in (p.with_suffix(".txt"), mask_path(p)) if beside.exists()]
+    used = {p.name for p in (*paths, *companions)}
     ignored = [p.name for p in _entries(folder) if p.name not in used]
     if not paths:
         content = f"found only {', '.join(ignored[:3])}" if ignored else "it is empty"
-        raise VectorFitError(f"{folder}: no photos, {content}; expected JPEG, PNG or WebP files of one subject")
-    images, captions = [], []
+        videos = any(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in ignored)
+        advice = f"; from a video, {FRAMES_ADVICE}" if videos else ""
+        raise VectorFitError(f"{folder}: no photos, {content}; expected {READABLE} files of one subject{advice}")
+    images, captions, masks = [], [], []
     for path in paths:
         with problems.noting():
-            images.append(open_photo(path))
+            upright = _upright(path)
+            images.append(_rgb(upright))
+            masks.append(read_mask(path, upright))
+        with problems.noting():
             captions.append(_caption(path))
+    for name in ignored:
+        if is_mask(Path(name)):
+            problems.messages.append(f"{folder / name}: a mask without its photo; name it after the photo or remove it")
     problems.raise_all()
-    texts = [path.with_suffix(".txt") for path in paths if path.with_suffix(".txt").exists()]
-    return Photos(images, [p.name for p in paths], ignored, captions, digests(paths + texts))
+    return Photos(images, [p.name for p in paths], ignored, captions, digests(paths + companions), masks)
 
 
 def digests(paths: list[Path]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from vf_training import methods
 from vf_training.device import best_device
 from vf_training.runs import RunFolder
 
+from . import hub
 from .base_models import BaseModel, load, resolve
 from .families import Preset, family_of
 
@@ -46,18 +47,33 @@ def adapted_models(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
 
 
 def subject_file(path: str | Path) -> Path:
-    """The subject file of a run folder, or the file itself."""
+    """The subject file of a run folder, the file itself, or that of a subject on the hub, fetched unless it is kept.
+
+    Raises:
+        VectorFitError: nothing is there, and the hub has no such subject or cannot be reached.
+    """
     path = Path(path)
-    return RunFolder(path).vectors if path.is_dir() else path
+    if path.is_dir():
+        return RunFolder(path).vectors
+    return hub.fetch_subject(str(path)) if hub.is_hub_id(path) else path
+
+
+def folder_of(path: str | Path) -> Path:
+    """Where things made of a subject go: its run folder, its file's folder, or for one on the hub ./NAME."""
+    path = Path(path)
+    if hub.is_hub_id(path):
+        return Path(path.name.partition("@")[0])
+    return path if path.is_dir() else path.parent
 
 
 def base_of(path: str | Path, location: str | None = None) -> BaseModel:
-    """The base model that a run folder or a subject file was trained on. `location` is where it is now, if it moved.
+    """The base model that a subject was trained on: a run folder, a subject file or a hub id.
+
+    `location` is where the base is now, if it moved.
 
     Raises:
         VectorFitError: the file is not a subject file, or its base does not exist.
     """
-    path = Path(path)
     file = subject_file(path)
     run = RunFolder(file.parent)
     metadata = vf.read_metadata(file)

@@ -17,7 +17,7 @@ from vectorfit.atomic import write_atomically
 from .base_models import fingerprint
 from .families import family_of
 from .images import write_png
-from .photos import open_photo, photo_paths
+from .photos import READABLE, open_photo, photo_paths
 from .pipeline import GenerationSettings, generate_images
 from .randomness import generator
 
@@ -140,7 +140,5 @@ def user_class_paths(folder: Path, count: int) -> tuple[list[Path], int]:
     except VectorFitError as error:
         raise VectorFitError(f"--class_data_dir: {error}") from error
     if not paths:
-        raise VectorFitError(
-            f"--class_data_dir: {folder} has no JPEG, PNG or WebP files; expected pictures of the class"
-        )
+        raise VectorFitError(f"--class_data_dir: {folder} has no {READABLE} files; expected pictures of the class")
     return paths[:count], len(paths)

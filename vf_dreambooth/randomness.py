@@ -22,6 +22,11 @@ def stacked_integers(high: int, seed: int, purpose: str, step: int, indices: ran
     return torch.cat([torch.randint(high, (1,), generator=generator(seed, purpose, step, i)) for i in indices])
 
 
+def stacked_uniform(seed: int, purpose: str, step: int, indices: range) -> Tensor:
+    """Uniform numbers [len(indices)] from 0 to 1, one per index."""
+    return torch.cat([torch.rand(1, generator=generator(seed, purpose, step, i)) for i in indices])
+
+
 def shuffled_position(count: int, position: int, seed: int, purpose: str) -> int:
     """Element `position` of an endless sequence that repeats 0..count-1, each time in a new order."""
     epoch, offset = divmod(position, count)

@@ -14,14 +14,14 @@ from vf_training.analysis import write_training
 from vf_training.device import peak_memory
 from vf_training.runs import VECTORS
 
-from . import card, checkpoint
+from . import card, checkpoint, trackers
 from .families import family_of
 from .images import grid, write_png
 from .optimization import Optimization
 from .pipeline import generate_images, previewing
-from .prompts import preview_prompts
 from .setup import Setup
 from .stopwatch import Stopwatch
+from .validation import Validation
 
 
 class RunWriter:
@@ -38,6 +38,7 @@ class RunWriter:
         self.setup, self.config, self.run = setup, setup.config, setup.run
         self.pipe, self.optimization, self.accelerator, self.stopwatch = pipe, optimization, accelerator, stopwatch
         self.writes = accelerator.is_main_process
+        self.validation = Validation(self.config, pipe, setup.held_out) if self.writes and setup.held_out else None
         self.thumbnail: Image.Image | None = None  # the subject in the newest sample grid
 
     def _modelspec(self) -> dict[str, str]:
@@ -80,16 +81,39 @@ class RunWriter:
         config, count = self.config, self.config.num_validation_images
         if not (self.writes and count):
             return
-        prompts = preview_prompts(config.instance_prompt, config.class_prompt)
-        prompts += [config.validation_prompt] if config.validation_prompt else []
-        seeds = [*range(count)] * len(prompts)
         with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
-            repeated = [prompt for prompt in prompts for _ in range(count)]
-            images = generate_images(self.pipe, repeated, seeds, self.setup.generation, positions=range(len(repeated)))
-        self.thumbnail = images[0]
-        rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
+            rows = self._rows(count)
+        prompts = [preview.prompt for preview in self.setup.previews]
+        self.thumbnail = rows[next((i for i, prompt in enumerate(prompts) if config.token in prompt), 0)][0]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
         write_png(self.run.sample_grid(step), sheet)
+        trackers.send_picture(self.accelerator, "samples", sheet, step)
+
+    def _rows(self, count: int) -> list[list[Image.Image]]:
+        """`count` pictures of every preview. Those with the same settings are drawn together."""
+        usual, rows = self.setup.generation, self.setup.previews
+        drawn: dict[int, list[Image.Image]] = {}
+        for settings in dict.fromkeys(row.settings(usual) for row in rows):
+            alike = [index for index, row in enumerate(rows) if row.settings(usual) == settings]
+            prompts = [rows[index].prompt for index in alike for _ in range(count)]
+            seeds = [rows[index].seed + n for index in alike for n in range(count)]
+            images = generate_images(self.pipe, prompts, seeds, settings, positions=range(len(prompts)))
+            drawn |= {index: images[n * count : (n + 1) * count] for n, index in enumerate(alike)}
+        return [drawn[index] for index in range(len(rows))]
+
+    def validate(self) -> dict[str, float]:
+        """The validation loss as it is logged, where the run has photos for it. It does not change the training."""
+        if self.validation is None:
+            return {}
+        with self.optimization.averaged():
+            return {"validation_loss": self.validation.loss(self.accelerator)}
+
+    def begin(self) -> None:
+        """What is known before the first step: the base's sample grid and validation loss."""
+        self.sample_grid(0)
+        if losses := self.validate():
+            self.accelerator.print(f"validation   loss {losses['validation_loss']:.4f} before training")
+            self.accelerator.log(losses, step=0)
 
     def log(self, entry: dict) -> None:
         if self.writes:
@@ -113,7 +137,10 @@ class RunWriter:
                 self.sample_grid(self.config.max_train_steps)
             card.write(self.setup, family_of(self.pipe))
             if self.optimization.trains_vectors:
-                write_training(self.optimization.vectors, self.run.read_log(), self.run.analysis)
+                for path in write_training(self.optimization.vectors, self.run.read_log(), self.run.analysis):
+                    with Image.open(path) as figure:
+                        name = f"analysis/{path.stem}"
+                        trackers.send_picture(self.accelerator, name, figure, self.config.max_train_steps)
             self._save(self.run.vectors)
             self.run.write_config(
                 {**self.setup.run_config(), "seconds": round(self.stopwatch.seconds, 1), "peak_memory": peak_memory()}

@@ -1,6 +1,5 @@
 """Prepares a run before any model is loaded: settings, base, photos and run folder. Prints them."""
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ from vectorfit import VectorFitError
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
-from . import hub
+from . import hub, trackers
 from .base_models import BaseModel, resolve
+from .captions import filled, photo_captions
 from .checkpoint import find
 from .cli import Command, parse, read_settings
 from .config import TrainConfig
@@ -22,6 +22,7 @@ from .optimization import rates_of
 from .options import Circumstances, completed
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
+from .previews import Preview, previews
 from .prior import user_class_paths
 
 
@@ -36,6 +37,8 @@ class Setup:
     run: RunFolder
     generation: GenerationSettings
     num_processes: int
+    previews: list[Preview]  # the rows of the sample grids
+    held_out: Photos | None = None  # photos to validate on
     base_chosen: bool = False  # automatically, not by the user
     resume: str | None = None
 
@@ -127,6 +130,48 @@ def _check_resumed(setup: Setup) -> None:
         raise VectorFitError("\n".join(problems))
 
 
+def _held_out(config: TrainConfig, photos: Photos | None) -> Photos | None:
+    """The photos to validate on, where a folder of them is given.
+
+    Raises:
+        VectorFitError: they cannot be read, or some are trained on too.
+    """
+    if config.validation_data_dir is None:
+        return None
+    folder = Path(config.validation_data_dir)
+    try:
+        found = read_folder(folder)
+    except VectorFitError as error:
+        raise VectorFitError("\n".join(f"--validation_data_dir: {line}" for line in str(error).splitlines())) from error
+    trained = {photos.sha256[name] for name in photos.names} if photos else set()
+    shared = [name for name in found.names if found.sha256[name] in trained]
+    if shared:
+        raise VectorFitError(
+            f"--validation_data_dir: {', '.join(shared)} in {folder} are trained on too; keep other photos there"
+        )
+    return found
+
+
+def _filled_in(config: TrainConfig) -> tuple[TrainConfig, list[Preview]]:
+    """The settings with the placeholders of their prompts filled in, and the rows of the sample grids.
+
+    Raises:
+        VectorFitError: a wrong placeholder, or the file of prompts cannot be used.
+    """
+    given, rows, problems = {}, [], Problems()
+    for name in ("instance_prompt", "class_prompt", "validation_prompt"):
+        with problems.noting():
+            try:
+                given[name] = (text := getattr(config, name)) and filled(text, config)
+            except VectorFitError as error:
+                raise VectorFitError(f"--{name}: {error}") from error
+    config = replace(config, **given)
+    with problems.noting():
+        rows = previews(config)
+    problems.raise_all()
+    return config, rows
+
+
 def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
     """The setup of one subject, or None if something is wrong, which is added to `problems`."""
     config, photos, class_paths = command.config, None, []
@@ -142,9 +187,19 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
         with problems.noting():
             class_paths, _ = user_class_paths(Path(config.class_data_dir), config.num_class_images or 10**9)
             check_photos(class_paths)
+    held_out = None
+    with problems.noting():
+        held_out = _held_out(config, photos)
     if base is None or photos is None or len(problems.messages) > before:
         return None
     config = completed(config, Circumstances(base, _precision(), _accumulation()))
+    rows: list[Preview] = []
+    with problems.noting():
+        photos = replace(photos, captions=photo_captions(photos.captions, photos.names, config))
+        if held_out is not None:
+            held_out = replace(held_out, captions=photo_captions(held_out.captions, held_out.names, config))
+    with problems.noting():
+        config, rows = _filled_in(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     preset = base.preset
@@ -154,7 +209,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
     class_paths = class_paths[: config.num_class_images]
     run = RunFolder(config.output_dir)
-    setup = Setup(config, base, photos, class_paths, run, generation, _num_processes(), chosen, resume)
+    setup = Setup(config, base, photos, class_paths, run, generation, _num_processes(), rows, held_out, chosen, resume)
     if resume is not None:
         with problems.noting():
             _check_resumed(setup)
@@ -164,8 +219,11 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
 def _check_machine(command: Command, several: bool) -> None:
     """Raises VectorFitError for missing packages, and for flags that do not work with several subjects."""
     config, problems = command.config, []
-    if config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        problems.append("--report_to: tensorboard is not installed; pip install tensorboard")
+    if config.report_to:
+        try:
+            trackers.check(config.report_to)
+        except VectorFitError as error:
+            problems.append(str(error))
     if several and config.hub_model_id:
         problems.append("--hub_model_id: several subjects cannot share one repository; leave it out")
     if several and command.resume_from_checkpoint not in (None, "latest"):
@@ -211,6 +269,8 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     own = [caption for caption in photos.captions if caption]
     if own:
         say(f"             {len(own)} with a prompt of their own, such as {own[0]!r}")
+    if masked := sum(mask is not None for mask in photos.masks):
+        say(f"             {masked} with a mask; what it leaves out counts {config.unmasked_weight}")
     without_token = sum(config.token not in caption for caption in own)
     unnamed = [f"{without_token} prompts of photos do not say {config.token!r}"] if without_token else []
     if config.token not in str(config.instance_prompt):
@@ -220,14 +280,16 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"prompts      {config.instance_prompt!r} for the subject, {config.class_prompt!r} for its class")
     say(f"prior        {_prior(setup)}")
     batch = config.effective_batch_size * setup.num_processes
-    images = f"{batch} photos" + (f" and {batch} class images" if config.with_class_images else "")
+    images = f"{batch} photos" + (f" and {batch} class samples" if config.with_class_samples else "")
     *special, main = rates_of(config)
-    own = ", ".join(f"{rate.of.replace('_', ' ')} {rate.value}" for rate in special)
-    rate = f"rate {main.value}" + (f" ({own})" if own else "")
+    own_rates = ", ".join(f"{rate.of.replace('_', ' ')} {rate.value}" for rate in special)
+    rate = f"rate {main.value}" + (f" ({own_rates})" if own_rates else "")
     say(
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )
     times = f"at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
+    if setup.held_out:
+        say(f"validation   the loss on {len(setup.held_out.images)} photos in {config.validation_data_dir}")
     say(f"freezing     {f'the top {config.avf_top_k} vectors {times}' if config.freezes else 'none'}")
     say(f"run folder   {setup.run.path}")
 
@@ -236,6 +298,8 @@ def _prior(setup: Setup) -> str:
     config = setup.config
     if config.prior == "drift":
         return f"penalty on drift, weight {config.drift_weight}"
+    if config.prior == "base_prediction":
+        return f"the base's prediction for the photos under the class prompt, weight {config.prior_loss_weight}"
     if config.prior == "none":
         return "none: the class may drift towards the subject"
     images = f"{config.num_class_images} class images"

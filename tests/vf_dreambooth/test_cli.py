@@ -70,9 +70,9 @@ def refused(*flags: object) -> list[str]:
 
 def test_a_mistake_does_not_hide_another_nor_invent_one(photos, tiny_base, tmp_path):
     given = ("--instance_dir", photos, "--base_model", tiny_base)
-    lines = refused(*given, "--lr_scheduler", "polynomial", "--lr_warmup_steps", 5, "--train_batch_size", 0)
+    lines = refused(*given, "--lr_scheduler", "staircase", "--lr_warmup_steps", 5, "--train_batch_size", 0)
     assert len(lines) == 2
-    assert "--lr_scheduler: got 'polynomial'" in lines[1]
+    assert "--lr_scheduler: got 'staircase'" in lines[1]
     assert "--train_batch_size: got 0" in lines[0]
     unnamed = tmp_path / "images"
     photos.rename(unnamed)

@@ -1,5 +1,8 @@
 """Batches are a function of seed, step and index alone."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from vf_dreambooth.data import DataSampler, Latents
@@ -44,3 +47,14 @@ def test_the_sampler_draws_every_view():
         assert sorted(batch.picture.tolist()) == [0, 1, 2]
     shown = {float(value) for step in range(1, 20) for value in draw.batch(step).latents.flatten()}
     assert shown == {0, 1, 2, 3, 4, 5}
+
+
+def test_offset_noise_shifts_whole_channels_and_leaves_the_rest():
+    plain, offset = sampler(4).batch(2), replace(sampler(4), offset_noise=0.5).batch(2)
+    shift = offset.noise - plain.noise
+    torch.testing.assert_close(shift, shift.mean((2, 3), keepdim=True).expand_as(shift))
+    assert torch.equal(offset.latents, plain.latents)
+    many = [
+        replace(sampler(4), offset_noise=0.5).batch(step).noise - sampler(4).batch(step).noise for step in range(80)
+    ]
+    assert torch.cat(many)[..., 0, 0].std().item() == pytest.approx(0.5, rel=0.1)

@@ -23,9 +23,9 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures_and_keeps_the_last_go
     original = objective.per_sample_loss
     calls = []
 
-    def per_sample_loss(predicted, wanted):
+    def per_sample_loss(*arguments):
         calls.append(None)
-        return original(predicted, wanted) * (value if len(calls) == 4 else 1)
+        return original(*arguments) * (value if len(calls) == 4 else 1)
 
     with monkeypatch.context() as patch:
         patch.setattr(objective, "per_sample_loss", per_sample_loss)

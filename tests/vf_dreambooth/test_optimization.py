@@ -1,6 +1,8 @@
 """Learning rates and the moving average."""
 
 import copy
+import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from train_dreambooth_vectorfit import adapted, main
+from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
 from vf_dreambooth import optimization, setup
 from vf_dreambooth.base_models import load
@@ -96,3 +99,40 @@ def test_the_moving_average_is_what_is_saved(arguments, tmp_path):
         # decay min(0.5, (1 + n) / (10 + n)) with n the averagings before this one
         decay = min(0.5, 4 / 13)
         torch.testing.assert_close(average, decay * before[name] + (1 - decay) * raw)
+
+
+def test_prodigy_finds_its_rate_and_resumes_bit_for_bit(arguments, tmp_path):
+    flags = ("--optimizer", "prodigy", "--learning_rate", 1, "--max_train_steps", 8, "--checkpointing_steps", 3)
+    main(arguments(tmp_path / "whole", *flags))
+    whole, resumed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "resumed")
+    rates = [entry["lr"] for entry in whole.read_log()]
+    assert rates[-1] > 2 * rates[0] > 0
+    shutil.copytree(whole.path, resumed.path)
+    resumed.vectors.unlink()
+    resumed.keep_checkpoints([3])
+    main(["--resume_from_checkpoint", str(resumed.path)])
+    assert resumed.vectors.read_bytes() == whole.vectors.read_bytes()
+
+
+def test_prodigy_takes_one_factor_of_its_rate(arguments, tmp_path):
+    flags = arguments(tmp_path / "run", "--optimizer", "prodigy", "--text_encoder_lr", 0.5)
+    with pytest.raises(VectorFitError, match="--text_encoder_lr: prodigy finds one rate for everything"):
+        main(flags)
+    at = flags.index("--learning_rate")
+    ((prepared,), _) = setup.prepare([*flags[:at], *flags[at + 2 : -2]])
+    assert prepared.config.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "shape"),
+    [
+        (("cosine_with_restarts", "--lr_num_cycles", 2), lambda t: 0.5 * (1 + math.cos(math.pi * (2 * t % 1)))),
+        (("polynomial", "--lr_power", 2.0), lambda t: (1 - t) ** 2),
+    ],
+    ids=["cosine_with_restarts", "polynomial"],
+)
+def test_schedules_have_their_closed_forms(arguments, tmp_path, flags, shape):
+    main(arguments(tmp_path / "run", "--max_train_steps", 8, "--lr_scheduler", *flags))
+    rates = [entry["lr"] for entry in RunFolder(tmp_path / "run").read_log()]
+    expected = [1e-2 * shape(step / 8) for step in range(8)]
+    assert rates == pytest.approx(expected, rel=1e-3, abs=2e-7)

@@ -20,3 +20,18 @@ def test_it_has_a_title_a_trigger_and_a_picture(arguments, tmp_path):
     assert Image.open(BytesIO(base64.b64decode(data))).size == (16, 16)
     main(arguments(tmp_path / "unseen"))
     assert "modelspec.thumbnail" not in vf.read_metadata(tmp_path / "unseen" / "vectors.safetensors")
+
+
+def test_a_row_of_a_grid_is_drawn_with_its_own_settings(arguments, tmp_path):
+    flags = ("--num_validation_images", 2, "--max_train_steps", 1, "--validation_prompts", tmp_path / "rows.txt")
+    sheets = []
+    for lines in ("a dog\na dog --d 1\n", "a dog\na dog --s 1\n", "a dog\na dog\n"):
+        (tmp_path / "rows.txt").write_text(lines)
+        main(arguments(tmp_path / f"{len(sheets)}", *flags))
+        sheets.append(Image.open(tmp_path / f"{len(sheets)}" / "samples" / "step_000000.png").convert("RGB"))
+    plain = sheets.pop()
+    half = (plain.height - 4) // 2  # two rows of the same height, and a gap
+    first, second = (0, 0, plain.width, half), (0, half, *plain.size)
+    for other in sheets:
+        assert other.crop(first).tobytes() == plain.crop(first).tobytes()
+        assert other.crop(second).tobytes() != plain.crop(second).tobytes()

@@ -84,7 +84,7 @@ def test_everything_wrong_is_said_at_once(tmp_path, tiny_base):
         "--learning_rate: got 'fast', expected a number",
         "--train_batch_size: got 0, expected at least 1",
         "the constant schedule has no warm-up",
-        "--prior: got 'drifting', expected one of class_images, drift, none",
+        "--prior: got 'drifting', expected one of class_images, base_prediction, drift, none",
         "unknown argument --lerning_rate; did you mean --learning_rate?",
         "unknown argument --num_train_epochs; steps are counted here: --max_train_steps",
         "no photos, it is empty",

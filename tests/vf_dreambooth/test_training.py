@@ -105,15 +105,6 @@ def test_checkpointing_gives_the_same_gradients(arguments, whole, tmp_path):
     assert all(torch.equal(vector, less[name]) for name, vector in plain.items())
 
 
-def test_tensorboard_gets_the_losses(arguments, tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    main(arguments(tmp_path / "run", "--report_to", "tensorboard"))
-    events = next((tmp_path / "run").rglob("events.out.tfevents.*"))
-    reader = accumulator.EventAccumulator(str(events.parent))
-    reader.Reload()
-    assert len(reader.Scalars("loss")) == 4
-
-
 @pytest.mark.slow
 def test_accelerate_launch_runs_the_script(arguments, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "train_dreambooth_vectorfit.py")]

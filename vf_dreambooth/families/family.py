@@ -72,9 +72,20 @@ class Denoiser(nn.Module, ABC):
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Any, prompt_index: Tensor) -> Tensor:
         """The prediction [n, c, h, w]; sample i has the encoded prompt number `prompt_index[i]`."""
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor) -> Tensor:
-        """The prediction [n, c, h, w]. Each prompt is encoded once, however many samples have it."""
-        return self.predict(noisy, timesteps, self.encode(prompt_ids), prompt_index)
+    kept: Any = None  # encoded prompts
+
+    @torch.no_grad()
+    def keep(self, prompt_ids: Tensor) -> None:
+        """Encodes prompts for all calls to come, where the text encoder stays as it is."""
+        self.kept = self.encode(prompt_ids)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor | None, prompt_index: Tensor) -> Tensor:
+        """The prediction [n, c, h, w]. Each prompt is encoded once, however many samples have it.
+
+        Without `prompt_ids`, `prompt_index` is of the prompts that `keep` encoded.
+        """
+        encoded = self.kept if prompt_ids is None else self.encode(prompt_ids)
+        return self.predict(noisy, timesteps, encoded, prompt_index)
 
 
 class Family(ABC):

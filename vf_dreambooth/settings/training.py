@@ -1,0 +1,162 @@
+"""What is trained, how fast and how precisely."""
+
+from dataclasses import dataclass
+
+from vf_dreambooth.families import TEXT_ENCODERS
+from vf_dreambooth.options import EVERYTHING, above, at_least, decay, first_of, not_with, only_with, option
+from vf_training import methods
+
+GROUP = "training"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The flags under "training"."""
+
+    method: str = option(
+        "vectorfit",
+        "what is trained: "
+        + "; ".join(f"{name}: {methods.find(name).about}" for name in methods.names(methods.DREAMBOOTH)),
+        group=GROUP,
+        choices=methods.names(methods.DREAMBOOTH),
+    )
+    max_train_steps: int | None = option(
+        None,
+        "optimizer updates",
+        group=GROUP,
+        checks=(at_least(1),),
+        infer=lambda _, at: at.base.preset.max_train_steps,
+        depends_on=("base_model",),
+    )
+    train_batch_size: int = option(
+        4,
+        "photos per step and process; the same number of class images is added",
+        group=GROUP,
+        checks=(at_least(1),),
+    )
+    gradient_accumulation_steps: int | None = option(
+        None,
+        "batches per update; by default as accelerate is configured, or 1",
+        group=GROUP,
+        checks=(at_least(1),),
+        infer=lambda _, at: at.accumulation,
+    )
+    learning_rate: float | None = option(
+        None,
+        "learning rate of sigma and bias deltas; of prodigy a factor of the rate that it finds, 1 by default",
+        group=GROUP,
+        rate_of=EVERYTHING,
+        checks=(above(0),),
+        infer=lambda config, at: (
+            1.0
+            if config.optimizer == "prodigy"
+            else methods.find(config.method).rate(at.base.preset.rates_for, at.base.preset.learning_rate)
+        ),
+        depends_on=("base_model", "method", "optimizer"),
+    )
+    optimizer: str = option(
+        "adamw",
+        "what makes the updates; prodigy finds the rate by itself: for a base whose rate nobody knows",
+        group=GROUP,
+        choices=("adamw", "prodigy"),
+    )
+    text_encoder_lr: float | None = option(
+        None,
+        "the text encoder's own learning rate; by default --learning_rate",
+        group=GROUP,
+        rate_of=TEXT_ENCODERS,
+        checks=(above(0),),
+        conflict=first_of(
+            only_with(
+                "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"
+            ),
+            not_with("optimizer", "prodigy", "prodigy finds one rate for everything; give --optimizer adamw"),
+        ),
+        depends_on=("train_text_encoder",),
+    )
+    lr_scheduler: str = option(
+        "constant",
+        "how the learning rate changes during training",
+        group=GROUP,
+        choices=("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),
+    )
+    lr_num_cycles: int = option(
+        1,
+        "restarts of cosine_with_restarts",
+        group=GROUP,
+        checks=(at_least(1),),
+        conflict=only_with(
+            "lr_scheduler", "cosine_with_restarts", because="--lr_scheduler {lr_scheduler} has no cycles"
+        ),
+        depends_on=("lr_scheduler",),
+    )
+    lr_power: float = option(
+        1.0,
+        "power of polynomial: above 1 the rate falls early, below 1 late",
+        group=GROUP,
+        checks=(above(0),),
+        conflict=only_with("lr_scheduler", "polynomial", because="--lr_scheduler {lr_scheduler} has no power"),
+        depends_on=("lr_scheduler",),
+    )
+    lr_warmup_steps: int = option(
+        0,
+        "updates of warm-up",
+        group=GROUP,
+        checks=(at_least(0),),
+        conflict=not_with("lr_scheduler", "constant", "the constant schedule has no warm-up; give another one"),
+        depends_on=("lr_scheduler",),
+    )
+    train_text_encoder: bool = option(True, "adapt the text encoder too", group=GROUP)
+    snr_gamma: float | None = option(
+        None,
+        "Min-SNR weighting of the loss with this gamma (5.0 is usual); by default none",
+        group=GROUP,
+        checks=(above(0),),
+    )
+    offset_noise: float = option(
+        0.0,
+        "noise added to the brightness of whole samples (0.1 is usual), for subjects that are very dark or very bright",
+        group=GROUP,
+        flags=("--offset_noise", "--noise_offset"),
+        checks=(at_least(0),),
+    )
+    loss_type: str = option(
+        "l2",
+        "how errors count: squared, or huber, which forgives large ones: for photos with watermarks or compression",
+        group=GROUP,
+        choices=("l2", "huber"),
+    )
+    huber_c: float | None = option(
+        None,
+        "where huber turns from squared to linear; by default 0.1",
+        group=GROUP,
+        checks=(above(0),),
+        conflict=only_with("loss_type", "huber", because="--loss_type {loss_type} has no such place; give huber"),
+        infer=lambda config, _: 0.1 if config.loss_type == "huber" else None,
+        depends_on=("loss_type",),
+    )
+    use_ema: bool = option(False, "keep a moving average of the vectors and save that", group=GROUP)
+    ema_decay: float | None = option(
+        None,
+        "decay of the moving average; by default 0.99",
+        group=GROUP,
+        checks=(decay,),
+        conflict=only_with("use_ema", True, because="no moving average is kept; give --use_ema"),
+        infer=lambda config, _: 0.99 if config.use_ema else None,
+        depends_on=("use_ema",),
+    )
+    adam_beta1: float = option(0.9, "beta 1 of AdamW or Prodigy", group=GROUP, checks=(decay,))
+    adam_beta2: float = option(0.999, "beta 2 of AdamW or Prodigy", group=GROUP, checks=(decay,))
+    adam_weight_decay: float = option(0.0, "weight decay, decoupled", group=GROUP, checks=(at_least(0),))
+    adam_epsilon: float = option(1e-8, "epsilon of AdamW or Prodigy", group=GROUP, checks=(above(0),))
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm", group=GROUP, checks=(above(0),))
+    mixed_precision: str = option(
+        "auto",
+        "precision of the forward pass; vectors are always float32; auto takes fp16 or bf16 as accelerate is "
+        "configured, otherwise bf16 where the hardware computes in it",
+        group=GROUP,
+        choices=("auto", "no", "fp16", "bf16"),
+        infer=lambda _, at: at.mixed_precision,
+    )
+    gradient_checkpointing: bool = option(False, "less memory, more time", group=GROUP, shapes_result=False)
+    seed: int = option(0, "seed of everything random", group=GROUP, checks=(at_least(0),))
