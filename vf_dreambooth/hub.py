@@ -6,7 +6,7 @@ An upload is card, subject file and sample grids. config.json has paths of this 
 import re
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token, hf_hub_download
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -18,6 +18,8 @@ from huggingface_hub.errors import (
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vf_training.runs import VECTORS
+
+from . import network
 
 HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?")
 UPLOADED = ["README.md", VECTORS, "samples/*.png"]
@@ -41,7 +43,8 @@ def fetch_subject(hub_id: str) -> Path:
     assert found is not None
     repository, revision = found["repository"], found["revision"]
     try:
-        return Path(hf_hub_download(repository, VECTORS, revision=revision))
+        kept_only = not network.answers(constants.ENDPOINT)
+        return Path(hf_hub_download(repository, VECTORS, revision=revision, local_files_only=kept_only))
     except GatedRepoError:
         why = f"{repository} must be asked for on the hub; do so there, and run 'hf auth login'"
     except RepositoryNotFoundError:
@@ -71,7 +74,7 @@ def push(run: Path, repository: str, message: str, *, private: bool = False) -> 
     """
     api = HfApi()
     try:
-        repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        repository = api.create_repo(repository, private=private or None, exist_ok=True).repo_id
         card = run / "README.md"
         named = card.read_text(encoding="utf-8").replace(f'[("{VECTORS}", 1.0)]', f'[("{repository}", 1.0)]')
         write_atomically(card, named.encode())

@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import socket
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +14,9 @@ from PIL import Image
 
 from vectorfit import VectorFitError
 
+from . import network
+
 PROJECT = "vectorfit-dreambooth"
-PATIENCE = 3.0  # seconds in which a tracker's server must answer
 
 
 @dataclass(frozen=True)
@@ -62,24 +61,13 @@ SERVICES = {
 NAMES = tuple(SERVICES)
 
 
-def answers(address: str) -> bool:
-    """Whether a server, or the proxy that leads to it, can be connected to."""
-    url = urlsplit(urllib.request.getproxies().get(urlsplit(address).scheme) or address)
-    port = url.port or (80 if url.scheme == "http" else 443)
-    try:
-        socket.create_connection((url.hostname or "", port), timeout=PATIENCE).close()
-    except OSError:
-        return False
-    return True
-
-
 def check(name: str) -> None:
     """Raises VectorFitError for a tracker that is not installed, or whose server must answer and does not."""
     service = SERVICES[name]
     if importlib.util.find_spec(service.package) is None:
         raise VectorFitError(f"--report_to: {name} is not installed; pip install {service.package.replace('_', '-')}")
     server = service.server()
-    if urlsplit(server).scheme in ("http", "https") and not service.offline and not answers(server):
+    if urlsplit(server).scheme in ("http", "https") and not service.offline and not network.answers(server):
         where = f" (set {service.address_variable} to another address)" if service.address_variable else ""
         raise VectorFitError(f"--report_to: {name}'s server {server} does not answer{where}; or leave --report_to out")
 
@@ -91,7 +79,7 @@ def start(accelerator: Accelerator, name: str, run: Path, settings: Mapping[str,
         VectorFitError: the tracker refuses, for instance because nobody is logged in.
     """
     service, arguments = SERVICES[name], {}
-    if service.offline and not answers(service.server()):
+    if service.offline and not network.answers(service.server()):
         arguments = dict(service.offline)
         accelerator.print(f"tracker      {name}: {service.server()} does not answer, kept here; {service.later}")
     if name == "wandb":

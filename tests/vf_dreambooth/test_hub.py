@@ -94,6 +94,8 @@ def fake_hub(monkeypatch, tmp_path_factory):
     server.created = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(hub, "HfApi", lambda: huggingface_hub.HfApi(endpoint=server.address, token="hf_secret"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
     monkeypatch.setattr(hub, "get_token", lambda: "hf_secret")
@@ -146,7 +148,7 @@ def test_a_missing_login_is_said_before_any_work(arguments, tmp_path, monkeypatc
 def test_privacy_and_licence_reach_the_hub(fake_hub, arguments, tmp_path):
     flags = ("--push_to_hub", "--hub_private_repo", "--hub_license", "creativeml-openrail-m")
     main(arguments(tmp_path / "run", *flags))
-    assert fake_hub.created[0]["private"] is True
+    assert fake_hub.created[0]["visibility"] == "private"
     card = huggingface_hub.ModelCard(fake_hub.files["README.md"].decode())
     assert card.data.license == "creativeml-openrail-m"
 
