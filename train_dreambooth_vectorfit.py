@@ -9,6 +9,7 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -21,7 +22,7 @@ import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, trackers
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
-from vf_dreambooth.families import family_of
+from vf_dreambooth.families import TEXT_ENCODERS, family_of
 from vf_dreambooth.images import square
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
@@ -149,9 +150,7 @@ def adapted(pipe: DiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.M
     models = adapted_models(pipe)
     for model in models.values():
         model.requires_grad_(False)
-    if not train_text_encoder:
-        del models["text_encoder"]
-    return models
+    return {name: models[name] for name in models if train_text_encoder or not fnmatch(name, TEXT_ENCODERS)}
 
 
 def start(setup: Setup) -> Accelerator:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.dreambooth_trials import PROTOCOL, SCORES, Tuning, measure_cost, read_costs, trial
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from eval import scoring
 from eval.comparison import KINDS, compare
 from eval.intervals import estimate

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from benchmarks.methods import EXPLAINED, METHODS, adapt
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vf_dreambooth.base_models import starter_folder
 from vf_training.analysis import save_figure
 from vf_training.device import best_device, describe_device, peak_memory, synchronize

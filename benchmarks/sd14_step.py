@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.methods import EXPLAINED, adapt
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vf_dreambooth.families.stable_diffusion import StableDiffusionDenoiser
 from vf_training.device import best_device, describe_device, has_accelerator, peak_memory, synchronize
 

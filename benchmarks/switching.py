@@ -15,7 +15,7 @@ import torch
 
 import vectorfit as vf
 from benchmarks.sd14_step import build
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit.modules import vectorfit_layers
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.pipeline import adapted_models, set_subjects

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit import AdaptiveVectorFreezing
 from vf_tasks import recipe
 from vf_tasks.run import put_in

@@ -1,4 +1,4 @@
-"""The folder of what is computed once and kept on disk."""
+"""Where the on-disk cache is (VECTORFIT_CACHE)."""
 
 import os
 from pathlib import Path

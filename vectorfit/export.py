@@ -1,4 +1,6 @@
-"""What other tools read: plain merged weights, the best LoRA of a rank, and the exact difference.
+"""Tensors for export: merged weights, the best LoRA of a rank, the exact difference.
+
+`Naming` is the form of their names.
 
 `U diag(d_sigma) Vh` is already a singular value decomposition of dW, so its r largest |d_sigma| are the best
 approximation of rank r that there is (Eckart-Young), and cost nothing to find. For a wider pattern M [r, r] is
@@ -15,9 +17,9 @@ from torch import Tensor
 from .errors import VectorFitError
 from .fingerprint import canonical_name
 from .inject import holders_of_modules, replace
-from .injection import drop_records
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
+from .record import drop_records
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Resolves the name of a base model to its weights and its preset, and loads it."""
+"""Resolves a base model's name to its location and family, and loads it. Presets are in families/."""
 
 import hashlib
 import importlib.util

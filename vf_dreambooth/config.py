@@ -1,13 +1,12 @@
 """The settings of a training, all groups together. Each setting is in a file of `settings`."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vectorfit import VectorFitError
 
-from .base_models import BaseModel
-from .options import Circumstances, problems_of
+from .options import problems_of
 from .prompts import class_noun, default_prompts
 from .settings.base import BaseSettings
 from .settings.freezing import FreezingSettings, freezes
@@ -23,7 +22,7 @@ from .settings.training import TrainingSettings
 class TrainConfig(
     HubSettings, OutputSettings, FreezingSettings, TrainingSettings, PriorSettings, BaseSettings, SubjectSettings
 ):
-    """One training. `None` means "by the base model's preset" or "inferred"; `completed` fills these in.
+    """One training. `None` means "by the base model's preset" or "inferred"; `options.completed` fills these in.
 
     Raises:
         VectorFitError: values out of range or contradictory, all of them in one message.
@@ -71,18 +70,6 @@ class TrainConfig(
         """The prompts of photos and of class images that the noun gives, empty where there is no noun."""
         noun = self.noun()
         return default_prompts(self.token, noun) if noun else ("", "")
-
-    def completed(self, base: BaseModel, *, mixed_precision: str, accumulation: int) -> "TrainConfig":
-        """These settings with everything inferred filled in, in the order of the fields.
-
-        Raises:
-            VectorFitError: the folder's name does not say what the subject is.
-        """
-        config, circumstances = self, Circumstances(base, mixed_precision, accumulation)
-        for item in fields(self):
-            if (infer := item.metadata["infer"]) and getattr(config, item.name) in (None, "auto"):
-                config = replace(config, **{item.name: infer(config, circumstances)})
-        return config
 
     @property
     def freezes(self) -> bool:

@@ -1,4 +1,4 @@
-"""Keeps a base model loaded, and generates images of one subject after the other."""
+"""Keeps a base model loaded and serves requests: images of one subject after the other, through pipeline.py."""
 
 import itertools
 import threading

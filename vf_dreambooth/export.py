@@ -1,4 +1,7 @@
-"""Exports a subject for other tools: `python -m vf_dreambooth.export --to lora RUN`."""
+"""Exports a subject for other tools: the command, `python -m vf_dreambooth.export --to lora RUN`.
+
+The layers' names are in families/.
+"""
 
 import argparse
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""How the vectors are trained: optimizer, learning rates, freezing, penalty and moving average."""
+"""Builds the optimizer, learning rates (and their log keys), freezing, penalty and moving average."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -14,9 +14,22 @@ import vectorfit as vf
 from vf_training import methods
 
 from .config import TrainConfig
+from .options import EVERYTHING
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "prodigy": Prodigy}
-EVERYTHING = "*"  # the pattern of the names without a rate of their own
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate: of what ("text_encoder", say; "" is everything else), the pattern of its names, its value."""
+
+    of: str
+    pattern: str
+    value: float
+
+    @property
+    def log_key(self) -> str:
+        return f"lr_{self.of}" if self.of else "lr"
 
 
 @dataclass
@@ -68,18 +81,15 @@ class Optimization:
             self.ema.restore(parameters)
 
 
-def rates_by_pattern(config: TrainConfig) -> dict[str, float]:
-    """The learning rates by patterns of names, special ones first, as `vectorfit.parameter_groups` takes them."""
-    special = {"text_encoder.*": config.text_encoder_lr}
-    return {
-        **{pattern: rate for pattern, rate in special.items() if rate is not None},
-        EVERYTHING: config.learning_rate,
-    }
-
-
-def log_key(pattern: str) -> str:
-    """The log's key of a group's rate: "lr" of everything without a rate of its own, "lr_NAME" of "NAME.*"."""
-    return "lr" if pattern == EVERYTHING else f"lr_{pattern.strip('.*')}"
+def rates_of(config: TrainConfig) -> list[Rate]:
+    """The given learning rates: special ones in the order of their settings, then the one of everything else."""
+    declared = [(item.name, item.metadata["rate_of"], getattr(config, item.name)) for item in fields(config)]
+    given = [
+        Rate("" if pattern == EVERYTHING else name.removesuffix("_lr"), pattern, value)
+        for name, pattern, value in declared
+        if pattern and value is not None
+    ]
+    return sorted(given, key=lambda rate: rate.pattern == EVERYTHING)
 
 
 def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.AdaptiveVectorFreezing | None:
@@ -88,7 +98,7 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
         return None
     return freezing(
         models,
-        config.seed,
+        seed=config.seed,
         first_step=config.avf_first_step,
         every=config.avf_every,
         num_freezes=config.avf_num_freezes,
@@ -104,7 +114,8 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     """
     trained = methods.put_in(config.method, models, methods.Options(seed=config.seed, gaussian_lora=True))
     vectors = trained.parameters
-    *special, main = vf.parameter_groups(vectors, rates_by_pattern(config))
+    rates = rates_of(config)
+    *special, main = vf.parameter_groups(vectors, {rate.pattern: rate.value for rate in rates})
     groups = [main, *special]  # the order in which checkpoints of version 0.1.0 have them
     optimizer = OPTIMIZERS[config.optimizer](
         groups,
@@ -130,6 +141,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     ema = EMAModel(vectors.values(), decay=config.ema_decay) if config.use_ema else None
     penalty = trained.method.penalty
     penalty_of_models = None if penalty is None else (lambda: penalty(models))
-    log_keys = tuple(log_key(group["name"]) for group in groups)
+    keys = {rate.pattern: rate.log_key for rate in rates}
+    log_keys = tuple(keys[group["name"]] for group in groups)
     freezing = _freezing(config, models)
     return Optimization(trained, vectors, optimizer, log_keys, schedule, freezing, ema, penalty_of_models)

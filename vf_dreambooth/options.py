@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from .base_models import BaseModel
 
+EVERYTHING = "*"  # the pattern of the names without a learning rate of their own
 Check = Callable[[Any], str]  # maps a value to what is wrong with it, or to ""
 Conflict = Callable[[Mapping[str, Any]], str]  # maps all settings to why this one cannot be given, or to ""
 
@@ -32,6 +33,7 @@ def option(
     infer: Callable[[Any, Circumstances], Any] | None = None,
     depends_on: tuple[str, ...] = (),
     shapes_result: bool = True,
+    rate_of: str = "",
 ) -> Any:
     """A field of a settings class.
 
@@ -47,9 +49,12 @@ def option(
             value is dropped, and inferred again.
         shapes_result: whether the trained vectors depend on the value as such. Those settings are kept in the subject
             file, and must not change when a run is resumed. Folders and reports may change.
+        rate_of: the pattern of the names of the parameters whose learning rate the value is, as
+            `vectorfit.parameter_groups` takes it. Of several that match a name, the one declared first counts.
     """
     metadata = {"help": text, "group": group, "flags": flags, "choices": choices, "checks": checks}
     metadata |= {"conflict": conflict, "infer": infer, "depends_on": depends_on, "shapes_result": shapes_result}
+    metadata |= {"rate_of": rate_of}
     return field(default=default, metadata=metadata)
 
 
@@ -128,6 +133,14 @@ def problems_of(settings: type, values: Mapping[str, Any]) -> dict[str, str]:
         for name, (item, problem) in problems.items()
         if problem
     }
+
+
+def completed(settings: Any, at: Circumstances) -> Any:
+    """The settings with everything inferred filled in, in the order of the fields. Raises what inferring raises."""
+    for item in fields(settings):
+        if (infer := item.metadata["infer"]) and getattr(settings, item.name) in (None, "auto"):
+            settings = replace(settings, **{item.name: infer(settings, at)})
+    return settings
 
 
 def dependents(settings: type, name: str) -> set[str]:

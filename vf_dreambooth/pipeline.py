@@ -1,4 +1,4 @@
-"""Loads a base with subject files as a pipeline, and generates images from prompts and seeds."""
+"""The one place that loads a base with subject files as a pipeline and generates images from prompts and seeds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -180,7 +180,8 @@ def generate(
         filled = [first if index is None else index for index in batch]
         output = pipe(
             [prompts[index] for index in filled],
-            negative_prompt=[settings.negative_prompt] * len(filled),
+            # Without one the pipeline takes what its base was trained with: an empty prompt, or zeros.
+            negative_prompt=[settings.negative_prompt] * len(filled) if settings.negative_prompt else None,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],

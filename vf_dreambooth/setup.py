@@ -18,6 +18,8 @@ from .checkpoint import find
 from .cli import Command, parse, read_settings
 from .config import TrainConfig
 from .default_runs import newest_run
+from .optimization import rates_of
+from .options import Circumstances, completed
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
 from .previews import Preview, previews
@@ -190,7 +192,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
         held_out = _held_out(config, photos)
     if base is None or photos is None or len(problems.messages) > before:
         return None
-    config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
+    config = completed(config, Circumstances(base, _precision(), _accumulation()))
     rows: list[Preview] = []
     with problems.noting():
         photos = replace(photos, captions=photo_captions(photos.captions, photos.names, config))
@@ -279,9 +281,9 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"prior        {_prior(setup)}")
     batch = config.effective_batch_size * setup.num_processes
     images = f"{batch} photos" + (f" and {batch} class samples" if config.with_class_samples else "")
-    rate = f"rate {config.learning_rate}" + (
-        f" (text encoder {config.text_encoder_lr})" if config.text_encoder_lr is not None else ""
-    )
+    *special, main = rates_of(config)
+    own = ", ".join(f"{rate.of.replace('_', ' ')} {rate.value}" for rate in special)
+    rate = f"rate {main.value}" + (f" ({own})" if own else "")
     say(
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,13 @@ class AfterUpdate(TrainerCallback):
         self.trained.method.technique.after_update(self.trained, state.global_step + 1)
 
 
-def callbacks_of(trained: Trained, recipe: Recipe, steps: int) -> list[TrainerCallback]:
+def callbacks_of(trained: Trained, recipe: Recipe, seed: int, steps: int) -> list[TrainerCallback]:
     """The callbacks of a method: its freezing, and what it does after an update."""
     callbacks: list[TrainerCallback] = [AfterUpdate(trained)]
-    if trained.method.freezing is not None:
-        schedule = recipe.schedule(steps)
-        freezing = AVFCallback(schedule.first_step, schedule.every, schedule.num_freezes, top_k=recipe.avf_top_k)
-        callbacks.append(freezing)
+    freezing = trained.method.freezing
+    if freezing is not None:
+        schedule, own = recipe.schedule(steps), partial(freezing, seed=seed)
+        callbacks.append(AVFCallback(**vars(schedule), top_k=recipe.avf_top_k, freezing=own))
     return callbacks
 
 
@@ -224,7 +225,7 @@ def make(
         label_names=["start_positions", "end_positions"] if recipe.kind == "question_answering" else ["labels"],
         ddp_find_unused_parameters=False,
     )
-    callbacks = callbacks_of(trained, recipe, steps)
+    callbacks = callbacks_of(trained, recipe, seed, steps)
     log = Log(folder, callbacks)
     trainer = TaskTrainer(
         trained.wrapped[""],

@@ -29,6 +29,7 @@ from .methods import holds_vectors, name_of_method
 from .runs import RunFolder
 
 LISTS = re.compile(r"layers?|h|blocks?|(down|up|transformer)_blocks|attentions|resnets")  # names of lists of blocks
+MODELS = re.compile(r"unet|text_encoder(_\d+)?")  # a pipeline's models, as diffusers names them
 POSITIONS = {"down_blocks": "down ", "up_blocks": "up ", "mid_block": "mid "}  # a UNet's parts, as figures name them
 SYMBOLS = {"sigma": "σ", "bias": "b"}
 LEADING = 64  # singular values whose shift is shown, as in the paper's Figure 10
@@ -65,7 +66,7 @@ def _panels(names: Iterable[str]) -> dict[str, list[str]]:
     panels: dict[str, list[str]] = {}
     for name in names:
         first = name.split(".")[0]
-        panels.setdefault(first if first in ("unet", "text_encoder") else "", []).append(name)
+        panels.setdefault(first if MODELS.fullmatch(first) else "", []).append(name)
     return panels
 
 

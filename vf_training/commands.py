@@ -1,4 +1,4 @@
-"""What every command does: it joins its processes, and ends with one clear line instead of a traceback."""
+"""What every command does: starts torch.distributed, and ends with one clear line instead of a traceback."""
 
 import os
 import sys

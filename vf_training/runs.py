@@ -1,6 +1,10 @@
 """The run folder: what a training writes, and what the app, the evaluator and a resumed training read.
 
-docs/run-folder.md lists its files and keys. Their names are written here and nowhere else.
+docs/run-folder.md lists all files and keys; tests/test_run_folder.py compares the list with real runs. Here are the
+files and folders that every run has, and the sample grids. The rest is named where it is written: a DreamBooth run's
+card and checkpoints in vf_dreambooth/card.py and checkpoint.py, a task's result and checkpoints in vf_tasks/results.py
+and trainer.py, evaluation/ in eval/collection.py. The log's keys are where its entries are made:
+train_dreambooth_vectorfit.py (rates: vf_dreambooth/optimization.py) and vf_tasks/trainer.py.
 """
 
 import json

@@ -10,7 +10,7 @@ from torch import nn
 
 import vectorfit as vf
 from vectorfit import fingerprint
-from vectorfit.injection import injection_of
+from vectorfit.record import injection_of
 
 NAMES = st.lists(st.sampled_from(["text_model", "encoder", "layers", "0", "q_proj"]), min_size=1)
 

@@ -31,9 +31,9 @@ def test_the_newest_run_is_the_one_whose_settings_were_written_last(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     photos = tmp_path / "photos" / "dog"
     assert newest_run(photos) is None
-    for name, when in (("dog", 100), ("dog-2", 300), ("dog-10", 200)):
+    for name, when in (("dog", 100), ("dog-2", 200), ("dog-10", 300)):
         make_run(tmp_path / "runs" / name, when)
-    assert newest_run(photos).path.name == "dog-2"
+    assert newest_run(photos).path.name == "dog-10"
 
 
 def test_runs_of_other_photos_and_folders_without_settings_do_not_count(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """Learning rates and the moving average."""
 
+import copy
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
 from vf_dreambooth import optimization, setup
 from vf_dreambooth.base_models import load
+from vf_dreambooth.config import TrainConfig
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
+from vf_dreambooth.options import option
 from vf_training.runs import RunFolder
 
 
@@ -28,6 +33,41 @@ def test_the_text_encoders_own_rate(arguments, tmp_path):
         model = name.split(".")[0]
         moved[model] = max(moved[model], vector.abs().max().item())
     assert moved == pytest.approx({"unet": 1e-2, "text_encoder": 1e-4}, rel=1e-2)
+
+
+@dataclass(frozen=True)
+class WithAttention(TrainConfig):
+    attention_lr: float | None = option(None, "", group="", rate_of="*attn*")
+
+
+def test_a_rate_of_its_own_is_declared_by_its_setting_alone():
+    config = WithAttention(instance_data_dir=".", learning_rate=1.0, text_encoder_lr=0.1, attention_lr=0.2)
+    rates = [(rate.log_key, rate.pattern, rate.value) for rate in optimization.rates_of(config)]
+    assert rates == [("lr_text_encoder", "text_encoder*", 0.1), ("lr_attention", "*attn*", 0.2), ("lr", "*", 1.0)]
+    (main,) = optimization.rates_of(WithAttention(instance_data_dir=".", learning_rate=1.0))
+    assert main.log_key == "lr"
+
+
+@pytest.fixture
+def two_text_encoders(monkeypatch):
+    """Stable Diffusion with a second text encoder, as other families have it."""
+    own = StableDiffusion.adapted_models
+
+    def adapted_models(self, pipe):
+        return {**own(self, pipe), "text_encoder_2": copy.deepcopy(pipe.text_encoder)}
+
+    monkeypatch.setattr(StableDiffusion, "adapted_models", adapted_models)
+
+
+def test_what_holds_for_the_text_encoder_holds_for_a_second_one(arguments, tmp_path, two_text_encoders):
+    (prepared,), _ = setup.prepare(arguments(tmp_path / "run", "--text_encoder_lr", 1e-4))
+    pipe = load(prepared.base)
+    assert set(adapted(pipe, train_text_encoder=False)) == {"unet"}
+    built = optimization.build(prepared.config, adapted(pipe, train_text_encoder=True))
+    names = {id(vector): name.split(".")[0] for name, vector in built.vectors.items()}
+    groups = [{names[id(vector)] for vector in group["params"]} for group in built.optimizer.param_groups]
+    assert groups == [{"unet"}, {"text_encoder", "text_encoder_2"}]
+    assert built.rates() == {"lr": 1e-2, "lr_text_encoder": 1e-4}
 
 
 @pytest.mark.parametrize("own_rate", [None, 1e-4])

@@ -60,6 +60,13 @@ def test_accelerates_own_settings_are_taken(arguments, tmp_path, monkeypatch):
     assert (settings["gradient_accumulation_steps"], settings["mixed_precision"]) == (2, "bf16")
 
 
+def test_rates_of_their_own_are_printed_beside_the_main_one(arguments, tmp_path, capsys):
+    main(arguments(tmp_path / "run", "--dry_run"))
+    assert "rate 0.01, seed 0" in capsys.readouterr().out
+    main(arguments(tmp_path / "run", "--dry_run", "--text_encoder_lr", 0.02))
+    assert "rate 0.01 (text encoder 0.02), seed 0" in capsys.readouterr().out
+
+
 def refused(*flags: object) -> list[str]:
     with pytest.raises(vf.VectorFitError) as caught:
         main([str(flag) for flag in flags])

@@ -49,6 +49,31 @@ def test_windows_hold_their_answers(prepared):
     assert found == set(range(len(question)))
 
 
+def test_an_answer_is_whole_in_a_window_or_not_in_it(prepared):
+    """Of answers of several words that windows cut, no part is taken for the answer."""
+    _own, task, rows, _, _ = prepared("squad", max_length=32)
+    passage = rows.train[0]["context"]
+    words = passage.split()
+    texts = [" ".join(words[first : first + 4]) for first in range(len(words) - 4)]
+    answers = [{"text": [text], "answer_start": [passage.index(text)]} for text in texts]
+    split = Split([{"question": "Who?", "context": passage, "answers": answer} for answer in answers], "passages")
+    question, context, _ = task._columns(split)
+    ((_, windows),) = task._windows(question, context)
+    cut = 0
+    for window, example in enumerate(task.examples(split, training=True)):
+        answer = answers[windows["overflow_to_sample_mapping"][window]]
+        offsets, kinds = windows["offset_mapping"][window], windows.sequence_ids(window)
+        inside = [offsets[token] for token, kind in enumerate(kinds) if kind == 1]
+        begin, stop = answer["answer_start"][0], answer["answer_start"][0] + len(answer["text"][0])
+        if example["end_positions"]:
+            first, last = offsets[example["start_positions"]], offsets[example["end_positions"]]
+            assert passage[first[0] : last[1]].strip() == answer["text"][0]
+        else:
+            assert inside[0][0] > begin or inside[-1][1] < stop
+            cut += inside[0][0] < stop and inside[-1][1] > begin
+    assert cut > 3
+
+
 def test_logits_at_the_answers_score_everything_right(prepared):
     """The path from windows to scores: the answers' own positions are a perfect prediction."""
     _own, task, rows, _, _ = prepared("squad", max_length=32)

@@ -47,8 +47,8 @@ def test_a_batch_is_padded_to_its_longest(prepared):
 
 def test_the_largest_logit_is_the_class(prepared):
     _own, task, rows, _, _ = prepared("sst2")
-    trainer = predicting([[0.1, 2.0], [3.0, -1.0], [0.0, 1.0], [5.0, 1.0]], [1, 0, 0, 1])
-    assert task.score(trainer, rows.train) == {"accuracy": 50.0}
+    trainer = predicting([[0.1, 2.0], [3.0, -1.0], [0.0, 1.0], [5.0, 1.0]], [1, 0, 0, 0])
+    assert task.score(trainer, rows.train) == {"accuracy": 75.0}
 
 
 def test_numbers_are_correlated_whatever_their_scale(prepared):

@@ -1,5 +1,6 @@
 """Trainer as the tasks use it: batches, updates, what checkpoints hold."""
 
+import dataclasses
 import itertools
 import math
 
@@ -10,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vectorfit import VectorFitError
+from vectorfit.transformers import AVFCallback
 from vf_tasks.recipe import read
 from vf_tasks.run import put_in
 from vf_tasks.trainer import LOGGED, ByLength, make, micro_batch, total_steps
+from vf_training import methods
+from vf_training.methods.random_freezing import RandomVectorFreezing
 from vf_training.runs import RunFolder
 
 
@@ -83,6 +87,19 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_says_at_which_update(pr
     trainer.state.global_step = 3
     with pytest.raises(VectorFitError, match=r"the loss is nan at update 3; lower --learning_rate"):
         log.on_log(trainer.args, trainer.state, trainer.control, logs={"loss": math.nan})
+
+
+@pytest.mark.parametrize("method", ["vectorfit", "no_avf", "random_freezing"])
+def test_vectors_are_frozen_as_the_method_says(prepared, tmp_path, monkeypatch, method):
+    offered = dataclasses.replace(methods.find(method), offered_by=(methods.TASKS,))
+    monkeypatch.setitem(methods.METHODS, method, offered)
+    trained, trainer, log = make_trainer(prepared, tmp_path, method)
+    freezings = [callback for callback in log.callbacks if isinstance(callback, AVFCallback)]
+    assert len(freezings) == (trained.method.freezing is not None)
+    for freezing in freezings:
+        freezing.on_train_begin(trainer.args, trainer.state, trainer.control, model=trained.models[""])
+        assert isinstance(freezing.avf, RandomVectorFreezing) == (method == "random_freezing")
+        assert freezing.avf.top_k == read("rte").avf_top_k
 
 
 @pytest.mark.parametrize(("steps", "every"), [(8, 1), (LOGGED, 1), (10 * LOGGED, 10)])

@@ -126,6 +126,15 @@ def test_the_heatmap_shows_each_number_at_its_place():
     assert shown[rows.index("attn σ"), columns.index("3")] == 3
 
 
+def test_each_of_a_pipelines_models_has_its_panel():
+    names = ("unet.a.sigma", "text_encoder.a.sigma", "text_encoder_2.a.sigma")
+    assert [axis.get_title() for axis in heatmap(dict.fromkeys(names, 1.0)).axes[:3]] == [
+        "unet",
+        "text encoder",
+        "text encoder 2",
+    ]
+
+
 def test_ranks_in_closed_form():
     assert rank_numbers(torch.zeros(5)) == {"norm": 0.0, "rank": 0, "stable_rank": 0.0, "effective_rank": 0.0}
     flat = rank_numbers(torch.full((16,), -3.0))

@@ -1,10 +1,11 @@
-"""Stable Diffusion 1 and 2, and the starter, which has their layout."""
+"""Stable Diffusion 1 and 2, and the starter, which has their layout.
+
+Presets (rate, steps, class images), loading, latents, and layer names in diffusers' and kohya's files.
+"""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from vectorfit.export import Naming
@@ -49,9 +50,26 @@ class StableDiffusion(Family):
     parts = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
     presets = {  # noqa: RUF012  a registry, which tests shorten
         # Rate and class images: Appendix C.5 of the paper, which gives no steps; 1000 are DreamBooth's.
-        SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5, batch_size=4),
+        SD14: Preset(
+            resolution=512,
+            learning_rate=5e-5,
+            max_train_steps=1000,
+            num_class_images=300,
+            num_inference_steps=50,
+            guidance_scale=7.5,
+            batch_size=4,
+        ),
         # benchmarks/starter_preset.md: more steps hardly improve likeness; background and class are still right.
-        "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, STARTER, batch_size=2),
+        "starter": Preset(
+            resolution=64,
+            learning_rate=4e-2,
+            max_train_steps=300,
+            num_class_images=40,
+            num_inference_steps=25,
+            guidance_scale=4.0,
+            rates_for=STARTER,
+            batch_size=2,
+        ),
     }
     default_preset = SD14
     hub_tag = "stable-diffusion"
@@ -60,20 +78,7 @@ class StableDiffusion(Family):
         "kohya": Naming(_kohya_name, "lora_down.weight", "lora_up.weight", bias="", alpha="alpha"),
     }
 
-    def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
-        path = Path(location)
-        if path.is_file():
-            # diffusers asks the hub for the configuration, unless a folder in its layout is around the file.
-            folder = str(path.parent) if (path.parent / "model_index.json").exists() else None
-            return StableDiffusionPipeline.from_single_file(str(path), config=folder, torch_dtype=torch.float32)
-        return StableDiffusionPipeline.from_pretrained(
-            location, revision=revision, variant=variant, dtype=torch.float32
-        )
-
-    def why_unfit(self, pipe: DiffusionPipeline) -> str:
-        missing = [part for part in self.parts if getattr(pipe, part, None) is None]
-        if missing:
-            return f"it lacks {', '.join(missing)}"
+    def why_unlike(self, pipe: DiffusionPipeline) -> str:
         channels, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
         if channels != latents:
             return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"

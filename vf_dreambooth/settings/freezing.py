@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vectorfit import avf_schedule
+from vectorfit.freezing import TOP_K
 from vf_dreambooth.options import at_least, option
 from vf_training import methods
 
@@ -56,10 +57,10 @@ class FreezingSettings:
     )
     avf_top_k: int | None = option(
         None,
-        "k: vectors frozen at a time; by default 5",
+        f"k: vectors frozen at a time; by default {TOP_K}",
         group=GROUP,
         checks=(at_least(0),),
         conflict=_freezing_conflict,
-        infer=lambda config, _: 5 if config.freezes else None,
+        infer=lambda config, _: TOP_K if config.freezes else None,
         depends_on=("avf", "method"),
     )

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import above, at_least, decay, first_of, not_with, only_with, option
+from vf_dreambooth.families import TEXT_ENCODERS
+from vf_dreambooth.options import EVERYTHING, above, at_least, decay, first_of, not_with, only_with, option
 from vf_training import methods
 
 GROUP = "training"
@@ -44,6 +45,7 @@ class TrainingSettings:
         None,
         "learning rate of sigma and bias deltas; of prodigy a factor of the rate that it finds, 1 by default",
         group=GROUP,
+        rate_of=EVERYTHING,
         checks=(above(0),),
         infer=lambda config, at: (
             1.0
@@ -62,6 +64,7 @@ class TrainingSettings:
         None,
         "the text encoder's own learning rate; by default --learning_rate",
         group=GROUP,
+        rate_of=TEXT_ENCODERS,
         checks=(above(0),),
         conflict=first_of(
             only_with(

@@ -1,4 +1,4 @@
-"""The file of a method that changes the model otherwise than by vectors: LoRA, adapters, full fine-tuning, a head.
+"""The file of LoRA, adapters, full fine-tuning and heads.
 
 It is the subject file's container with `vectorfit.baseline`, the method's name. It holds what the method's `contents`
 says, and the modules trained whole (`vectorfit.modules_to_save`) by their own names. `docs/file-format.md` lists all.

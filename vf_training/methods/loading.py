@@ -1,4 +1,4 @@
-"""From a file of any method to models: which method a file is of, its change put in and taken away again."""
+"""Recognises which method a file is of, applies it and removes it."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Training what is there as it is: the whole model, or the head that a task brings along alone."""
+"""Full fine-tuning, and training a task's head alone."""
 
 from collections.abc import Callable, Mapping
 

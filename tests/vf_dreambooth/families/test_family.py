@@ -54,6 +54,15 @@ def test_a_base_has_its_own_preset_or_the_familys():
     assert Other().preset("anything").resolution == 64
 
 
+def test_a_family_loads_the_first_of_its_pipelines_classes(tiny_base):
+    class Repainting(StableDiffusion):
+        pipeline_classes = ("StableDiffusionImg2ImgPipeline", "StableDiffusionPipeline")
+
+    pipe = Repainting().load(str(tiny_base))
+    assert type(pipe).__name__ == "StableDiffusionImg2ImgPipeline"
+    assert not Repainting().why_unfit(pipe)
+
+
 def test_a_tool_without_names_is_refused_with_those_there_are():
     with pytest.raises(VectorFitError, match="'a1111', expected one of diffusers, kohya for a Stable Diffusion"):
         Other().naming("a1111")

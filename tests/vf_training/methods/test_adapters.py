@@ -64,6 +64,7 @@ def test_a_strength_scales_what_they_add(old):
         assert not any(parameter.requires_grad for parameter in plain[0].output.dense.adapter.parameters())
         take_away()
         assert not hasattr(plain[0].output.dense, "adapter")
+        assert torch.equal(plain(INPUT), nn.Sequential(old.Model().layer[0])(INPUT))
 
 
 def test_without_a_block_there_is_nothing_to_put_them_behind(old):

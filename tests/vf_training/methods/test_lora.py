@@ -84,3 +84,7 @@ def test_a_checkpoint_of_adalora_carries_importances_and_ranks(old):
     again = train(second, range(9, 13))
     for name, value in technique.contents(whole).items():
         assert torch.equal(technique.contents(again)[name], value)
+    for kind in ("sensitivity", "uncertainty"):
+        resumed = technique.state(again)[kind]
+        assert all(torch.equal(resumed[name], value) for name, value in technique.state(whole)[kind].items())
+    assert technique.state(again)["ranks"] == technique.state(whole)["ranks"]
