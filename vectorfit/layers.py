@@ -53,6 +53,7 @@ class VectorFitLayer(nn.Module):
         self.strength = 1.0
         self.sigma_dropout = 0.0  # probability; see regularizers.set_sigma_dropout
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
+        self.served = False  # merged, and only `weight` and `bias` move with the model; see `serve`
         # Not a submodule, so that state dicts keep the base's names. `remove` puts it back into the model.
         self.__dict__["base"] = base
         self.train(base.training)
@@ -125,6 +126,11 @@ class VectorFitLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLayer":
         """Moves deltas and factors with the model, but keeps them in float32: `.half()` must not round them."""
+        if self.served:
+            for parameter in (self.weight, self.bias):
+                if parameter is not None:
+                    parameter.data = fn(parameter.data)
+            return self
         factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh") if getattr(self, name) is not None}
         vectors = [(vector, vector.data) for vector in self._all_vectors()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -154,16 +160,17 @@ class VectorFitLayer(nn.Module):
     def composed(self) -> tuple[Tensor, Tensor | None]:
         """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
         weight, bias = self.pristine or (self.weight, self.bias)
-        composed = weight
+        composed, device = weight, self.weight.device  # of a served layer, everything else is in main memory
         if self.d_sigma is not None:
-            d_sigma = self.strength * self.d_sigma
-            matrix = compose(self.matrix(weight), d_sigma, self.U, self.Vh, self.pattern, self.positions)
+            d_sigma, U, Vh = (self.strength * self.d_sigma).to(device), self.U.to(device), self.Vh.to(device)
+            positions = None if self.positions is None else self.positions.to(device)
+            matrix = compose(self.matrix(weight.to(device)), d_sigma, U, Vh, self.pattern, positions)
             composed = self.unmatrix(matrix.to(weight.dtype), weight.shape)
         delta = self._delta_bias()
         return composed, bias if bias is None or delta is None else (bias.float() + delta).to(bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
+        if not self.enabled and not self.served:
             return self.transform(x, *(self.pristine or (self.weight, self.bias)))
         if self.merged:
             return self.transform(x, self.weight, self.bias)
@@ -181,12 +188,25 @@ class VectorFitLayer(nn.Module):
         """Writes the effective weight and bias into the base's parameters. A merged layer is composed anew."""
         # Composing a large weight takes a while, and with deltas of zero it would change no bit.
         moved = any(delta is not None and bool(delta.any()) for delta in (self.d_sigma, self.d_bias))
-        weight, bias = self.composed() if moved else self.pristine or (self.weight, self.bias)
-        if self.pristine is None:
-            self.pristine = (self.weight.detach().clone(), None if self.bias is None else self.bias.detach().clone())
+        weight, bias = self.composed() if moved and self.enabled else self.pristine or (self.weight, self.bias)
+        self._keep_pristine()
         self.weight.data.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.data.copy_(bias)
+
+    def _keep_pristine(self) -> None:
+        if self.pristine is None:
+            self.pristine = (self.weight.detach().clone(), None if self.bias is None else self.bias.detach().clone())
+
+    def serve(self) -> None:
+        """Readies the layer for inference alone: what it composes from stays in main memory, in float32.
+
+        From now on `weight` and `bias`, merged, are all that moves with the model or changes its dtype.
+        """
+        if not self.served:
+            self.to("cpu")
+            self._keep_pristine()
+            self.served = True
 
     def remerge(self) -> None:
         """Composes a merged layer anew, after its strength or its vectors have changed."""
@@ -198,6 +218,14 @@ class VectorFitLayer(nn.Module):
         if self.pristine is None:
             return
         weight, bias = self.pristine
+        if self.served:
+            device, self.served = self.weight.device, False
+            self.weight.data = weight  # its own dtype too
+            if self.bias is not None and bias is not None:
+                self.bias.data = bias
+            self.pristine = None
+            self.to(device)
+            return
         self.weight.data.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.data.copy_(bias)

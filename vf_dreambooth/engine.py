@@ -3,17 +3,30 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
 from diffusers import DiffusionPipeline
 
+import vectorfit as vf
 from vectorfit import VectorFitError
+from vectorfit.injection import injection_of
+from vf_training.device import free_memory
 
 from .base_models import BaseModel
-from .pipeline import GeneratedImage, GenerationSettings, batches, generate, load_pipeline, set_subjects, subject_file
+from .pipeline import (
+    GeneratedImage,
+    GenerationSettings,
+    adapted_models,
+    batches,
+    generate,
+    load_pipeline,
+    set_subjects,
+    subject_file,
+    suits,
+)
 
 # Name on the page -> class in diffusers.
 OWN_SCHEDULER = "the model's own"
@@ -69,25 +82,39 @@ class Engine:
         with self._lock:
             after_step(0)
             pipe = self._pipeline(request)
-            with _scheduler(pipe, request.scheduler):
+            plain = nullcontext() if request.subjects else self._as_base(pipe)
+            with plain, _scheduler(pipe, request.scheduler):
                 return generate(pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps)))
 
     def _pipeline(self, request: PromptBatch) -> DiffusionPipeline:
-        """The base's pipeline with the request's subjects."""
-        if self._pipe is None or self._base != request.base:
-            self._pipe = self._base = self._composed = None  # frees the memory before the next base is loaded
-            self._pipe, self._base = load_pipeline(request.base), request.base
+        """The base's pipeline with the request's subjects; without any, with those of the request before."""
+        if self._pipe is None or self._base != request.base or not suits(self._pipe, request.subjects):
+            self._free()  # before the next base is loaded
+            self._pipe, self._base = load_pipeline(request.base, request.subjects), request.base
         subjects = tuple((path, strength, _version(path)) for path, strength in request.subjects)
-        if self._composed != subjects:
+        if subjects and self._composed != subjects:
             self._composed = None  # if this fails, the next request composes again
             set_subjects(self._pipe, request.subjects)
             self._composed = subjects
         return self._pipe
 
+    def _as_base(self, pipe: DiffusionPipeline) -> AbstractContextManager:
+        """Within the context the pipeline is the base, and composes nothing for it where subjects are vectors."""
+        models = adapted_models(pipe)
+        if injection_of(models).layers:
+            return vf.disabled(models)
+        self._composed = None
+        set_subjects(pipe, [])  # takes a file of another method out
+        return nullcontext()
+
+    def _free(self) -> None:
+        self._pipe = self._base = self._composed = None
+        free_memory()
+
     def release(self) -> None:
         """Frees the base and its memory, after the request in progress."""
         with self._lock:
-            self._pipe = self._base = self._composed = None
+            self._free()
 
 
 def _version(path: Path) -> tuple[int, int]:
