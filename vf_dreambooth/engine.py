@@ -61,6 +61,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._free_when_idle = False
         self._base: BaseModel | None = None
         self._pipe: DiffusionPipeline | None = None
         self._composed: object = None  # the subjects that are in the pipeline's weights now
@@ -83,8 +84,15 @@ class Engine:
             after_step(0)
             pipe = self._pipeline(request)
             plain = nullcontext() if request.subjects else self._as_base(pipe)
-            with plain, _scheduler(pipe, request.scheduler):
-                return generate(pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps)))
+            try:
+                with plain, _scheduler(pipe, request.scheduler):
+                    return generate(
+                        pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps))
+                    )
+            finally:
+                del pipe, plain
+                if self._free_when_idle:
+                    self._free()
 
     def _pipeline(self, request: PromptBatch) -> DiffusionPipeline:
         """The base's pipeline with the request's subjects; without any, with those of the request before."""
@@ -109,12 +117,22 @@ class Engine:
 
     def _free(self) -> None:
         self._pipe = self._base = self._composed = None
+        self._free_when_idle = False
         free_memory()
 
     def release(self) -> None:
         """Frees the base and its memory, after the request in progress."""
         with self._lock:
             self._free()
+
+    def release_when_idle(self) -> None:
+        """As `release`, but without waiting: the request in progress, if there is one, frees the base at its end."""
+        self._free_when_idle = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free()
+            finally:
+                self._lock.release()
 
 
 def _version(path: Path) -> tuple[int, int]:
