@@ -77,6 +77,9 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
 def merge(models: Models) -> None:
     """Writes the effective weights into the base's parameters, so that a forward costs what the base's does.
 
+    The weights keep their dtype. In bfloat16 or float16, changes of less than half a step of a weight are then lost;
+    unmerged they are not.
+
     Raises:
         VectorFitError: a delta is NaN or infinite; no weight is touched.
     """

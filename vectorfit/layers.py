@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from .factor_cache import factors
 from .pattern import DIAGONAL, Pattern
-from .products import ComposedWeight, DenseProduct, FactoredProduct, compose, factored_is_cheaper
+from .products import ComposedWeight, DenseProduct, FactoredProduct, SplitProduct, compose, factored_is_cheaper
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class VectorFitLayer(nn.Module):
@@ -174,7 +176,7 @@ class VectorFitLayer(nn.Module):
             return self.transform(x, *(self.pristine or (self.weight, self.bias)))
         if self.merged:
             return self.transform(x, self.weight, self.bias)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self._is_split():
             return self.transform(x, *self.composed())
         delta = self._delta_bias()
         bias = self.bias if delta is None or self.bias is None else self.bias.float() + delta
@@ -182,6 +184,10 @@ class VectorFitLayer(nn.Module):
         if d_sigma is not None and self.training and self.sigma_dropout:
             d_sigma = F.dropout(self.sigma + d_sigma, self.sigma_dropout) - self.sigma
         return self.trainable_forward(x, d_sigma, bias)
+
+    def _is_split(self) -> bool:
+        """Whether the change is applied beside the weight, not in it, where its dtype would lose small changes."""
+        return False
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -247,10 +253,15 @@ class VectorFitLinear(VectorFitLayer):
             x = x.to(torch.get_autocast_dtype(device))
         tokens = x.numel() // x.shape[-1]
         factored = d_sigma is not None and self.training and self.factored_is_cheaper(tokens)
+        split = d_sigma is not None and self._is_split()
         with torch.autocast(device, enabled=False):
             if d_sigma is None:
                 weight = self.matrix(self.weight).to(x.dtype)
                 return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+            if split:
+                weight = self.matrix(self.weight)
+                y: Tensor = SplitProduct.apply(x, d_sigma, weight, self.U, self.Vh, self.pattern, self.positions)
+                return y if bias is None else y + bias.to(y.dtype)
             if not factored:
                 U, Vh = self.U, self.Vh
                 if (
@@ -260,8 +271,13 @@ class VectorFitLinear(VectorFitLayer):
                 weight = self.matrix(self.weight)
                 dense: Tensor = DenseProduct.apply(x, d_sigma, bias, weight, U, Vh, self.pattern, self.positions)
                 return dense
-            y: Tensor = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, self.pattern, self.positions)
+            y = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, self.pattern, self.positions)
             return y if bias is None else y + bias.to(y.dtype)
+
+    def _is_split(self) -> bool:
+        if self.d_sigma is None or self.weight.dtype not in LOW_PRECISION:
+            return False
+        return self.training or bool(self.d_sigma.any())  # without a change, the base bit for bit
 
 
 class VectorFitConv1D(VectorFitLinear):
@@ -309,8 +325,8 @@ class VectorFitConv2d(VectorFitLayer):
             # Vh as r filters, then U as a 1 x 1 convolution: no gradient of a weight is ever made.
             filters = self.Vh.view(-1, *self.weight.shape[1:]).to(x.dtype)
             projected = self.transform(x, filters, None)
-            scale = (self.sigma + d_sigma).to(projected.dtype)
-            return F.conv2d(projected * scale[:, None, None], self.U[..., None, None].to(x.dtype), bias)
+            scaled = (projected * (self.sigma + d_sigma)[:, None, None]).to(x.dtype)
+            return F.conv2d(scaled, self.U[..., None, None].to(x.dtype), bias)
         matrix = self.matrix(self.weight)
         weight = ComposedWeight.apply(d_sigma, matrix, self.U, self.Vh, self.pattern, self.positions)
         return self.transform(x, self.unmatrix(weight, self.weight.shape).to(x.dtype), bias)

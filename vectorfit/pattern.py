@@ -108,7 +108,8 @@ class Diagonal(Pattern):
     def times_spectrum(
         self, X: Tensor, sigma: Tensor, values: Tensor, positions: Tensor | None, *, transposed: bool = False
     ) -> Tensor:
-        return X * (sigma + values).to(X.dtype)
+        # Scaled in float32 or better: sigma + d_sigma in bfloat16 would round small changes away, and bias them.
+        return (X * (sigma + values)).to(X.dtype)
 
     def entries(self, A: Tensor, B: Tensor, positions: Tensor | None) -> Tensor:
         return summed(A * B)
@@ -165,7 +166,8 @@ class Scattered(Pattern):
     def times_spectrum(
         self, X: Tensor, sigma: Tensor, values: Tensor, positions: Tensor | None, *, transposed: bool = False
     ) -> Tensor:
-        return X * sigma.to(X.dtype) + self.times(X, values.to(X.dtype), positions, transposed=transposed)
+        scaled = X * sigma + self.times(X, values.to(X.dtype), positions, transposed=transposed)
+        return scaled.to(X.dtype)
 
     def entries(self, A: Tensor, B: Tensor, positions: Tensor | None) -> Tensor:
         assert positions is not None

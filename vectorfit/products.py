@@ -133,6 +133,48 @@ class FactoredProduct(torch.autograd.Function):
         return dx, d_sigma, None, None, None, None, None
 
 
+class SplitProduct(torch.autograd.Function):
+    """y = [W0, U] [x, M Vh x], one product that adds the change before anything is rounded, for a W0 of low precision.
+
+    W0 + U M Vh rounded to W0's own dtype would lose small changes: W0 lies on that dtype's grid, so a change of less
+    than half a step vanishes. Backward, with g = dL/dy [..., out]: dL/dx = g W0 + (M^T U^T g) Vh, and dL/dd_sigma as in
+    `FactoredProduct`. W0, U and Vh get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [..., in]
+        d_sigma: Tensor,  # [n]
+        weight: Tensor,  # W0 [out, in]
+        U: Tensor,  # [out, r]
+        Vh: Tensor,  # [r, in]
+        pattern: Pattern,
+        positions: Tensor | None,
+    ) -> Tensor:  # y [..., out]
+        weight, U, Vh = weight.to(x.dtype), U.to(x.dtype), Vh.to(x.dtype)
+        projected = x @ Vh.T  # [..., r]
+        ctx.save_for_backward(projected, d_sigma, weight, U, Vh, positions)
+        ctx.pattern = pattern
+        change = pattern.times(projected, d_sigma, positions, transposed=True).to(x.dtype)  # [..., r]
+        return torch.cat([x, change], -1) @ torch.cat([weight, U], 1).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads  # g [..., out]
+        projected, values, weight, U, Vh, positions = ctx.saved_tensors
+        grad_projected = grad @ U  # U^T g, [..., r]
+        dx = d_sigma = None
+        if ctx.needs_input_grad[0]:
+            change = ctx.pattern.times(grad_projected, values, positions).to(grad.dtype)
+            dx = grad @ weight + change @ Vh  # [..., in]
+        if ctx.needs_input_grad[1]:
+            rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
+            d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
+        return dx, d_sigma, None, None, None, None, None
+
+
 class ComposedWeight(torch.autograd.Function):
     """W = W0 + U M Vh. Backward gives dL/dd_sigma = the entries of U^T G Vh^T for G = dL/dW, and nothing else."""
 
