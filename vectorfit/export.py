@@ -17,6 +17,7 @@ from .inject import holders_of_modules, replace
 from .injection import drop_records
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
+from .svd import in_float64
 
 NAMINGS = ("diffusers", "kohya", "peft")
 
@@ -72,7 +73,7 @@ def _layers(models: Models) -> list[tuple[str, VectorFitLayer]]:
 
 
 def _norm(parts: list[Tensor]) -> float:
-    return math.sqrt(sum(float(part.double().square().sum()) for part in parts))
+    return math.sqrt(sum(float(in_float64(part).square().sum()) for part in parts))
 
 
 def _low_rank(layer: VectorFitLayer, rank: int) -> tuple[Tensor, Tensor]:
