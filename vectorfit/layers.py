@@ -55,6 +55,7 @@ class VectorFitLayer(nn.Module):
         self.strength = 1.0
         self.sigma_dropout = 0.0  # probability; see regularizers.set_sigma_dropout
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
+        self.base_mark = object()  # stands for the base's values; another one where they have changed dtype
         self.served = False  # merged, and only `weight` and `bias` move with the model; see `serve`
         # Not a submodule, so that state dicts keep the base's names. `remove` puts it back into the model.
         self.__dict__["base"] = base
@@ -134,8 +135,10 @@ class VectorFitLayer(nn.Module):
                     parameter.data = fn(parameter.data)
             return self
         factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh") if getattr(self, name) is not None}
-        vectors = [(vector, vector.data) for vector in self._all_vectors()]
+        vectors, dtype = [(vector, vector.data) for vector in self._all_vectors()], self.weight.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        if self.weight.dtype != dtype:
+            self.base_mark = object()
         for name, value in factors.items():
             if getattr(self, name).dtype != torch.float32:
                 setattr(self, name, value.to(getattr(self, name).device))
@@ -144,7 +147,8 @@ class VectorFitLayer(nn.Module):
                 vector.data = value.to(vector.device)
         if self.pristine is not None:
             weight, bias = self.pristine
-            self.pristine = (fn(weight), None if bias is None else fn(bias))
+            home = "cpu" if self.weight.is_cuda else self.weight.device
+            self.pristine = (fn(weight).to(home), None if bias is None else fn(bias).to(home))
         return self
 
     def factored_is_cheaper(self, tokens: int) -> bool:
@@ -162,18 +166,21 @@ class VectorFitLayer(nn.Module):
     def composed(self) -> tuple[Tensor, Tensor | None]:
         """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
         weight, bias = self.pristine or (self.weight, self.bias)
-        composed, device = weight, self.weight.device  # of a served layer, everything else is in main memory
+        composed, device = weight, self.weight.device  # the rest may be in main memory: see `serve` and `merge`
         if self.d_sigma is not None:
             d_sigma, U, Vh = (self.strength * self.d_sigma).to(device), self.U.to(device), self.Vh.to(device)
             positions = None if self.positions is None else self.positions.to(device)
             matrix = compose(self.matrix(weight.to(device)), d_sigma, U, Vh, self.pattern, positions)
             composed = self.unmatrix(matrix.to(weight.dtype), weight.shape)
         delta = self._delta_bias()
-        return composed, bias if bias is None or delta is None else (bias.float() + delta).to(bias.dtype)
+        if bias is not None and delta is not None:
+            bias = (bias.to(device).float() + delta.to(device)).to(bias.dtype)
+        return composed, bias
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled and not self.served:
-            return self.transform(x, *(self.pristine or (self.weight, self.bias)))
+            weight, bias = self.pristine or (self.weight, self.bias)
+            return self.transform(x, weight.to(x.device), None if bias is None else bias.to(x.device))
         if self.merged:
             return self.transform(x, self.weight, self.bias)
         if not torch.is_grad_enabled() and not self._is_split():
@@ -201,8 +208,12 @@ class VectorFitLayer(nn.Module):
             self.bias.data.copy_(bias)
 
     def _keep_pristine(self) -> None:
+        """Keeps the base's own weight and bias, those of a GPU in main memory: it may not hold them twice."""
         if self.pristine is None:
-            self.pristine = (self.weight.detach().clone(), None if self.bias is None else self.bias.detach().clone())
+            kept = [None if p is None else p.detach() for p in (self.weight, self.bias)]
+            weight, bias = (None if p is None else p.cpu() if p.is_cuda else p.clone() for p in kept)
+            assert weight is not None
+            self.pristine = weight, bias
 
     def serve(self) -> None:
         """Readies the layer for inference alone: what it composes from stays in main memory, in float32.
@@ -258,21 +269,17 @@ class VectorFitLinear(VectorFitLayer):
             if d_sigma is None:
                 weight = self.matrix(self.weight).to(x.dtype)
                 return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+            weight, pattern = self.matrix(self.weight), (self.pattern, self.positions)
+            y: Tensor
             if split:
-                weight = self.matrix(self.weight)
-                y: Tensor = SplitProduct.apply(x, d_sigma, weight, self.U, self.Vh, self.pattern, self.positions)
-                return y if bias is None else y + bias.to(y.dtype)
-            if not factored:
-                U, Vh = self.U, self.Vh
-                if (
-                    self.training and x.dtype == torch.bfloat16
-                ):  # only the change is rounded, and it is several times faster
-                    U, Vh = U.to(x.dtype), Vh.to(x.dtype)
-                weight = self.matrix(self.weight)
-                dense: Tensor = DenseProduct.apply(x, d_sigma, bias, weight, U, Vh, self.pattern, self.positions)
-                return dense
-            y = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, self.pattern, self.positions)
-            return y if bias is None else y + bias.to(y.dtype)
+                y = SplitProduct.apply(x, d_sigma, weight, self.U, self.Vh, *pattern, bias)
+            elif factored:
+                y = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, *pattern, bias)
+            else:
+                # In bfloat16 only the change is rounded, and it is several times faster.
+                dtype = torch.bfloat16 if self.training and x.dtype == torch.bfloat16 else None
+                y = DenseProduct.apply(x, d_sigma, bias, weight, self.U, self.Vh, *pattern, dtype)
+            return y
 
     def _is_split(self) -> bool:
         if self.d_sigma is None or self.weight.dtype not in LOW_PRECISION:
