@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
-from vf_dreambooth import checkpoint, estimate, faults, hub, optimization
+from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images
 from vf_dreambooth.families import family_of
@@ -25,14 +25,14 @@ from vf_dreambooth.images import square, views
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
-from vf_dreambooth.pipeline import adapted_models
+from vf_dreambooth.pipeline import adapted_models, quickly
 from vf_dreambooth.prior import class_images, recipe_for
 from vf_dreambooth.randomness import generator
 from vf_dreambooth.run_writer import RunWriter
 from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
 from vf_training.commands import exit_clearly, part_processes
-from vf_training.device import use_all_cores
+from vf_training.device import forget_peak_memory, free_memory, use_all_cores
 from vf_training.problems import Problems
 
 
@@ -42,8 +42,8 @@ def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerato
     if not config.with_class_images:
         return None
     if setup.class_paths:
-        images = (open_photo(path) for path in setup.class_paths)
-    else:
+        return encode_images(pipe, [[square(open_photo(path), config.resolution)] for path in setup.class_paths])
+    with quickly(pipe, setup.base.preset):
         recipe = recipe_for(pipe, config.class_prompt, setup.generation, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
         quiet = not accelerator.is_local_main_process
@@ -82,6 +82,7 @@ class Loop:
     def __init__(self, setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator, stopwatch: Stopwatch) -> None:
         self.setup, self.config, self.accelerator = setup, setup.config, accelerator
         self.data_sampler = build_data_sampler(setup, pipe, accelerator)  # before the models are changed
+        residency.put_aside(pipe)
         models = adapted(pipe, self.config.train_text_encoder)
         self.optimization = optimization.build(self.config, models)
         accelerator.print(f"method       {self.config.method}: {self.optimization.trained.summary}")
@@ -101,13 +102,14 @@ class Loop:
         self.require_finite("loss", loss, step)
         frozen = training.freeze(step)
         norm = float(accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm))
-        if accelerator.scaler is None:  # a scaler meets infinities as it looks for its scale, and skips those updates
+        if accelerator.scaler is None:  # a scaler meets infinities, and skips those updates
             self.require_finite("gradient", norm, step)
         self.optimizer.step()
-        training.after_update()
+        skipped = accelerator.optimizer_step_was_skipped  # by fp16's scaler, as it looks for its scale
+        training.after_update(skipped)
         self.optimizer.zero_grad(set_to_none=True)
         entry = {"step": step, "loss": loss, "instance_loss": instance, "prior_loss": prior}
-        entry |= {**training.rates(), "grad_norm": norm}
+        entry |= {**training.rates(), "grad_norm": None if skipped else norm}
         return {**entry, "frozen": list(frozen)}, stopping > 0
 
     def require_finite(self, what: str, value: float, step: int) -> None:
@@ -129,7 +131,7 @@ class Loop:
                 bar.set_postfix(
                     loss=f"{entry['loss']:.3f}", images_per_s=f"{images * (bar.format_dict['rate'] or 0):.1f}"
                 )
-                accelerator.log({name: value for name, value in entry.items() if name != "frozen"}, step=step)
+                accelerator.log({name: entry[name] for name in entry if isinstance(entry[name], float)}, step=step)
                 writer.log(entry)
                 last = step == config.max_train_steps
                 if stopping or last or step % config.checkpointing_steps == 0:
@@ -157,6 +159,7 @@ def start(setup: Setup) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=setup.config.gradient_accumulation_steps),
         log_with=setup.config.report_to,
         project_dir=setup.run.path,
+        dynamo_backend="inductor" if setup.config.compile else None,  # None: as accelerate is configured
         # Factors are buffers, the same on every process: broadcasting them would send gigabytes at every step.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -173,7 +176,9 @@ def train_subject(setup: Setup) -> str:
     if setup.resume and setup.finished:
         return f"{config.trigger}: finished before, {run.vectors}"
     accelerator, stopwatch = start(setup), Stopwatch()
-    pipe = load(setup.base).to(accelerator.device)
+    free_memory()  # of the subject before
+    forget_peak_memory()
+    pipe = residency.moved_to(load(setup.base), accelerator.device)
     if accelerator.is_main_process:
         run.write_config(setup.run_config())
     if config.report_to:
@@ -201,7 +206,7 @@ def train_subject(setup: Setup) -> str:
 def dry_run(setup: Setup) -> None:
     """Says what would be trained and how long it would take, and leaves nothing behind."""
     accelerator = start(setup)
-    pipe = load(setup.base).to(accelerator.device)
+    pipe = residency.moved_to(load(setup.base), accelerator.device)
     built = optimization.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
     for line in estimate.report(setup, pipe, built, accelerator):
         accelerator.print(line)

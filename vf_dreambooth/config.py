@@ -1,7 +1,6 @@
 """The settings of a training. Everything about a setting stands in its own `option(...)`."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from vectorfit import VectorFitError, avf_schedule
 from vf_training import methods
 
 from .base_models import BaseModel
+from .conflicts import freezes, freezing_conflict, prior_conflict
 from .default_runs import free_folder
 from .options import (
     Circumstances,
@@ -19,6 +19,7 @@ from .options import (
     multiple_of,
     not_blank,
     not_with,
+    one_of,
     only_with,
     option,
     printable,
@@ -30,23 +31,6 @@ PRIORS = ("class_images", "drift", "none")
 SUBJECT, BASE, PRIOR, TRAINING = "subject", "base model", "prior preservation", "training"
 AVF, OUTPUT, HUB = "adaptive vector freezing", "output", "hub"
 AVF_DEPENDS_ON = ("avf", "method", "max_train_steps")
-
-
-def _freezes(values: Mapping[str, Any]) -> bool:
-    method = methods.METHODS.get(values["method"])  # None where the name is a mistake, which is reported by itself
-    return bool(values["avf"] and method is not None and method.freezing)
-
-
-def _freezing_conflict(values: Mapping[str, Any]) -> str:
-    why = "--no-avf" if not values["avf"] else f"--method {values['method']}"
-    return "" if _freezes(values) else f"{why} freezes nothing; leave one of them out"
-
-
-def _prior_conflict(values: Mapping[str, Any]) -> str:
-    method = methods.METHODS.get(values["method"])
-    if values["prior"] == "drift" and method is not None and not method.trains_vectors:
-        return f"drift measures what vectors changed, and --method {values['method']} has none"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +109,7 @@ class TrainConfig:
         "norm of the weights' change), which needs no images",
         group=PRIOR,
         choices=PRIORS,
-        conflict=_prior_conflict,
+        conflict=prior_conflict,
     )
     prior_loss_weight: float = option(
         1.0, "weight of the class images' loss; the paper uses 0.5 to 1.0", group=PRIOR, checks=(at_least(0),)
@@ -256,6 +240,19 @@ class TrainConfig:
         infer=lambda _, at: at.mixed_precision,
     )
     gradient_checkpointing: bool = option(False, "less memory, more time", group=TRAINING, shapes_result=False)
+    compile: bool = option(
+        False,
+        "compile the model with torch.compile: the first step takes a minute or more, the others less time",
+        group=TRAINING,
+        shapes_result=False,
+    )
+    memory: int | None = option(
+        None,
+        "fit a card of 24, 16, 12 or 8 GB: splits batches by accumulation, which changes results by rounding only",
+        group=TRAINING,
+        checks=(one_of(24, 16, 12, 8),),
+        shapes_result=False,
+    )
     seed: int = option(0, "seed of everything random", group=TRAINING, checks=(at_least(0),))
 
     avf: bool = option(True, "Adaptive Vector Freezing", group=AVF)
@@ -264,7 +261,7 @@ class TrainConfig:
         "t_i: first freezing; by default 35 % of the steps",
         group=AVF,
         checks=(at_least(1),),
-        conflict=_freezing_conflict,
+        conflict=freezing_conflict,
         infer=lambda config, _: avf_schedule(config.max_train_steps).first_step if config.freezes else None,
         depends_on=AVF_DEPENDS_ON,
     )
@@ -273,7 +270,7 @@ class TrainConfig:
         "t_f: steps between freezings; by default 3 % of the steps",
         group=AVF,
         checks=(at_least(1),),
-        conflict=_freezing_conflict,
+        conflict=freezing_conflict,
         infer=lambda config, _: avf_schedule(config.max_train_steps).every if config.freezes else None,
         depends_on=AVF_DEPENDS_ON,
     )
@@ -282,7 +279,7 @@ class TrainConfig:
         "n_f: number of freezings; by default 10",
         group=AVF,
         checks=(at_least(0),),
-        conflict=_freezing_conflict,
+        conflict=freezing_conflict,
         infer=lambda config, _: avf_schedule(config.max_train_steps).num_freezes if config.freezes else None,
         depends_on=AVF_DEPENDS_ON,
     )
@@ -291,7 +288,7 @@ class TrainConfig:
         "k: vectors frozen at a time; by default 5",
         group=AVF,
         checks=(at_least(0),),
-        conflict=_freezing_conflict,
+        conflict=freezing_conflict,
         infer=lambda config, _: 5 if config.freezes else None,
         depends_on=("avf", "method"),
     )
@@ -386,7 +383,7 @@ class TrainConfig:
 
     @property
     def freezes(self) -> bool:
-        return _freezes(self.as_dict())
+        return freezes(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -2,12 +2,11 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
 from diffusers import DiffusionPipeline
 
 import vectorfit as vf
@@ -23,6 +22,7 @@ from .pipeline import (
     batches,
     generate,
     load_pipeline,
+    scheduled,
     set_subjects,
     subject_file,
     suits,
@@ -85,7 +85,7 @@ class Engine:
             pipe = self._pipeline(request)
             plain = nullcontext() if request.subjects else self._as_base(pipe)
             try:
-                with plain, _scheduler(pipe, request.scheduler):
+                with plain, scheduled(pipe, SCHEDULERS.get(request.scheduler)):
                     return generate(
                         pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps))
                     )
@@ -142,18 +142,3 @@ def _version(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise VectorFitError(f"{path}: cannot be read ({error.strerror}); expected a subject") from error
     return status.st_mtime_ns, status.st_size
-
-
-@contextmanager
-def _scheduler(pipe: DiffusionPipeline, name: str) -> Iterator[None]:
-    """Within the context the pipeline has another scheduler, made from the configuration of its own.
-
-    Every request gets a new one, because some schedulers keep state between calls.
-    """
-    own = pipe.scheduler
-    scheduler_class = type(own) if name == OWN_SCHEDULER else getattr(diffusers, SCHEDULERS[name])
-    pipe.scheduler = scheduler_class.from_config(own.config)
-    try:
-        yield
-    finally:
-        pipe.scheduler = own

@@ -52,6 +52,7 @@ class Objective:
         penalty: Callable[[], Tensor] | None = None,
     ) -> None:
         self.config, self.data_sampler, self.penalty = config, data_sampler, penalty
+        self._drawn: dict[tuple[int, int], Batch] = {}  # batches of the next update, by step and first sample
         self.vectors = list(vectors)
         family = family_of(pipe)
         self.noise_schedule = family.noise_schedule(pipe)
@@ -68,16 +69,19 @@ class Objective:
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process."""
         config, device = self.config, accelerator.device
-        parts = torch.zeros(3, device=device)
-        for micro in range(config.gradient_accumulation_steps):
-            first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
-            batch = self.data_sampler.batch(step, first)
+        parts, self.prompt_ids = torch.zeros(3, device=device), self.prompt_ids.to(device)
+        firsts = [
+            (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
+            for micro in range(config.gradient_accumulation_steps)
+        ]
+        for first in firsts:
+            batch = self._drawn.pop((step, first), None) or self.data_sampler.batch(step, first)
             index, batch = self._prompt_index(batch).to(device), batch.to(device)
             noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
             target = self.noise_schedule.target(batch.latents, batch.noise, batch.timesteps)
             with accelerator.accumulate(denoiser):
                 with accelerator.autocast():
-                    predicted = denoiser(noisy, batch.timesteps, self.prompt_ids.to(device), index)
+                    predicted = denoiser(noisy, batch.timesteps, self.prompt_ids, index)
                 losses = per_sample_loss(predicted, target)
                 if config.snr_gamma is not None:
                     losses = losses * self.noise_schedule.min_snr_weights(batch.timesteps, config.snr_gamma)
@@ -89,6 +93,8 @@ class Objective:
                     loss = loss + self.penalty()
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
+        # Before anyone waits for the result: an accelerator goes on computing meanwhile.
+        self._drawn = {(step + 1, first): self.data_sampler.batch(step + 1, first) for first in firsts}
         return parts
 
 

@@ -13,6 +13,7 @@ import vectorfit as vf
 from vf_training import methods
 
 from .config import TrainConfig
+from .residency import checkpointing, store_low
 
 
 @dataclass
@@ -42,7 +43,10 @@ class Optimization:
         """Freezes vectors for this update, removes their gradients, and returns their names."""
         return self.avf.step(step) if self.avf else ()
 
-    def after_update(self) -> None:
+    def after_update(self, skipped: bool = False) -> None:
+        """Moves the learning rate and the average on, unless fp16's scaler has `skipped` the update."""
+        if skipped:
+            return
         self.schedule.step()
         if self.ema:
             self.ema.step(self.vectors.values())
@@ -102,6 +106,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
+        fused=all(vector.is_cuda for vector in vectors.values()),  # a few kernels for hundreds of vectors
     )
     schedule = get_scheduler(
         config.lr_scheduler,
@@ -109,12 +114,11 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=config.max_train_steps,
     )
+    if config.gradient_checkpointing:
+        checkpointing(models, on=True)
     for model in models.values():
-        if config.gradient_checkpointing:
-            # diffusers' name, then transformers' name
-            names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
-            next(getattr(model, name) for name in names if hasattr(model, name))()
         model.train()
+    store_low(models, config.mixed_precision)
     ema = EMAModel(vectors.values(), decay=config.ema_decay) if config.use_ema else None
     penalty = trained.method.penalty
     penalty_of_models = None if penalty is None else (lambda: penalty(models))

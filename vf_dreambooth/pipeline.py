@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -240,6 +241,28 @@ def generate(
             if index is not None
         }
     return [generated[index] for index in range(len(prompts))]
+
+
+@contextmanager
+def scheduled(pipe: DiffusionPipeline, name: str | None = None) -> Iterator[None]:
+    """Within the context the pipeline has the diffusers scheduler of this name, or a new one of its own kind.
+
+    It is made from the configuration of the pipeline's own, and new every time: some keep state between calls.
+    """
+    own = pipe.scheduler
+    scheduler_class = getattr(diffusers, name) if name else type(own)
+    pipe.scheduler = scheduler_class.from_config(own.config)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+@contextmanager
+def quickly(pipe: DiffusionPipeline, preset: Preset) -> Iterator[None]:
+    """Within the context the pipeline draws with the scheduler for class images and sample grids, if there is one."""
+    with scheduled(pipe, preset.quick[0]) if preset.quick else nullcontext():
+        yield
 
 
 @contextmanager

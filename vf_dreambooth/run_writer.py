@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from . import card, checkpoint
 from .families import family_of
 from .images import grid, write_png
 from .optimization import Optimization
-from .pipeline import generate_images, previewing
+from .pipeline import generate_images, previewing, quickly
 from .prompts import preview_prompts
+from .residency import drawing_on, unchecked
 from .setup import Setup
 from .stopwatch import Stopwatch
 
@@ -82,8 +84,17 @@ class RunWriter:
         prompts = preview_prompts(config.instance_prompt, config.class_prompt)
         prompts += [config.validation_prompt] if config.validation_prompt else []
         seeds = [*range(count)] * len(prompts)
-        with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
-            repeated = [prompt for prompt in prompts for _ in range(count)]
+        repeated = [prompt for prompt in prompts for _ in range(count)]
+        with ExitStack() as contexts:
+            for context in (
+                self.optimization.averaged(),
+                previewing(self.pipe),
+                unchecked(self.pipe),
+                drawing_on(self.pipe, self.accelerator.device),
+                quickly(self.pipe, self.setup.base.preset),
+                self.accelerator.autocast(),
+            ):
+                contexts.enter_context(context)
             images = generate_images(self.pipe, repeated, seeds, self.setup.generation, positions=range(len(repeated)))
         self.thumbnail = images[0]
         rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]

@@ -6,8 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train_dreambooth_vectorfit as script
 from train_dreambooth_vectorfit import main
 from vectorfit.fingerprint import canonical_name
+from vf_dreambooth import objective
 from vf_training.runs import RunFolder
 
 
@@ -36,3 +38,27 @@ def test_the_moving_average_is_what_is_saved(arguments, tmp_path):
         # decay min(0.5, (1 + n) / (10 + n)) with n the averagings before this one
         decay = min(0.5, 4 / 13)
         torch.testing.assert_close(average, decay * before[name] + (1 - decay) * raw)
+
+
+def test_the_rate_stands_still_while_the_scaler_skips_updates(arguments, tmp_path, monkeypatch):
+    """A real scaler of fp16, on the CPU, that begins with a scale at which every gradient overflows."""
+    start = script.start
+
+    def with_scaler(setup):
+        accelerator = start(setup)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-110)
+        return accelerator
+
+    monkeypatch.setattr(script, "start", with_scaler)
+    plain = objective.per_sample_loss  # a steep loss: times the scale, its gradient is more than float32 holds
+    monkeypatch.setattr(objective, "per_sample_loss", lambda *pair: 1e6 * plain(*pair))
+    script.main(arguments(tmp_path / "run", "--lr_scheduler", "linear", "--no-avf", "--checkpointing_steps", 1))
+    run = RunFolder(tmp_path / "run")
+    log = run.read_log()
+    assert [entry["grad_norm"] is None for entry in log] == [True, False, False, False]
+    assert "Infinity" not in run.log.read_text()
+    first, *others = [entry["lr"] for entry in log]
+    assert first == pytest.approx(1e-2)
+    assert others == pytest.approx([1e-2 * share for share in (0.75, 0.5, 0.25)])
+    states = [torch.load(run.checkpoint(step) / "state.pt", weights_only=True) for step in run.checkpoints()]
+    assert [state["schedule"]["last_epoch"] for state in states] == [1, 2, 3]

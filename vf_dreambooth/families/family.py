@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ class Preset:
     guidance_scale: float
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
+    quick: tuple[str, int] | None = None  # diffusers' scheduler and steps for class images and sample grids
     batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
 
 
@@ -59,9 +61,25 @@ class Denoiser(nn.Module, ABC):
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Any, prompt_index: Tensor) -> Tensor:
         """The prediction [n, c, h, w]; sample i has the encoded prompt number `prompt_index[i]`."""
 
+    @abstractmethod
+    def text_is_frozen(self) -> bool:
+        """Whether no text encoder is trained, so that a prompt is always encoded the same."""
+
     def forward(self, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor) -> Tensor:
-        """The prediction [n, c, h, w]. Each prompt is encoded once, however many samples have it."""
-        return self.predict(noisy, timesteps, self.encode(prompt_ids), prompt_index)
+        """The prediction [n, c, h, w]. Each prompt is encoded once a step, or once for all where the text is frozen."""
+        return self.predict(noisy, timesteps, self._encoded(prompt_ids), prompt_index)
+
+    def _encoded(self, prompt_ids: Tensor) -> Any:
+        return self._remembered(prompt_ids) if self.text_is_frozen() else self.encode(prompt_ids)
+
+    @torch.compiler.disable
+    def _remembered(self, prompt_ids: Tensor) -> Any:
+        ids, encoded = self.__dict__.get("_known_text", (None, None))
+        if ids is not prompt_ids:
+            with torch.no_grad():
+                encoded = self.encode(prompt_ids)
+            self.__dict__["_known_text"] = prompt_ids, encoded  # not a buffer: nothing moves or saves it
+        return encoded
 
 
 class Family(ABC):

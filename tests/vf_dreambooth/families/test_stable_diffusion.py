@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_dreambooth.pipeline import GenerationSettings, base_of, generate_images, load_pipeline
 from vf_training.runs import RunFolder
 
@@ -213,3 +214,20 @@ def test_a_single_file_with_its_configuration_beside_it(tiny_base, copy, argumen
     (copy / "broken.safetensors").write_bytes(b"not one")
     with pytest.raises(vf.VectorFitError, match=r"broken\.safetensors' cannot be loaded"):
         load(resolve(str(copy / "broken.safetensors")))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_frozen_text_encoder_encodes_a_prompt_once(tiny_base, trained):
+    pipe = load(resolve(str(tiny_base)))
+    pipe.text_encoder.requires_grad_(trained)
+    denoiser = StableDiffusion().denoiser(pipe)
+    encoded, plain = [], denoiser.encode
+    denoiser.encode = lambda ids: encoded.append(1) or plain(ids)
+    ids, other = (StableDiffusion().tokenize(pipe, [prompt]) for prompt in ("a dog", "a cat"))
+    index, steps = torch.zeros(2, dtype=torch.int64), torch.tensor([3, 5])
+    noisy = torch.randn(2, 4, 8, 8)
+    first, again = (denoiser(noisy, steps, ids, index) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(encoded) == (2 if trained else 1)
+    assert not torch.equal(denoiser(noisy, steps, other, index), first)
+    assert torch.equal(denoiser(noisy, steps, ids, index), first)
