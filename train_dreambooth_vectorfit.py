@@ -8,6 +8,7 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 
 import math
 from collections.abc import Sequence
+from fnmatch import fnmatch
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -20,7 +21,7 @@ import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images
-from vf_dreambooth.families import family_of
+from vf_dreambooth.families import TEXT_ENCODERS, family_of
 from vf_dreambooth.images import square, views
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
@@ -37,7 +38,7 @@ from vf_training.problems import Problems
 
 
 def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator) -> Latents | None:
-    """The class images' latents, where the prior is kept by class images; what is missing is drawn first."""
+    """The latents of the class images, if the prior uses them. Missing class images are generated first."""
     config = setup.config
     if not config.with_class_images:
         return None
@@ -58,7 +59,7 @@ def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerato
 
 
 def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator) -> DataSampler:
-    """Every picture's latents, computed once, and the batches to be drawn from them."""
+    """Computes the latents of every image once, and samples the batches from them."""
     config = setup.config
     prior = class_latents(setup, pipe, accelerator)
     choices = {"center_crop": config.center_crop, "random_flip": config.random_flip}
@@ -97,19 +98,20 @@ class Loop:
         """One optimizer update; returns its log entry, and whether any process was asked to stop."""
         config, accelerator, training = self.config, self.accelerator, self.optimization
         parts = self.objective.backward(self.denoiser, step, accelerator)
-        wish = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
-        loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, wish]), "mean").tolist()
+        stop = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
+        loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, stop]), "mean").tolist()
         self.require_finite("loss", loss, step)
         frozen = training.freeze(step)
         norm = float(accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm))
-        if accelerator.scaler is None:  # a scaler meets infinities, and skips those updates
+        if accelerator.scaler is None:  # a scaler finds its scale by infinities, and skips those updates
             self.require_finite("gradient", norm, step)
+        rates = training.rates()
         self.optimizer.step()
         skipped = accelerator.optimizer_step_was_skipped  # by fp16's scaler, as it looks for its scale
         training.after_update(skipped)
         self.optimizer.zero_grad(set_to_none=True)
         entry = {"step": step, "loss": loss, "instance_loss": instance, "prior_loss": prior}
-        entry |= {**training.rates(), "grad_norm": None if skipped else norm}
+        entry |= {**rates, "grad_norm": None if skipped else norm}
         return {**entry, "frozen": list(frozen)}, stopping > 0
 
     def require_finite(self, what: str, value: float, step: int) -> None:
@@ -119,7 +121,7 @@ class Loop:
             raise vf.VectorFitError(faults.not_finite(what, value, step, self.config, self.data_sampler, names))
 
     def run(self, done: int) -> bool:
-        """All steps after the first `done`; returns whether it came to the end or was asked to stop before."""
+        """Trains after the first `done` steps. Returns True at the last step, False if it was asked to stop before."""
         config, accelerator, writer = self.config, self.accelerator, self.writer
         images = self.data_sampler.global_batch_size * (1 if self.data_sampler.prior is None else 2)
         steps = range(done + 1, config.max_train_steps + 1)
@@ -143,24 +145,22 @@ class Loop:
 
 
 def adapted(pipe: DiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.Module]:
-    """The models to adapt; everything else of them is frozen."""
+    """The models to adapt, with all their parameters frozen."""
     models = adapted_models(pipe)
     for model in models.values():
         model.requires_grad_(False)
-    if not train_text_encoder:
-        del models["text_encoder"]
-    return models
+    return {name: models[name] for name in models if train_text_encoder or not fnmatch(name, TEXT_ENCODERS)}
 
 
 def start(setup: Setup) -> Accelerator:
-    """accelerate as the settings want it, on all cores or the accelerator, and the announcement."""
+    """Starts accelerate with the settings, on all cores or the accelerator, and prints what will be trained."""
     accelerator = Accelerator(
         mixed_precision=setup.config.mixed_precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=setup.config.gradient_accumulation_steps),
         log_with=setup.config.report_to,
         project_dir=setup.run.path,
         dynamo_backend="inductor" if setup.config.compile else None,  # None: as accelerate is configured
-        # Factors are buffers, the same on every process: broadcasting them would send gigabytes at every step.
+        # Factors are buffers and equal on every process. Broadcasting them would send gigabytes at every step.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.device.type == "cpu":
@@ -171,10 +171,10 @@ def start(setup: Setup) -> Accelerator:
 
 
 def train_subject(setup: Setup) -> str:
-    """One run, from base model to subject file; returns a line on how it went."""
+    """One run, from base model to subject file. Returns a line with its result."""
     config, run = setup.config, setup.run
     if setup.resume and setup.finished:
-        return f"{config.trigger}: finished before, {run.vectors}"
+        return f"{config.trigger}: already finished, {run.vectors}"
     accelerator, stopwatch = start(setup), Stopwatch()
     free_memory()  # of the subject before
     forget_peak_memory()
@@ -197,14 +197,14 @@ def train_subject(setup: Setup) -> str:
     for tracker in accelerator.trackers:
         tracker.finish()
     if not complete:
-        accelerator.print(f"stopped; go on with: train_dreambooth_vectorfit.py --resume_from_checkpoint {run.path}")
+        accelerator.print(f"stopped; resume with: train_dreambooth_vectorfit.py --resume_from_checkpoint {run.path}")
         raise SystemExit(130)
     loss, size = run.read_log()[-1]["loss"], run.vectors.stat().st_size
     return f"{config.trigger}: loss {loss:.3f}, {stopwatch.seconds:.0f} s, {run.vectors} ({size:,} bytes)"
 
 
 def dry_run(setup: Setup) -> None:
-    """Says what would be trained and how long it would take, and leaves nothing behind."""
+    """Prints what would be trained and how long it would take. Writes nothing."""
     accelerator = start(setup)
     pipe = residency.moved_to(load(setup.base), accelerator.device)
     built = optimization.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
@@ -213,7 +213,7 @@ def dry_run(setup: Setup) -> None:
 
 
 def upload(setups: Sequence[Setup]) -> None:
-    """Uploads the finished runs that are to be uploaded; what fails is said when all were tried."""
+    """Uploads the finished runs with --push_to_hub. Errors are reported after all were tried."""
     problems = Problems()
     for setup in setups:
         if setup.config.push_to_hub and PartialState().is_main_process:

@@ -1,4 +1,7 @@
-"""`python app/app.py` serves the page. A Hugging Face Space starts here too."""
+"""`python app/app.py` serves the page. A Hugging Face Space starts here too.
+
+The folder app/ is installed as the package `vf_app`.
+"""
 
 from vf_app.server import run
 

@@ -1,4 +1,4 @@
-"""Generates the images that a person asks for, and saves each as a PNG that carries its settings."""
+"""The page's requests: generates the images that a person asks for, each saved as a PNG that carries its settings."""
 
 import secrets
 import shutil

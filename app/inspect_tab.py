@@ -24,7 +24,7 @@ class InspectTab:
             with gr.Column(min_width=320):
                 self.facts = gr.Dataframe(headers=["about", "value"], label="Subject", interactive=False, wrap=True)
                 self.scores = gr.Dataframe(
-                    headers=["score", "mean", "95 %", "protocol"], label="Scores", interactive=False, visible=False
+                    headers=["score", "mean", "interval", "protocol"], label="Scores", interactive=False, visible=False
                 )
                 with gr.Accordion("Settings of the training", open=False):
                     self.settings = gr.Dataframe(headers=["setting", "value"], interactive=False, show_label=False)

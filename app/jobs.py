@@ -238,7 +238,7 @@ class Jobs:
         step = log[-1]["step"] if log else 0
         steps = recorded.get("settings", {}).get("max_train_steps")
         message = _message(self.output(job.name), state) if state == FAILED or (running and not step) else ""
-        samples = max((run.path / "samples").glob("step_*.png"), default=None)
+        samples = next(reversed(run.sample_grids()), None)
         eta = self._eta(job.name, step, steps) if running else None
         status = Status(job.name, state, step, steps, log[-1]["loss"] if log else None, eta, message, samples)
         if state == FINISHED:  # every open page asks for it every second

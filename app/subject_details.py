@@ -49,7 +49,7 @@ def settings(subject: Subject) -> list[list[str]]:
 
 
 def scores(subject: Subject) -> list[list[str]]:
-    """Table rows (score, mean, 95 % interval, protocol) from the evaluator's results; none if there are no results."""
+    """Table rows (score, mean, interval, protocol) from the evaluator's results; none if there are no results."""
     files = [subject.path / name for name in SCORES] if subject.path.is_dir() else []
     return [row for file in files for row in _score_rows(file)]
 

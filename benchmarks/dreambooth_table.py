@@ -1,7 +1,7 @@
 """The miniature DreamBench: every method on ten subjects. `python -m benchmarks.dreambooth_table`
 
-With `--tune` each method's rate and steps are chosen first, with `--cost` its seconds and memory are measured, which
-wants a machine with nothing else to do. All goes on where it was stopped; several processes may share the methods.
+With `--tune` each method's rate and steps are chosen first. With `--cost` its seconds and memory are measured;
+nothing else should run on the machine then. The same command resumes a stopped run; processes may share the methods.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.dreambooth_trials import PROTOCOL, SCORES, Tuning, measure_cost, read_costs, trial
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from eval import scoring
 from eval.comparison import KINDS, compare
 from eval.intervals import estimate
@@ -35,13 +35,13 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, a result a see
 
 
 def results() -> dict[str, list[dict[str, Any]]]:
-    """All results there are, by method, in the order of seeds."""
+    """All existing results by method, in the order of seeds."""
     files = {method: sorted(SCORES.glob(f"{method}-[0-9].json")) for method in METHODS}
     return {method: [scoring.read(file) for file in mine] for method, mine in files.items() if mine}
 
 
 def _over_seeds(runs: Sequence[Mapping[str, Any]], kind: str) -> dict[str, list[float]]:
-    """Scores by subject, of all seeds together."""
+    """Scores by subject, over all seeds."""
     return {
         name: [image[kind] for run in runs for image in run["subjects"][name]["images"]] for name in runs[0]["subjects"]
     }
@@ -51,7 +51,7 @@ def _mean(runs: Sequence[Mapping[str, Any]], part: str, name: str) -> float:
     return sum(float(run[part][name]) for run in runs) / len(runs)
 
 
-def _told(mean: float, low: float, high: float, sign: str = "") -> str:
+def _interval(mean: float, low: float, high: float, sign: str = "") -> str:
     return f"{mean:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
@@ -59,7 +59,7 @@ def rows_of(found: Results) -> Iterator[list[str]]:
     costs = read_costs()
     for method, runs in found.items():
         estimates = [estimate(_over_seeds(runs, kind)) for kind in KINDS]
-        cells = [_told(one.mean, one.low, one.high) for one in estimates]
+        cells = [_interval(one.mean, one.low, one.high) for one in estimates]
         panel = [f"{_mean(runs, 'overall', name):.3f}" for name in ("pres", "drift", "diversity")]
         sizes = [f"{_mean(runs, 'facts', name):,.0f}" for name in ("parameters", "bytes")]
         cost = costs.get(method)
@@ -68,22 +68,22 @@ def rows_of(found: Results) -> Iterator[list[str]]:
 
 
 def differences(found: Results) -> Iterator[str]:
-    """VectorFit against each other method on equal subjects, prompts and seeds, of all the seeds that both have."""
+    """VectorFit minus each other method on equal subjects, prompts and seeds, over the seeds that both have."""
     mine = {run["facts"]["seed"]: run for run in found.get("vectorfit", [])}
     for method, runs in found.items():
         pairs = [(mine[run["facts"]["seed"]], run) for run in runs if run["facts"]["seed"] in mine]
         if method == "vectorfit" or not pairs:
             continue
-        told = compare(_pooled([first for first, _ in pairs]), _pooled([second for _, second in pairs]))
+        scores = compare(_pooled([first for first, _ in pairs]), _pooled([second for _, second in pairs]))
         parts = [
-            f"{label} {_told(told[kind]['difference'], told[kind]['low'], told[kind]['high'], '+')}"
+            f"{label} {_interval(scores[kind]['difference'], scores[kind]['low'], scores[kind]['high'], '+')}"
             for label, kind in zip(PROTOCOL.labels, KINDS, strict=True)
         ]
         yield f"- vectorfit minus {method} ({len(pairs)} {'seed' if len(pairs) == 1 else 'seeds'}): {', '.join(parts)}"
 
 
 def _pooled(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The results of several trainings' seeds as one, whose pictures are told apart by both seeds."""
+    """The results of several training seeds as one. The training seed is added to the images' seeds."""
     subjects = {
         name: {
             **subject,
@@ -134,12 +134,12 @@ Differences on equal subjects, prompts and seeds, with 95 % intervals over subje
 
 
 def pareto(found: Results) -> None:
-    """Score against trained parameters, in the manner of Fig. 1; what would lie on one line stands side by side."""
+    """Score against trained parameters, as in Fig. 1. Methods with about the same number are moved apart."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     labels, axes = dict(zip(KINDS, PROTOCOL.labels, strict=True)), figure.subplots(1, 2)
     colours = matplotlib.colormaps["tab20"]
     for axis, kind in zip(axes, ("dino", "clip_t"), strict=True):
-        beside: Counter[int] = Counter()  # how many there are already of so many parameters, roughly
+        beside: Counter[int] = Counter()  # points that are already at about this number of parameters
         for number, (method, runs) in enumerate(found.items()):
             told, parameters = estimate(_over_seeds(runs, kind)), _mean(runs, "facts", "parameters")
             place = parameters * 1.12 ** beside[round(5 * math.log10(parameters))]
@@ -156,7 +156,7 @@ def pareto(found: Results) -> None:
 
 
 def ablation(found: Results) -> None:
-    """The paper's variants as bars, Fig. 4, and what AVF is held against."""
+    """The paper's variants as bars, as in Fig. 4, and the methods that AVF is compared with."""
     names = [name for name in (*VARIANTS, *REGULARIZED) if name in found]
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axis, kind, label in zip(figure.subplots(1, 3), KINDS, PROTOCOL.labels, strict=True):

@@ -1,4 +1,7 @@
-"""Forward and backward of one layer by every method, and what the planner picks. `python -m benchmarks.layer_speed`"""
+"""Forward and backward of one layer by every method, factored and dense: `python -m benchmarks.layer_speed`
+
+Which of the two a VectorFit layer picks is `products.factored_is_cheaper`.
+"""
 
 import argparse
 import time
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.methods import Rebuilt
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit.layers import VectorFitLinear
 from vectorfit.pattern import DIAGONAL
 from vectorfit.products import DenseProduct, FactoredProduct, factored_is_cheaper
@@ -28,9 +31,9 @@ SHAPES = (
 )
 RESULT = Path(__file__).with_suffix(".md")
 NOTES = """Time relative to the same frozen linear layer (forward, and backward to the input), median of interleaved
-repeats in one process. "factored" and "dense" are the two ways of a VectorFit layer; the one that the
-planner picks by its count of multiply-adds is in bold. "rebuild" composes the weight by autograd at every
-forward."""
+repeats in one process. "factored" and "dense" are the two ways of a VectorFit layer; the one that it
+picks by a count of multiply-adds (`products.factored_is_cheaper`) is in bold. "rebuild" composes the
+weight by autograd at every forward."""
 
 
 class Lora(nn.Module):

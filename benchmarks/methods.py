@@ -1,4 +1,4 @@
-"""Ways to fine-tune a model's linear layers, to compare a step of theirs with ours; shared by the benchmarks."""
+"""The methods of fine-tuning whose training steps the benchmarks compare."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from vectorfit.svd import decompose
 from vf_training import methods as registry
 
 METHODS = ("frozen", "lora 1", "lora 2", "vectorfit", "svft", "rebuild", "full")
-EXPLAINED = """"frozen" is the floor: forward, and backward to the input, with nothing trained. "lora" is PEFT's of
-that rank on the same linear layers. "svft" is SVFT's random pattern of d = 2, in VectorFit's layers.
-"rebuild" is SVDiff's way: the weight is composed anew by autograd at every forward. "full" trains the
+EXPLAINED = """"frozen" is the floor: forward, and backward to the input, with nothing trained. "lora" is PEFT's LoRA
+of that rank on the same linear layers. "svft" is SVFT's random pattern of d = 2, in VectorFit's layers.
+"rebuild" is SVDiff's way: autograd composes the weight in every forward. "full" trains the
 linear layers' own weights and biases."""
 
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from benchmarks.methods import EXPLAINED, METHODS, adapt
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vf_dreambooth.base_models import starter_folder
 from vf_training.analysis import save_figure
-from vf_training.device import peak_memory
+from vf_training.device import best_device, describe_device, peak_memory, synchronize
 
 RESULT = Path(__file__).with_suffix(".md")
 REPEATS = {"starter": 8, "sd14": 3, "encoder": 5}
@@ -56,7 +56,7 @@ CASES = {"starter": starter, "sd14": sd14, "encoder": encoder}
 def measure(case: str, method: str, dtype: str) -> dict[str, float]:
     """Seconds per step, peak bytes, and the numbers trained."""
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(best_device())
     model, run, x = CASES[case]()
     models = {"model": model.to(device)}
     parameters = adapt(method, models)
@@ -71,8 +71,7 @@ def measure(case: str, method: str, dtype: str) -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         x.grad = None
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         seconds.append(time.perf_counter() - began)
     return {"step": min(seconds[1:]), "memory": peak_memory(), "trained": sum(p.numel() for p in parameters)}
 
@@ -118,8 +117,7 @@ def main() -> None:
                 rows.append([case, dtype, method, f"{found['trained']:,}", *numbers])
                 print(*rows[-1], flush=True)
     header = ["model", "dtype", "method", "numbers trained", "s per step", "ratio", "peak GiB"]
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU, {torch.get_num_threads()} threads"
-    notes = f"{NOTES}\n\nMeasured on {where}, torch {torch.__version__}."
+    notes = f"{NOTES}\n\nMeasured on: {describe_device()}, torch {torch.__version__}."
     command = f"python -m benchmarks.model_speed --dtypes {' '.join(flags.dtypes)}"
     write_table(
         RESULT, "A training step of whole models", command, header, rows, f"{notes}\n\n![ratios](model_speed.png)"

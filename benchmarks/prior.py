@@ -4,7 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks.starter_scores import Scorer, write_table
+from benchmarks.starter_scores import Scorer
+from benchmarks.table import write_table
 from starter import world
 from starter.subjects import EXAMPLES, SUBJECTS
 from train_dreambooth_vectorfit import main as train

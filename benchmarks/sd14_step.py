@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.methods import EXPLAINED, adapt
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vf_dreambooth.families.stable_diffusion import StableDiffusionDenoiser
-from vf_training.device import peak_memory
+from vf_training.device import best_device, describe_device, has_accelerator, peak_memory, synchronize
 
 METHODS = ("frozen", "lora 2", "vectorfit")
 RESULT = Path(__file__).with_suffix(".md")
@@ -53,7 +53,7 @@ def measure(
     method: str, side: int, batch: int, *, build: Callable[[torch.device], tuple] = build, compiled: bool = False
 ) -> dict[str, float]:
     """Seconds to prepare and per step, peak bytes, and the numbers trained; of another size by another `build`."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(best_device())
     unet, text_encoder, _vae = build(device)
     models = {"unet": unet, "text_encoder": text_encoder}
     began = time.perf_counter()
@@ -76,8 +76,7 @@ def measure(
         if optimizer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         seconds.append(time.perf_counter() - began)
     trained = sum(p.numel() for p in parameters)
     return {"prepare": prepared, "step": min(seconds[1:]), "memory": peak_memory(), "trained": trained}
@@ -86,7 +85,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", choices=METHODS, help="measure this one here and print it as JSON")
-    on_gpu = torch.cuda.is_available()
+    on_gpu = has_accelerator()
     parser.add_argument("--latents", type=int, default=64 if on_gpu else 32, help="side of the latents")
     parser.add_argument("--batch", type=int, default=4 if on_gpu else 1, help="photos, and as many class images")
     flags = parser.parse_args()
@@ -112,7 +111,7 @@ def main() -> None:
         ]
         for name, found in results.items()
     ]
-    where = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    where = describe_device() if on_gpu else f"{platform.machine()} {describe_device()}"
     size = f"{flags.latents} x {flags.latents} latents, batch {flags.batch} + {flags.batch}"
     header = ["method", "numbers trained", "s per step", "ratio", "peak GiB", "s to prepare"]
     notes = f"{NOTES}\n\nMeasured on: {where}, bf16 autocast, torch {torch.__version__}."

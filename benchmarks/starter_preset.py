@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from benchmarks.starter_scores import Scorer, write_table
+from benchmarks.starter_scores import Scorer
+from benchmarks.table import write_table
 from starter import world
 from starter.subjects import TUNING_SUBJECTS, photographs, write
 from train_dreambooth_vectorfit import main as train

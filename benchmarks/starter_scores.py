@@ -1,7 +1,6 @@
 """Scores of a subject's pictures by the starter's judge; shared by the two benchmarks beside it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
@@ -44,9 +43,3 @@ class Scorer:
             torch.tensor([got == cls for got in seen.classes]),
             images,
         )
-
-
-def write_table(path: Path, title: str, command: str, header: list[str], rows: list[list[str]], notes: str) -> None:
-    lines = [f"# {title}", "", f"`{command}`", "", "| " + " | ".join(header) + " |", "|" + "--|" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    path.write_text("\n".join([*lines, "", notes, ""]), encoding="utf-8")

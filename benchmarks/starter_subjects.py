@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.starter_scores import BACKGROUNDS, Scorer, write_table
+from benchmarks.starter_scores import BACKGROUNDS, Scorer
+from benchmarks.table import write_table
 from starter import world
 from starter.subjects import EXAMPLES, SUBJECTS
 from train_dreambooth_vectorfit import main as train

@@ -1,6 +1,6 @@
-"""How long a switch of subject takes, and how much of it is composing the weights. `python -m benchmarks.switching`
+"""Measures a switch of subjects, and how much of it is composing the weights. `python -m benchmarks.switching`
 
-On the starter, and on Stable Diffusion v1.4 in its full size with random weights.
+On the starter, and on the full-size Stable Diffusion v1.4 with random weights.
 """
 
 import os
@@ -15,7 +15,7 @@ import torch
 
 import vectorfit as vf
 from benchmarks.sd14_step import build
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit.modules import vectorfit_layers
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.pipeline import adapted_models, set_subjects
@@ -24,18 +24,18 @@ RESULT = Path(__file__).with_suffix(".md")
 REPEATS = 3
 
 
-def median(what: Callable[[], object]) -> float:
-    """Seconds of the median run."""
-    found = []
+def median(call: Callable[[], object]) -> float:
+    """The median of the seconds that a call takes."""
+    seconds = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        what()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
+        call()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 def write_two(models: dict, folder: Path) -> list[Path]:
-    """Two subject files of random deltas; the models are left as they were, their factors gone."""
+    """Writes two subject files of random deltas. The models are unchanged afterwards, without factors."""
     vf.inject(models)
     files = []
     for number in range(2):
@@ -50,7 +50,7 @@ def write_two(models: dict, folder: Path) -> list[Path]:
 
 @torch.no_grad()
 def compose(models: dict) -> None:
-    """U diag(d) V^T of every layer and its sum with the weight: what no switch can do without."""
+    """Composes U diag(d) V^T of every layer and adds it to the weight. Every switch needs this."""
     for _, layer in vectorfit_layers(models):
         layer.weight + (layer.U * layer.d_sigma) @ layer.Vh
 
@@ -82,9 +82,9 @@ def main() -> None:
         "composing alone, s",
         "switch / composing",
     ]
-    notes = f"""The first subject factorises every weight (kept on disk afterwards, here not). A switch reads
-the other file, verifies the base's weights by their hash, composes and merges. "Composing alone" is the sum of weight
-and `U diag(d) V^T` of every layer, without which no switch can do. Medians of {REPEATS}. Threads:
+    notes = f"""The first subject factorises every weight; the cache of factors was off. A switch reads the other
+file, verifies the base's weights by their hash, composes and merges. "Composing alone" adds `U diag(d) V^T` to the
+weight of every layer, which every switch needs. Medians of {REPEATS}. Threads:
 {torch.get_num_threads()}, float32."""
     write_table(RESULT, "Switching subjects", "python -m benchmarks.switching", header, rows, notes)
     print(RESULT.read_text())

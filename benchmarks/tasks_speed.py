@@ -18,12 +18,12 @@ import torch
 from matplotlib.figure import Figure
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit import AdaptiveVectorFreezing
 from vf_tasks import recipe
 from vf_tasks.run import put_in
 from vf_training.analysis import save_figure
-from vf_training.device import peak_memory
+from vf_training.device import best_device, describe_device, peak_memory, synchronize
 
 RESULT = Path(__file__).with_suffix(".md")
 MAPPED = {"type_vocab_size": 0, "position_biased_input": False, "relative_attention": True, "position_buckets": 256}
@@ -70,7 +70,7 @@ class Trace:
 def measure(method: str, batch: int) -> dict:
     """Seconds of an update, peak memory, trained parameters and the trace of one method, in this process."""
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     model = DebertaV2ForSequenceClassification(DebertaV2Config(**SHAPE, num_labels=3))
     own = recipe.read("squad" if method in ("lora", "adalora") else "mnli")
     built = put_in(method, model, ("classifier", "pooler"), own, WARM_UP + TIMED, 0)
@@ -89,8 +89,7 @@ def measure(method: str, batch: int) -> dict:
         optimizer.step()
         built.method.technique.after_update(built, step + 1)
         optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         seconds.append(time.perf_counter() - began)
     found = {"seconds": statistics.median(seconds[WARM_UP:]), "memory": peak_memory(), "trace": trace.end()}
     return found | built.counts
@@ -146,13 +145,11 @@ def main() -> None:
         ]
         for method, runs in found.items()
     ]
-    device, of = f"CPU, {torch.get_num_threads()} threads", "the process, libraries included"
-    if torch.cuda.is_available():
-        device, of = torch.cuda.get_device_name(), "the accelerator"
-    notes = f"""{device}; batch {flags.batch}, {TOKENS} tokens, float32, median of {TIMED} updates, best of
+    measured = "the accelerator" if torch.cuda.is_available() else "the process, libraries included"
+    notes = f"""{describe_device()}; batch {flags.batch}, {TOKENS} tokens, float32, median of {TIMED} updates, best of
 {ROUNDS} rounds in opposite orders. LoRA has r = 1 and AdaLoRA b(T) = 72 as in the paper's Table 10; AdaLoRA's
 ranks begin above that, and so they are counted. VectorFit chooses what to freeze at every update here, the worst case.
-Memory is the peak of {of}.
+Memory is the peak of {measured}.
 
 The paper's Table 6 (an epoch of MNLI on a Titan XP): LoRA 82 min, AdaLoRA 91, VectorFit 75, sigma_a+b 71, sigma_a 64,
 which is 1, 1.11, 0.91, 0.87 and 0.78 times LoRA's. Its Fig. 5: VectorFit takes about 200 MB more.

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.small_vit import pretrained, unseen
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 from vectorfit.atomic import write_atomically
 from vf_tasks.compare import compare
+from vf_tasks.results import RESULT, read_result
 from vf_training import methods
+from vf_training.runs import RunFolder
 
 WORK = Path("runs/tasks_table")
 RESULTS = Path(__file__).with_suffix("")  # table and figures, a folder of its own
@@ -118,9 +120,9 @@ def train(task: str, entry: Entry, rate: float, seed: int, folder: Path, data: P
     flags |= {"learning_rate": f"{rate:.3g}", "epochs": setup.epochs, "precision": "bf16", "output_dir": folder}
     flags |= {"budget": entry.budget} if entry.budget else {}
     given = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
-    if not (folder / "result.json").exists():
+    if not (folder / RESULT).exists():
         subprocess.run([sys.executable, "-m", "vf_tasks", task, *given, *setup.flags, *more], check=True)
-    return json.loads((folder / "result.json").read_text())
+    return read_result(RunFolder(folder))
 
 
 def rates_of(task: str, name: str) -> dict[float, float]:

@@ -16,6 +16,7 @@ from . import comparison, generation, protocols, report, scoring, selfcheck
 from .collection import FACTS, Subject, gather
 from .embeddings import embed_files
 from .encoders import Encoders
+from .intervals import PERCENT
 
 
 def _protocol_flags(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +178,7 @@ def _score(flags: argparse.Namespace) -> None:
 
 
 def _score_line(score: dict) -> str:
-    line = f"{score['mean']:.4f}  95 % {score['low']:.4f} to {score['high']:.4f}  n {score['n']}"
+    line = f"{score['mean']:.4f}  {PERCENT} {score['low']:.4f} to {score['high']:.4f}  n {score['n']}"
     if "real" in score:
         line += f"  {score['percent_of_real']:.1f} % of the photos' score {score['real']:.3f}"
     return line

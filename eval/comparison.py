@@ -6,7 +6,7 @@ from typing import Any
 from vectorfit import VectorFitError
 
 from .collection import UNKNOWN_SEED
-from .intervals import Estimate, estimate, win_rate
+from .intervals import PERCENT, Estimate, estimate, win_rate
 
 KINDS = ("dino", "clip_i", "clip_t")
 
@@ -91,7 +91,7 @@ def table(comparison: Mapping[str, Any]) -> str:
             row = comparison[kind]
             interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
             lines.append(
-                f"{comparison['labels'][kind]:16} {row['difference']:+.4f}  95 % {interval}  "
+                f"{comparison['labels'][kind]:16} {row['difference']:+.4f}  {PERCENT} {interval}  "
                 f"better in {row['win_rate']:.0%} of the pairs"
             )
     return "\n".join(lines)

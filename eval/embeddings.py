@@ -1,7 +1,6 @@
 """Embeddings of image files, cached on disk by content: each encoder embeds an image only once."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,17 +12,12 @@ from tqdm import tqdm
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
+from vectorfit.cache_folder import cache_folder
 from vf_dreambooth.photos import open_photo
 
 from .encoders import BATCH, Encoder
 
 PORTION = 8 * BATCH  # images opened at a time
-
-
-def cache_folder() -> Path | None:
-    """The cache: in VECTORFIT_CACHE, by default ~/.cache/vectorfit; None if VECTORFIT_CACHE is "off"."""
-    root = os.environ.get("VECTORFIT_CACHE", str(Path.home() / ".cache" / "vectorfit"))
-    return None if root == "off" else Path(root) / "embeddings"
 
 
 def _read_cached(path: Path | None) -> Tensor | None:
@@ -55,7 +49,7 @@ def embed_files(encoder: Encoder, paths: Sequence[Path], *, progress: str = "") 
     Raises:
         VectorFitError: a file cannot be read as an image.
     """
-    cache = cache_folder()
+    cache = cache_folder("embeddings")
     names = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     files = [None if cache is None else cache / encoder.key / name[:2] / f"{name}.npy" for name in names]
     known = {

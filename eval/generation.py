@@ -1,4 +1,4 @@
-"""Generates the images to score: a trained subject with the DreamBench prompts, or with your own."""
+"""The evaluator's images: generates those to score, of a subject with the DreamBench prompts, or with your own."""
 
 import dataclasses
 import hashlib

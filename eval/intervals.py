@@ -1,12 +1,14 @@
-"""Confidence intervals by a bootstrap over subjects, because the images of one subject are similar."""
+"""95 % confidence intervals by a bootstrap over subjects, because the images of one subject are similar."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 DRAWS = 10_000
 LEVEL = 0.95
+PERCENT = f"{100 * LEVEL:g} %"  # the level as tables print it
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def widening(count: int) -> float:
     """
     if count < 2:
         return 1.0
-    z, nu = 1.959964, count - 1
+    z, nu = NormalDist().inv_cdf((1 + LEVEL) / 2), count - 1
     t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
     t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
     return float(t / z * (count / nu) ** 0.5)

@@ -15,7 +15,7 @@ from vf_dreambooth.photos import open_photo
 
 from .collection import UNKNOWN_SEED
 from .comparison import KINDS, compare, require_alike
-from .intervals import estimate
+from .intervals import PERCENT, estimate
 
 THUMBNAIL = 112  # pixels
 SCHEMA = "vectorfit-report/1"  # of the JSON and the CSV
@@ -272,7 +272,7 @@ def page(results: Sequence[Mapping[str, Any]], folders: Sequence[Path], title: s
     body = "".join(f"<h2>{html.escape(name)}</h2>{content}" for name, content in sections if content)
     grids = "".join(_grid(name, results, folders) for name in subjects)
     about = f"Protocol {protocol['name']}, version {protocol['version']} ({protocol['hash']}). "
-    about += "Intervals: 95 %, bootstrap over subjects."
+    about += f"Intervals: {PERCENT}, bootstrap over subjects."
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ FOLDERS = (
     *("vectorfit", "vectorfit/peft", "vf_training", "vf_training/methods"),
     *("vf_dreambooth", "vf_dreambooth/families", "vf_tasks", "app", "eval", "starter"),
 )
+WITH_TESTS_BY_NAME = FOLDERS[:7]
 OPTIONAL = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "peft", "PIL", "sklearn", "transformers"}
 SCRIPT, STARTER = "train_dreambooth_vectorfit", {"starter", "vf_starter"}
 EVALUATOR, PAGE = {"eval", "vf_eval"}, {"app", "vf_app"}
@@ -126,17 +128,26 @@ def test_no_circle_of_imports(package):
         modules = {name: needs for name, needs in modules.items() if name not in leaves}
 
 
-def test_functions_and_the_script_stay_short():
+def test_functions_modules_and_the_script_stay_short():
     files = sources()
     assert len(files) > 25
-    long = [
-        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": node.end_lineno - node.lineno + 1
         for path in files
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
-    ]
-    assert not long
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert not [function for function, length in lengths.items() if length > 60]
+    assert statistics.median(lengths.values()) <= 8
+    assert not [path for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 400]
     assert len((ROOT / "train_dreambooth_vectorfit.py").read_text().splitlines()) <= 250
+
+
+@pytest.mark.parametrize("folder", WITH_TESTS_BY_NAME)
+def test_every_module_has_a_test_file_of_its_name(folder):
+    modules = [path for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("__")]
+    assert modules
+    assert not [path.name for path in modules if not (ROOT / "tests" / folder / f"test_{path.name}").exists()]
 
 
 def test_no_dumping_grounds():

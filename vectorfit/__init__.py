@@ -5,10 +5,10 @@ from .container import read_metadata
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
 from .inject import disabled, inject, merge, merged, remove, serve, set_strength, unmerge
-from .injection import head_parameters, vector_parameters
 from .layers import VectorFitLayer
 from .optim import parameter_groups
 from .plan import LayerPlan, Plan, plan
+from .record import head_parameters, vector_parameters
 from .vectors_file import load_vectors, save_vectors, set_subjects
 
 __version__ = "0.1.0"

@@ -30,10 +30,9 @@ class VectorFitConfig:
         bias: "layers" trains the biases of adapted layers, "all" those of the blocks' LayerNorms too: a reading of the
             paper's "all the bias vectors"; it changes nothing in variants without biases.
         modules_to_save: names of modules to train whole, such as a fresh classifier, in the same form.
-        pattern: which entries of `M` in `dW = U M Vh` are trained; "plain" is the diagonal and VectorFit, the others
-            are SVFT's: "banded", "random" and "top_k" (see `pattern.PATTERNS`).
-        pattern_width: the diagonals beside the main one, on each side, of "banded"; "random" and "top_k" have as many
-            entries.
+        pattern: which entries of `M` in `dW = U M Vh` are trained, a name in `pattern.PATTERNS`; "plain" is the
+            diagonal and VectorFit.
+        pattern_width: the pattern's `width`, as its class in `pattern` says; "plain" has none.
 
     Raises:
         VectorFitError: for an unknown variant, bias or pattern, a width below 1.

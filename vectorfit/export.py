@@ -1,4 +1,6 @@
-"""What other tools read: plain merged weights, the best LoRA of a rank, and the exact difference.
+"""Tensors for export: merged weights, the best LoRA of a rank, the exact difference.
+
+`Naming` is the form of their names.
 
 `U diag(d_sigma) Vh` is already a singular value decomposition of dW, so its r largest |d_sigma| are the best
 approximation of rank r that there is (Eckart-Young), and cost nothing to find. For a wider pattern M [r, r] is
@@ -6,6 +8,7 @@ decomposed first, which serves as well, since U and Vh are orthonormal.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +17,27 @@ from torch import Tensor
 from .errors import VectorFitError
 from .fingerprint import canonical_name
 from .inject import holders_of_modules, replace
-from .injection import drop_records
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
+from .record import drop_records
 from .svd import in_float64
 
-NAMINGS = ("diffusers", "kohya", "peft")
+
+@dataclass(frozen=True)
+class Naming:
+    """How a tool names what is exported: `layer` gives a layer's name from its path, the rest are the names' ends.
+
+    Without an `alpha` the tool takes the factors' product as it is; without a `bias` it has no biases in a LoRA.
+    """
+
+    layer: Callable[[str], str]
+    down: str = "lora_A.weight"
+    up: str = "lora_B.weight"
+    bias: str = "lora_B.bias"
+    alpha: str = ""
+
+
+PEFT = Naming(lambda path: f"base_model.model.{path}")
 
 
 @dataclass(frozen=True)
@@ -47,22 +65,6 @@ def bake(models: Models) -> None:
             layer.base.train(layer.training)
             replace(holders, layer, layer.base)
     drop_records(models)
-
-
-def _with_text_model(path: str) -> str:
-    """The path as published Stable Diffusion files have it: text encoders with their `text_model.` level."""
-    prefix, _, rest = path.partition(".")
-    return f"{prefix}.text_model.{rest}" if prefix == "text_encoder" else path
-
-
-def _kohya(path: str) -> str:
-    path = _with_text_model(path)
-    for prefix, short in (("unet.", "lora_unet_"), ("text_encoder.", "lora_te_")):
-        if path.startswith(prefix):
-            return short + path.removeprefix(prefix).replace(".", "_")
-    raise VectorFitError(
-        f"{path}: kohya's names are for a unet and a text_encoder; use the peft naming for other models"
-    )
 
 
 def _layers(models: Models) -> list[tuple[str, VectorFitLayer]]:
@@ -94,24 +96,22 @@ def _shaped(layer: VectorFitLayer, up: Tensor, down: Tensor) -> tuple[Tensor, Te
     return up, down
 
 
-def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool = False) -> Export:
-    """The best LoRA of a rank, in the names of "diffusers", "kohya" or "peft".
+def lora(models: Models, rank: int, naming: Naming = PEFT, *, biases: bool = False) -> Export:
+    """The best LoRA of a rank, in the names of a tool.
 
-    With `biases` the bias deltas come along exactly, as PEFT's `lora_bias` (not in kohya's names, which have none).
+    With `biases` the bias deltas come along exactly, as PEFT's `lora_bias`.
 
-    Shapes: `lora_A` or `lora_down` [r, in], `lora_B` or `lora_up` [out, r], float32.
+    Shapes: `down` [r, in], `up` [out, r], float32.
 
     Raises:
-        VectorFitError: a rank below 1, an unknown naming, nothing to export.
+        VectorFitError: a rank below 1, a naming that is none or has no biases, nothing to export.
     """
     if rank < 1:
         raise VectorFitError(f"rank: got {rank}, expected at least 1")
-    if naming not in NAMINGS:
-        raise VectorFitError(f"naming: got {naming!r}, expected one of {', '.join(NAMINGS)}")
-    if biases and naming == "kohya":
-        raise VectorFitError(
-            "kohya's format has no names for biases; use the diffusers naming, or the exact difference"
-        )
+    if not isinstance(naming, Naming):
+        raise VectorFitError(f"naming: got {naming!r}, expected a vectorfit.export.Naming, such as PEFT")
+    if biases and not naming.bias:
+        raise VectorFitError("this format has no names for biases; use another naming, or the exact difference")
     tensors: dict[str, Tensor] = {}
     kept, total, lost = [], [], []
     for path, layer in _layers(models):
@@ -123,16 +123,13 @@ def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool =
         kept.append(torch.linalg.vector_norm(up, dim=0) * torch.linalg.vector_norm(down, dim=1))
         total.append(layer.strength * layer.d_sigma.detach())
         up, down = _shaped(layer, up, down)
-        if naming == "kohya":
-            name = _kohya(path)
-            tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-            tensors[f"{name}.alpha"] = torch.tensor(float(len(down)))
-            continue
-        name = _with_text_model(path) if naming == "diffusers" else f"base_model.model.{path}"
-        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+        name = naming.layer(path)
+        tensors |= {f"{name}.{naming.down}": down, f"{name}.{naming.up}": up}
+        if naming.alpha:  # divided by the rank it is the factor of the product: 1
+            tensors[f"{name}.{naming.alpha}"] = torch.tensor(float(len(down)))
         if biases:
             delta = layer.d_bias
-            tensors[f"{name}.lora_B.bias"] = (
+            tensors[f"{name}.{naming.bias}"] = (
                 torch.zeros(len(layer.U)) if delta is None else layer.strength * delta.detach()
             )
     share = _norm(kept) / _norm(total) if total and _norm(total) else 1.0
@@ -140,14 +137,16 @@ def lora(models: Models, rank: int, naming: str = "diffusers", *, biases: bool =
     return Export(_on_cpu(tensors), share, carried)
 
 
-def difference(models: Models) -> Export:
-    """The exact change, `NAME.diff` for weights and `NAME.diff_b` for biases, in kohya's names (ComfyUI reads both).
+def difference(models: Models, layer_name: Callable[[str], str] = str) -> Export:
+    """The exact change: `NAME.diff` for weights and `NAME.diff_b` for biases, where `layer_name` gives NAME.
+
+    Without it a layer has its path for a name. ComfyUI reads this file with kohya's names of the layers.
 
     Shapes: as the base's weights and biases, float32.
     """
     tensors: dict[str, Tensor] = {}
     for path, layer in _layers(models):
-        name = _kohya(path)
+        name = layer_name(path)
         if layer.d_sigma is not None:
             change = layer.change(layer.strength * layer.d_sigma.detach())
             tensors[f"{name}.diff"] = layer.unmatrix(change, layer.weight.shape)

@@ -1,7 +1,6 @@
 """A cache on disk for the factors of large weights, by the weights' hash: a base is factorised once."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -10,18 +9,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .atomic import write_atomically
+from .cache_folder import cache_folder
 from .errors import VectorFitError
 from .svd import decompose
 
 SMALLEST = 512  # of rows and columns: below it, factorising takes less time than reading
 RECIPE = "1"  # raised when `decompose` gives other factors, so that older entries are not read
 TOLERANCE = 1e-4  # relative error on a random vector up to which cached factors are accepted
-
-
-def folder() -> Path | None:
-    """The folder of the cache, below VECTORFIT_CACHE or `~/.cache/vectorfit`; None where VECTORFIT_CACHE is "off"."""
-    root = os.environ.get("VECTORFIT_CACHE", str(Path.home() / ".cache" / "vectorfit"))
-    return None if root == "off" else Path(root) / "factors"
 
 
 def factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,7 +26,7 @@ def factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         VectorFitError: as `decompose` does. Where the folder cannot be read or written, it factorises.
     """
-    root = folder()
+    root = cache_folder("factors")
     if root is None or weight.is_meta or weight.ndim != 2 or min(weight.shape) < SMALLEST:
         return decompose(weight)
     content = weight.detach().float().cpu().contiguous()

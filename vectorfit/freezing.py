@@ -1,4 +1,4 @@
-"""Adaptive Vector Freezing: at times the most trained vectors are frozen, so that the others catch up."""
+"""Adaptive Vector Freezing: the schedule (when) and the choice (the k most trained vectors)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,12 @@ from typing import Any
 import torch
 
 from .errors import VectorFitError
-from .injection import vector_parameters
 from .modules import Models, named_modules
+from .record import vector_parameters
 from .sharding import gathered
+
+TOP_K = 5  # k: vectors frozen at a time
+BETA = 0.99  # of the moving average of their strengths
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class AdaptiveVectorFreezing:
     """
 
     def __init__(
-        self, models: Models, *, first_step: int, every: int, num_freezes: int, top_k: int = 5, beta: float = 0.99
+        self, models: Models, *, first_step: int, every: int, num_freezes: int, top_k: int = TOP_K, beta: float = BETA
     ) -> None:
         if any(type(module).__name__ == "FullyShardedDataParallel" for _, module in named_modules(models)):
             raise VectorFitError(

@@ -124,7 +124,11 @@ class Diagonal(Pattern):
 
 @dataclass(frozen=True)
 class Scattered(Pattern):
-    """A pattern with as many entries as a band of `width` diagonals on each side of the main one."""
+    """A pattern whose entries lie anywhere in M.
+
+    `width` is its one number. SVFT's patterns all have as many entries as a band of `width` diagonals on each side of
+    the main one; a pattern with another number of entries has its own `size`.
+    """
 
     width: int = 1
 

@@ -1,4 +1,4 @@
-"""Products with an adapted weight, and their gradients.
+"""Products with an adapted weight, factored or dense, the rule that chooses, and their gradients.
 
 Legend: `N` tokens, `out` x `in` the weight as a matrix, `r = min(out, in)`, `n` trained entries of M (`pattern`).
 W0 [out, in] = U diag(sigma) Vh, with U [out, r], sigma [r], Vh [r, in]. M [r, r] holds d_sigma [n]; its `positions` are

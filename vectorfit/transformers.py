@@ -1,6 +1,7 @@
 """Adaptive Vector Freezing under transformers' Trainer."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,8 @@ from transformers import TrainerCallback  # noqa: TID251 - this module is the ed
 from transformers.trainer_callback import ExportableState  # noqa: TID251
 
 from .errors import VectorFitError
-from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
-from .injection import vector_parameters
+from .freezing import BETA, TOP_K, AdaptiveVectorFreezing, AvfSchedule, avf_schedule
+from .record import vector_parameters
 
 # The hook on each vector that is being trained: one at most, whatever became of the training before.
 _HOOKS: Any = WeakTensorKeyDictionary()
@@ -29,6 +30,8 @@ class AVFCallback(TrainerCallback, ExportableState):
         first_step, every, num_freezes: the schedule (t_i, t_f, n_f) in optimizer updates; without all three, the
             paper's guideline for the length of the run.
         top_k, beta: as for `AdaptiveVectorFreezing`.
+        freezing: makes what chooses the vectors, from the model and the settings above by their names. A checkpoint
+            does not hold it: with Trainer's `restore_callback_states_from_checkpoint` the choice is AVF's again.
 
     Raises:
         VectorFitError: the model has no vectors, a value is out of range, or a checkpoint has no state of the freezing.
@@ -39,14 +42,15 @@ class AVFCallback(TrainerCallback, ExportableState):
         first_step: int | None = None,
         every: int | None = None,
         num_freezes: int | None = None,
-        top_k: int = 5,
-        beta: float = 0.99,
+        top_k: int = TOP_K,
+        beta: float = BETA,
+        freezing: Callable[..., AdaptiveVectorFreezing] = AdaptiveVectorFreezing,
     ) -> None:
         given = [value is not None for value in (first_step, every, num_freezes)]
         if any(given) and not all(given):
             raise VectorFitError("AVFCallback: expected first_step, every and num_freezes together, or none of them")
         self.first_step, self.every, self.num_freezes = first_step, every, num_freezes
-        self.top_k, self.beta = top_k, beta
+        self.top_k, self.beta, self.freezing = top_k, beta, freezing
         self.avf: AdaptiveVectorFreezing | None = None
         self.saved: dict[str, Any] | None = None
         self._vectors: list[Tensor] = []
@@ -69,7 +73,7 @@ class AVFCallback(TrainerCallback, ExportableState):
                 "AVFCallback: DeepSpeed steps inside backward, where nothing can be frozen any more; use DDP or FSDP2"
             )
         schedule = self.schedule(state.max_steps)
-        self.avf = AdaptiveVectorFreezing(
+        self.avf = self.freezing(
             model,
             first_step=schedule.first_step,
             every=schedule.every,

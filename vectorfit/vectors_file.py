@@ -24,10 +24,10 @@ from .fingerprint import (
     weights_sha256,
 )
 from .inject import inject, remove
-from .injection import Injection, injection_of
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_modules
 from .pattern import Pattern
+from .record import Injection, injection_of
 from .sharding import gathered
 
 FACTORISATION = "float32 factors of a float64 Gram eigendecomposition, or of a float64 SVD where the spectrum is steep"

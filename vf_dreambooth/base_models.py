@@ -1,4 +1,4 @@
-"""From the name of a base model to its weights, and to the settings that suit it."""
+"""Resolves a base model's name to its location and family, and loads it. Presets are in families/."""
 
 import hashlib
 import importlib.util
@@ -61,7 +61,7 @@ def resolve(name: str, revision: str | None = None, variant: str | None = None) 
     if revision and path.exists():
         raise VectorFitError(f"base model {name}: revision {revision!r} of a local model; revisions are of hub models")
     if path.is_dir():
-        # Only the folder's name goes into files: the path says nothing on another machine.
+        # Only the folder's name is written into files: the path means nothing on another machine.
         folder_name = path.resolve().name
         return BaseModel(folder_name, str(path), None, _preset_of_folder(name, path), variant)
     if path.is_file():
@@ -83,7 +83,7 @@ def _preset_of_folder(name: str, folder: Path) -> Preset:
     """The preset for a local folder, which is checked before anything is loaded.
 
     Raises:
-        VectorFitError: the folder is not a whole model of a known family.
+        VectorFitError: the folder is not a complete model of a known family.
     """
     try:
         family = family_of_folder(folder)
@@ -130,7 +130,7 @@ def _remedy(base: BaseModel) -> str:
     """What to do when a base cannot be loaded."""
     starter = "--base_model starter is included and needs no download"
     if Path(base.location).exists():
-        return f"expected a whole saved model; {starter}"
+        return f"expected a complete saved model; {starter}"
     return (
         f"without a network, download it elsewhere ('hf download {base.location} --local-dir FOLDER'), copy the "
         f"folder here and give --base_model FOLDER, or set HF_HOME to a cache that has it; {starter}"

@@ -6,6 +6,7 @@ from huggingface_hub import ModelCardData
 
 from vectorfit.atomic import write_atomically
 from vf_training import methods
+from vf_training.runs import VECTORS
 
 from .families import Family
 from .setup import Setup
@@ -64,7 +65,7 @@ Write **{config.trigger}** in a prompt to get it, as in "{config.instance_prompt
 ```python
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.pipeline import load_pipeline
-pipe = load_pipeline(resolve({arguments}), [("vectors.safetensors", 1.0)])
+pipe = load_pipeline(resolve({arguments}), [("{VECTORS}", 1.0)])
 ```
 
 Then `pipe("{config.instance_prompt} in the snow").images[0]`. The number is the strength: 0 is the base model, 1 the
@@ -79,6 +80,5 @@ Base model {base.name}{revision}; {len(setup.photos.images)} photos; class promp
 
 
 def write(setup: Setup, family: Family) -> None:
-    folder = setup.run.path / "samples"
-    samples = sorted(f"samples/{picture.name}" for picture in folder.glob("step_*.png"))
+    samples = [grid.relative_to(setup.run.path).as_posix() for grid in setup.run.sample_grids()]
     write_atomically(setup.run.path / "README.md", text(setup, family, samples).encode())

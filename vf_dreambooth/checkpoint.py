@@ -11,7 +11,7 @@ import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vectorfit.modules import Models
-from vf_training.runs import RunFolder
+from vf_training.runs import VECTORS, RunFolder
 
 from .optimization import Optimization
 from .stopwatch import Stopwatch
@@ -46,7 +46,7 @@ def restore(folder: Path, optimization: Optimization, accelerator: Accelerator, 
         VectorFitError: the checkpoint is damaged, of another base, or of another kind of run.
     """
     if optimization.trains_vectors:
-        vf.load_vectors(models, folder / "vectors.safetensors")  # verifies the base; the exact values are below
+        vf.load_vectors(models, folder / VECTORS)  # verifies the base; the exact values are below
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         with torch.no_grad():
@@ -67,7 +67,7 @@ def restore(folder: Path, optimization: Optimization, accelerator: Accelerator, 
     except Exception as error:  # a damaged file can fail in many ways, and torch's advice then is not for users
         raise VectorFitError(
             f"{folder / STATE}: cannot be resumed from, it is damaged ({type(error).__name__}); "
-            "delete that folder to go on from the one before"
+            "delete that folder to resume from the one before"
         ) from error
 
 
@@ -99,7 +99,7 @@ def resume(
 def find(run: RunFolder, requested: str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means: "latest", the run folder, or a checkpoint's own folder.
 
-    None where the run has no checkpoint yet: it starts from the beginning.
+    None if the run has no checkpoint yet: it starts from the beginning.
 
     Raises:
         VectorFitError: there is no such checkpoint.

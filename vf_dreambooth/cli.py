@@ -1,4 +1,4 @@
-"""From a command line to settings."""
+"""Reads a command line into settings."""
 
 import argparse
 import difflib
@@ -192,13 +192,13 @@ def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "trai
     with problems.noting():
         if "config" in flags:
             recorded = read_settings(Path(flags["config"]))
-            anew = {
+            inferred_again = {
                 name
                 for changed in given
                 for name in dependents(TrainConfig, changed)
                 if given[changed] != recorded.get(changed)
             }
-            values |= {name: value for name, value in recorded.items() if name not in anew}
+            values |= {name: value for name, value in recorded.items() if name not in inferred_again}
     with problems.noting():
         run = _resumed_run(resume, values | given)
         if run is not None:
@@ -219,7 +219,7 @@ def _without_errors(values: dict[str, Any], problems: Problems) -> TrainConfig:
 
 
 def _resumed_run(resume: str | None, settings: dict[str, Any]) -> RunFolder | None:
-    """The run folder from which a resumed run takes its settings; None where it does not exist yet."""
+    """The run folder from which a resumed run takes its settings; None if it does not exist yet."""
     if resume is None:
         return None
     if resume != "latest":

@@ -1,18 +1,19 @@
-"""The settings of a training. Everything about a setting stands in its own `option(...)`."""
+"""The settings of a training. Everything about a setting is in its own `option(...)`."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vectorfit import VectorFitError, avf_schedule
+from vectorfit.freezing import TOP_K
 from vf_training import methods
 
-from .base_models import BaseModel
 from .conflicts import freezes, freezing_conflict, prior_conflict
 from .default_runs import free_folder
+from .families import TEXT_ENCODERS
 from .options import (
-    Circumstances,
+    EVERYTHING,
     above,
     at_least,
     decay,
@@ -35,7 +36,7 @@ AVF_DEPENDS_ON = ("avf", "method", "max_train_steps")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training. `None` means "by the base model's preset" or "inferred"; `completed` fills these in.
+    """One training. `None` means "by the base model's preset" or "inferred"; `options.completed` fills these in.
 
     Raises:
         VectorFitError: values out of range or contradictory, all of them in one message.
@@ -179,6 +180,7 @@ class TrainConfig:
         None,
         "learning rate of sigma and bias deltas",
         group=TRAINING,
+        rate_of=EVERYTHING,
         checks=(above(0),),
         infer=lambda config, at: methods.find(config.method).rate(
             at.base.preset.rates_for, at.base.preset.learning_rate
@@ -189,6 +191,7 @@ class TrainConfig:
         None,
         "the text encoder's own learning rate; by default --learning_rate",
         group=TRAINING,
+        rate_of=TEXT_ENCODERS,
         checks=(above(0),),
         conflict=only_with(
             "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"
@@ -285,11 +288,11 @@ class TrainConfig:
     )
     avf_top_k: int | None = option(
         None,
-        "k: vectors frozen at a time; by default 5",
+        f"k: vectors frozen at a time; by default {TOP_K}",
         group=AVF,
         checks=(at_least(0),),
         conflict=freezing_conflict,
-        infer=lambda config, _: 5 if config.freezes else None,
+        infer=lambda config, _: TOP_K if config.freezes else None,
         depends_on=("avf", "method"),
     )
 
@@ -368,18 +371,6 @@ class TrainConfig:
         """The prompts of photos and of class images that the noun gives, empty where there is no noun."""
         noun = self.noun()
         return default_prompts(self.token, noun) if noun else ("", "")
-
-    def completed(self, base: BaseModel, *, mixed_precision: str, accumulation: int) -> "TrainConfig":
-        """These settings with everything inferred filled in, in the order of the fields.
-
-        Raises:
-            VectorFitError: the folder's name does not say what the subject is.
-        """
-        config, circumstances = self, Circumstances(base, mixed_precision, accumulation)
-        for item in fields(self):
-            if (infer := item.metadata["infer"]) and getattr(config, item.name) in (None, "auto"):
-                config = replace(config, **{item.name: infer(config, circumstances)})
-        return config
 
     @property
     def freezes(self) -> bool:

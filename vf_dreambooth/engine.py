@@ -1,4 +1,4 @@
-"""Keeps a base model loaded, and generates images of one subject after the other."""
+"""Keeps a base model loaded and serves requests: images of one subject after the other, through pipeline.py."""
 
 import itertools
 import threading
@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 import vectorfit as vf
 from vectorfit import VectorFitError
-from vectorfit.injection import injection_of
+from vectorfit.record import injection_of
 from vf_training.device import free_memory
 
 from .base_models import BaseModel

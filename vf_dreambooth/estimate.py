@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from vf_training.device import peak_memory
+from vf_training.device import peak_memory, synchronize
 
 from . import memory, memory_presets
 from .data import DataSampler, Latents
@@ -32,12 +32,10 @@ class Estimate:
 
 
 def _timed(call: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     began = time.perf_counter()
     call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - began
 
 

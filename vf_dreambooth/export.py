@@ -1,4 +1,7 @@
-"""Exports a subject for other tools: `python -m vf_dreambooth.export --to lora RUN`."""
+"""Exports a subject for other tools: the command, `python -m vf_dreambooth.export --to lora RUN`.
+
+The layers' names are in families/.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -14,9 +17,12 @@ from vectorfit.export import bake, difference, lora
 from vf_training.commands import exit_clearly
 
 from .base_models import BaseModel, load
+from .families import FAMILIES, family_of
 from .pipeline import adapted_models, base_of, subject_file
 
 KINDS = ("lora", "diff", "pipeline")
+NAMINGS = tuple(dict.fromkeys(tool for family in FAMILIES for tool in family.namings))
+NAMING_OF_DIFF = "kohya"  # the names under which ComfyUI reads an exact change
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rank", type=int, default=32, help="rank of the LoRA (default 32)")
     parser.add_argument(
-        "--naming", choices=("diffusers", "kohya"), default="diffusers", help="names in the LoRA (default diffusers)"
+        "--naming", choices=NAMINGS, default=NAMINGS[0], help=f"names in the LoRA (default {NAMINGS[0]})"
     )
     parser.add_argument(
         "--biases", action="store_true", help="include the bias deltas in the LoRA; diffusers and PEFT read them"
@@ -48,7 +54,7 @@ class Kind:
 
     to: str
     rank: int = 32
-    naming: str = "diffusers"
+    naming: str = NAMINGS[0]
     biases: bool = False
 
     @property
@@ -66,13 +72,16 @@ def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: floa
     if out.exists():
         raise VectorFitError(f"--out: {out} exists; give another path or delete it")
     pipe = load(base)
-    models = adapted_models(pipe)
+    models, family = adapted_models(pipe), family_of(pipe)
     metadata = vf.load_vectors(models, subject_file(subject), strength=strength)
     if kind.to == "pipeline":
         bake(models)
         pipe.save_pretrained(out)
         return f"{out}: the base with the subject merged in, a diffusers folder"
-    change = lora(models, kind.rank, kind.naming, biases=kind.biases) if kind.to == "lora" else difference(models)
+    if kind.to == "lora":
+        change = lora(models, kind.rank, family.naming(kind.naming), biases=kind.biases)
+    else:
+        change = difference(models, family.naming(NAMING_OF_DIFF).layer)
     kept = {"format": "pt", **{k: v for k, v in metadata.items() if k.startswith("modelspec.")}}
     write_atomically(out, save(change.tensors, kept))
     size = out.stat().st_size

@@ -1,4 +1,4 @@
-"""Generates images of a trained subject: `python -m vf_dreambooth.generate --vectors RUN --prompt "..."`."""
+"""The command that generates images of a subject: `python -m vf_dreambooth.generate --vectors RUN --prompt "..."`."""
 
 import argparse
 import math

@@ -5,8 +5,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, get_token
 
 from vectorfit import VectorFitError
+from vf_training.runs import VECTORS
 
-UPLOADED = ["README.md", "vectors.safetensors", "samples/*.png"]
+UPLOADED = ["README.md", VECTORS, "samples/*.png"]
 
 
 def check_login() -> None:

@@ -1,4 +1,4 @@
-"""Pictures as tensors, and laid out side by side."""
+"""Turns images into tensors, and lays them out side by side."""
 
 import json
 from collections.abc import Mapping, Sequence

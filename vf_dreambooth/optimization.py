@@ -1,8 +1,8 @@
-"""How the vectors are trained: optimizer, learning rates, freezing, penalty and moving average."""
+"""Builds the optimizer, learning rates (and their log keys), freezing, penalty and moving average."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -13,7 +13,21 @@ import vectorfit as vf
 from vf_training import methods
 
 from .config import TrainConfig
+from .options import EVERYTHING
 from .residency import checkpointing, store_low
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate: of what ("text_encoder", say; "" is everything else), the pattern of its names, its value."""
+
+    of: str
+    pattern: str
+    value: float
+
+    @property
+    def log_key(self) -> str:
+        return f"lr_{self.of}" if self.of else "lr"
 
 
 @dataclass
@@ -23,7 +37,7 @@ class Optimization:
     trained: methods.Trained
     vectors: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
-    group_names: tuple[str, ...]  # of the optimizer's parameter groups; the first has none
+    log_keys: tuple[str, ...]  # under which the log has the rates of the optimizer's parameter groups
     schedule: torch.optim.lr_scheduler.LRScheduler
     avf: vf.AdaptiveVectorFreezing | None
     ema: EMAModel | None
@@ -35,9 +49,8 @@ class Optimization:
         return self.trained.method.trains_vectors
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of every parameter group, as the log names it: "lr" of the first, "lr_NAME" of others."""
-        names = [f"lr_{name}" if name else "lr" for name in self.group_names]
-        return dict(zip(names, self.schedule.get_last_lr(), strict=True))
+        """The learning rate of every parameter group, by its key in the log."""
+        return dict(zip(self.log_keys, self.schedule.get_last_lr(), strict=True))
 
     def freeze(self, step: int) -> tuple[str, ...]:
         """Freezes vectors for this update, removes their gradients, and returns their names."""
@@ -66,15 +79,15 @@ class Optimization:
             self.ema.restore(parameters)
 
 
-def parameter_groups(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> dict[str, dict]:
-    """The optimizer's groups by name. The text encoder has its own group if it has its own learning rate."""
-    if config.text_encoder_lr is None:
-        return {"": {"params": list(vectors.values())}}
-    text = {name for name in vectors if name.startswith("text_encoder.")}
-    return {
-        "": {"params": [v for name, v in vectors.items() if name not in text]},
-        "text_encoder": {"params": [v for name, v in vectors.items() if name in text], "lr": config.text_encoder_lr},
-    }
+def rates_of(config: TrainConfig) -> list[Rate]:
+    """The given learning rates: special ones in the order of their settings, then the one of everything else."""
+    declared = [(item.name, item.metadata["rate_of"], getattr(config, item.name)) for item in fields(config)]
+    given = [
+        Rate("" if pattern == EVERYTHING else name.removesuffix("_lr"), pattern, value)
+        for name, pattern, value in declared
+        if pattern and value is not None
+    ]
+    return sorted(given, key=lambda rate: rate.pattern == EVERYTHING)
 
 
 def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.AdaptiveVectorFreezing | None:
@@ -83,7 +96,7 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
         return None
     return freezing(
         models,
-        config.seed,
+        seed=config.seed,
         first_step=config.avf_first_step,
         every=config.avf_every,
         num_freezes=config.avf_num_freezes,
@@ -99,10 +112,11 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     """
     trained = methods.put_in(config.method, models, methods.Options(seed=config.seed, gaussian_lora=True))
     vectors = trained.parameters
-    groups = parameter_groups(config, vectors)
+    rates = rates_of(config)
+    *special, main = vf.parameter_groups(vectors, {rate.pattern: rate.value for rate in rates})
+    groups = [main, *special]  # the order in which checkpoints of version 0.1.0 have them
     optimizer = torch.optim.AdamW(
-        list(groups.values()),
-        lr=config.learning_rate,
+        groups,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
@@ -122,6 +136,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     ema = EMAModel(vectors.values(), decay=config.ema_decay) if config.use_ema else None
     penalty = trained.method.penalty
     penalty_of_models = None if penalty is None else (lambda: penalty(models))
-    return Optimization(
-        trained, vectors, optimizer, tuple(groups), schedule, _freezing(config, models), ema, penalty_of_models
-    )
+    keys = {rate.pattern: rate.log_key for rate in rates}
+    log_keys = tuple(keys[group["name"]] for group in groups)
+    freezing = _freezing(config, models)
+    return Optimization(trained, vectors, optimizer, log_keys, schedule, freezing, ema, penalty_of_models)

@@ -1,19 +1,20 @@
-"""How a setting is declared: one `option(...)` says all there is to know about it."""
+"""Declares settings: one `option(...)` has the default, help, checks and dependencies of a setting."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from .base_models import BaseModel
 
-Check = Callable[[Any], str]  # from a value to what is wrong with it, "" where nothing is
-Conflict = Callable[[Mapping[str, Any]], str]  # from all settings to why this one cannot be given, "" where it can
+EVERYTHING = "*"  # the pattern of the names without a learning rate of their own
+Check = Callable[[Any], str]  # maps a value to what is wrong with it, or to ""
+Conflict = Callable[[Mapping[str, Any]], str]  # maps all settings to why this one cannot be given, or to ""
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a setting is inferred from besides the others: the base, and how accelerate is configured."""
+    """What a setting is inferred from besides other settings: the base, and accelerate's configuration."""
 
     base: BaseModel
     mixed_precision: str
@@ -32,24 +33,28 @@ def option(
     infer: Callable[[Any, Circumstances], Any] | None = None,
     depends_on: tuple[str, ...] = (),
     shapes_result: bool = True,
+    rate_of: str = "",
 ) -> Any:
     """A field of a settings class.
 
     Args:
         text: the help text.
         group: the heading under which --help lists it.
-        flags: its flags, where they are not just its own name.
+        flags: its flags, if they differ from its name.
         choices: the values that it can have.
         checks: what each given value must pass; the first that fails is reported.
-        conflict: says why a value that is not the default contradicts the other settings.
-        infer: gives the value where it is None or "auto", from the settings so far and the circumstances of the run.
+        conflict: returns why a value that is not the default contradicts the other settings.
+        infer: returns the value if it is None or "auto", from the settings so far and the circumstances of the run.
         depends_on: settings that decide its value. When a flag changes one of them in a recorded run, the recorded
             value is dropped, and inferred again.
         shapes_result: whether the trained vectors depend on the value as such. Those settings are kept in the subject
             file, and must not change when a run is resumed. Folders and reports may change.
+        rate_of: the pattern of the names of the parameters whose learning rate the value is, as
+            `vectorfit.parameter_groups` takes it. Of several that match a name, the one declared first counts.
     """
     metadata = {"help": text, "group": group, "flags": flags, "choices": choices, "checks": checks}
     metadata |= {"conflict": conflict, "infer": infer, "depends_on": depends_on, "shapes_result": shapes_result}
+    metadata |= {"rate_of": rate_of}
     return field(default=default, metadata=metadata)
 
 
@@ -91,12 +96,12 @@ def printable(most: int) -> Check:
 
 
 def only_with(name: str, *allowed: Any, because: str) -> Conflict:
-    """The conflict of a setting that another one, by name, allows with some of its values only."""
+    """A conflict for a setting that needs some values of another one, given by name."""
     return lambda values: "" if values[name] in allowed else because.format(**values)
 
 
 def not_with(name: str, value: Any, because: str) -> Conflict:
-    """The conflict of a setting that one value of another one rules out."""
+    """A conflict for a setting that one value of another one rules out."""
     return lambda values: because if values[name] == value else ""
 
 
@@ -122,6 +127,14 @@ def problems_of(settings: type, values: Mapping[str, Any]) -> dict[str, str]:
         for name, (item, problem) in problems.items()
         if problem
     }
+
+
+def completed(settings: Any, at: Circumstances) -> Any:
+    """The settings with everything inferred filled in, in the order of the fields. Raises what inferring raises."""
+    for item in fields(settings):
+        if (infer := item.metadata["infer"]) and getattr(settings, item.name) in (None, "auto"):
+            settings = replace(settings, **{item.name: infer(settings, at)})
+    return settings
 
 
 def dependents(settings: type, name: str) -> set[str]:

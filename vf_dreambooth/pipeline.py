@@ -1,4 +1,4 @@
-"""Loads a base with subject files as a pipeline, and generates images from prompts and seeds."""
+"""The one place that loads a base with subject files as a pipeline and generates images from prompts and seeds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import nn
 
 import vectorfit as vf
 from vectorfit import VectorFitError
-from vectorfit.injection import injection_of
+from vectorfit.record import injection_of
 from vf_training import methods
 from vf_training.device import best_device, serving_dtype
 from vf_training.runs import RunFolder
@@ -226,7 +226,8 @@ def generate(
         filled = [first if index is None else index for index in batch]
         output = pipe(
             [prompts[index] for index in filled],
-            negative_prompt=[settings.negative_prompt] * len(filled),
+            # Without one the pipeline takes what its base was trained with: an empty prompt, or zeros.
+            negative_prompt=[settings.negative_prompt] * len(filled) if settings.negative_prompt else None,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],

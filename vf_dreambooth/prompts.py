@@ -1,4 +1,4 @@
-"""From a folder's name to the class noun and the prompts."""
+"""The class noun and the prompts that a folder's name gives."""
 
 import re
 

@@ -13,6 +13,7 @@ from PIL import Image
 from vf_training import methods
 from vf_training.analysis import write_training
 from vf_training.device import peak_memory
+from vf_training.runs import VECTORS
 
 from . import card, checkpoint
 from .families import family_of
@@ -99,7 +100,7 @@ class RunWriter:
         self.thumbnail = images[0]
         rows = [images[index * count : (index + 1) * count] for index in range(len(prompts))]
         sheet = grid(rows, row_titles=prompts, cell=min(256, max(128, config.resolution)))
-        write_png(self.run.samples(step), sheet)
+        write_png(self.run.sample_grid(step), sheet)
 
     def log(self, entry: dict) -> None:
         if self.writes:
@@ -110,7 +111,7 @@ class RunWriter:
         if not self.writes:
             return
         with self.run.new_checkpoint(step) as folder:
-            self._save(folder / "vectors.safetensors")
+            self._save(folder / VECTORS)
             checkpoint.write_state(
                 folder, checkpoint.state_of(self.optimization, self.accelerator, step, self.stopwatch.seconds)
             )
@@ -123,7 +124,7 @@ class RunWriter:
                 self.sample_grid(self.config.max_train_steps)
             card.write(self.setup, family_of(self.pipe))
             if self.optimization.trains_vectors:
-                write_training(self.optimization.vectors, self.run.read_log(), self.run.path / "analysis")
+                write_training(self.optimization.vectors, self.run.read_log(), self.run.analysis)
             self._save(self.run.vectors)
             self.run.write_config(
                 {**self.setup.run_config(), "seconds": round(self.stopwatch.seconds, 1), "peak_memory": peak_memory()}

@@ -19,6 +19,8 @@ from .cli import Command, parse, read_settings
 from .config import TrainConfig
 from .default_runs import newest_run
 from .memory_presets import fitted
+from .optimization import rates_of
+from .options import Circumstances, completed
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
 from .prior import user_class_paths
@@ -101,18 +103,18 @@ def _check_run_folder(config: TrainConfig, resume: str | None) -> None:
     if resume is None and (run.vectors.exists() or run.checkpoints()):
         state = "a finished run" if run.vectors.exists() else "a run with checkpoints"
         raise VectorFitError(
-            f"--output_dir: {run.path} holds {state}; give another folder, delete that one, or go on with "
+            f"--output_dir: {run.path} holds {state}; give another folder, delete that one, or resume with "
             "--resume_from_checkpoint latest"
         )
 
 
 def _check_resumed(setup: Setup) -> None:
-    """Raises VectorFitError where a resumed run was started with other settings or other images."""
+    """Raises VectorFitError if a resumed run was started with other settings or other images."""
     assert setup.resume is not None
     if not setup.run.config.exists():
         return
     if find(setup.run, setup.resume) is None:
-        return  # nothing was trained yet: the run starts again, with the settings of now
+        return  # nothing was trained yet: the run starts again, with the new settings
     recorded = setup.run.read_config()
     before = TrainConfig(**{**read_settings(setup.run.config), "output_dir": str(setup.run.path)})
     old, new = before.shaping(recorded.get("num_processes", 1)), setup.shaping()
@@ -134,7 +136,7 @@ def _check_resumed(setup: Setup) -> None:
 
 
 def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Setup | None:
-    """The setup of one subject, or None where something is wrong, which is added to `problems`."""
+    """The setup of one subject, or None if something is wrong, which is added to `problems`."""
     config, photos, class_paths = command.config, None, []
     before = len(problems.messages)
     with problems.noting():
@@ -150,7 +152,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
             check_photos(class_paths)
     if base is None or photos is None or len(problems.messages) > before:
         return None
-    config = config.completed(base, mixed_precision=_precision(), accumulation=_accumulation())
+    config = completed(config, Circumstances(base, _precision(), _accumulation()))
     config = fitted(config, config.memory)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
@@ -233,9 +235,9 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"prior        {_prior(setup)}")
     batch = config.effective_batch_size * setup.num_processes
     images = f"{batch} photos" + (f" and {batch} class images" if config.with_class_images else "")
-    rate = f"rate {config.learning_rate}" + (
-        f" (text encoder {config.text_encoder_lr})" if config.text_encoder_lr is not None else ""
-    )
+    *special, main = rates_of(config)
+    own = ", ".join(f"{rate.of.replace('_', ' ')} {rate.value}" for rate in special)
+    rate = f"rate {main.value}" + (f" ({own})" if own else "")
     say(
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )

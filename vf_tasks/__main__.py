@@ -13,11 +13,19 @@ from vf_training.commands import status_of
 from . import recipe as recipes
 from .recipe import Recipe
 
-FIXED = ("name", "kind", "source", "models", "train_rows", "metric", "budgets")  # what makes the recipe: no flags
+FIXED = (
+    "name",
+    "kind",
+    "source",
+    "models",
+    "train_rows",
+    "metric",
+    "budgets",
+)  # keys that define the recipe; they are not flags
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports an error as one line."""
 
     def error(self, message: str) -> Any:
         raise VectorFitError(f"{message}; --help lists the flags")
@@ -30,7 +38,7 @@ def _yes_or_no(text: str) -> bool:
 
 
 def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the recipe's keys", "each has the recipe's value unless it is given")
+    group = parser.add_argument_group("the recipe's keys", "their default is the recipe's value")
     for item in fields(Recipe):
         if item.name in FIXED:
             continue
@@ -47,23 +55,26 @@ _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", bool: "true|fals
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command of one run."""
-    found = _Parser(prog="vf_tasks", description=__doc__, epilog=f"recipes: {', '.join(recipes.names())}")
-    found.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
-    found.add_argument("--model", help="a hub id or a folder, in place of the recipe's")
-    found.add_argument("--data", help="TSV, CSV, JSONL, IDX or pictures: a folder, file or zip; or a hub name")
+    """The command line of one run."""
+    command = _Parser(prog="vf_tasks", description=__doc__, epilog=f"recipes: {', '.join(recipes.names())}")
+    command.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
+    command.add_argument("--model", help="a hub id or a folder, instead of the recipe's")
+    command.add_argument("--data", help="a folder, file or zip of TSV, CSV, JSONL, IDX or images; or a hub name")
     offered = [methods.find(name) for name in methods.names(methods.TASKS)]
     explained = "; ".join(f"{method.name}: {method.about}" for method in offered)
-    found.add_argument("--method", default="vectorfit", metavar="NAME", help=explained)
-    found.add_argument("--seed", type=int, default=0, help="of the head, the order of rows, dropout")
-    found.add_argument("--output_dir", help="the run folder; by default runs/tasks/RECIPE/METHOD-SEED")
-    found.add_argument("--max_train_rows", type=int, metavar="N", help="train on so many rows only, always the same")
-    found.add_argument(
-        "--holdout", type=int, metavar="N", help="score on so many training rows, left out, to choose settings by"
+    command.add_argument("--method", default="vectorfit", metavar="NAME", help=explained)
+    command.add_argument("--seed", type=int, default=0, help="seed of the new head, the order of rows, and dropout")
+    command.add_argument("--output_dir", help="the run folder; by default runs/tasks/RECIPE/METHOD-SEED")
+    command.add_argument("--max_train_rows", type=int, metavar="N", help="train on N rows only, always the same ones")
+    command.add_argument(
+        "--holdout",
+        type=int,
+        metavar="N",
+        help="score on N training rows that are left out of the training, to choose settings",
     )
-    found.add_argument("--tiny", action="store_true", help="a tiny model and a few rows: does it run?")
-    _add_recipe_flags(found)
-    return found
+    command.add_argument("--tiny", action="store_true", help="a tiny model and a few rows, to check that it runs")
+    _add_recipe_flags(command)
+    return command
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -73,14 +84,14 @@ def _train(arguments: Sequence[str]) -> None:
     from .run import Options, run
     from .tiny import SETTINGS
 
-    logging.set_verbosity_error()  # a fresh head is no news here, nor is how fast weights load
+    logging.set_verbosity_error()  # neither a new head nor the time to load weights is worth a line here
     logging.disable_progress_bar()
     flags = vars(parser().parse_args(arguments))
     recipe = recipes.read(flags.pop("recipe"))
     options = {item.name: flags.pop(item.name) for item in fields(Options)}
     model = flags.pop("model")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    # The recipe's rate is VectorFit's; methods with a rate of their own say so in the registry.
+    # The recipe's rate is VectorFit's. The registry has the rates of methods that need another.
     rate = methods.find(options["method"], methods.TASKS).rate(methods.TASKS, recipe.learning_rate)
     changes = {"learning_rate": rate, **changes}
     if options["tiny"]:
@@ -98,10 +109,10 @@ def _train(arguments: Sequence[str]) -> None:
 def _compare(arguments: Sequence[str]) -> None:
     from .compare import compare
 
-    found = _Parser(prog="vf_tasks compare", description="Means, spreads and figures of runs.")
-    found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of them")
-    found.add_argument("--output_dir", default="comparison", help="where table and figures go")
-    flags = found.parse_args(arguments)
+    command = _Parser(prog="vf_tasks compare", description="Means, spreads and figures of runs.")
+    command.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of them")
+    command.add_argument("--output_dir", default="comparison", help="the folder for table and figures")
+    flags = command.parse_args(arguments)
     for path in compare(flags.runs, flags.output_dir):
         print(path)
 
@@ -117,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _train(given)
 
-    return status_of(command, prefix="vf_tasks", interrupted="the same command goes on from the last checkpoint")
+    return status_of(command, prefix="vf_tasks", interrupted="the same command resumes from the last checkpoint")
 
 
 def run() -> None:

@@ -1,4 +1,4 @@
-"""Runs side by side: means and spreads over seeds, score against parameters, the ablation, what was trained where.
+"""Compares runs: means and spreads over seeds, score against parameters, the ablation, what was trained where.
 
 Figures of the paper: 1 (score against parameters), 3 (training strength), 4 and 7 (ablation), 8 and 9 (spectra).
 """
@@ -22,15 +22,15 @@ from vf_training.runs import RunFolder
 
 from .results import find, flat, read_result
 
-ORDER = tuple(methods.METHODS)  # of a table's rows
-SEEDS_DIFFER = ("seed", "data", "models")  # in settings, for a model or data set may lie elsewhere
+ORDER = tuple(methods.METHODS)  # the order of a table's rows
+SEEDS_DIFFER = ("seed", "data", "models")  # settings that may differ: a model or data set may be in another folder
 COLOURS = tuple(f"C{number}" for number in range(10) if number != 1)  # the orange is VectorFit's
-DRAWN = ("no_avf", "vectorfit")  # whose training strength is shown
+DRAWN = ("no_avf", "vectorfit")  # methods whose training strength is shown
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds alone."""
+    """Runs that differ only in their seeds."""
 
     method: str
     size: int
@@ -50,15 +50,15 @@ class Group:
 
     @property
     def spread(self) -> float:
-        """The standard deviation over seeds; 0 of one seed."""
+        """The standard deviation over seeds; 0 for one seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
 
 def groups(runs: Sequence[RunFolder]) -> dict[str, list[Group]]:
-    """The runs by table, a table by recipe, model, epochs and rows, and there by method and size.
+    """The runs by table, grouped by method and size. A table is of one recipe, model, epochs and rows.
 
     Raises:
-        VectorFitError: runs of one method that differ in more than their seeds, which no mean should hide.
+        VectorFitError: runs of one method differ in more than their seeds. Their mean would mean nothing.
     """
     tables: dict[str, dict[tuple[int, int], Group]] = {}
     for run in runs:
@@ -66,26 +66,26 @@ def groups(runs: Sequence[RunFolder]) -> dict[str, list[Group]]:
         title = f"{result['recipe']} · {'/'.join(Path(result['model']).parts[-2:])} · {result['epochs']:g} epochs · "
         title += f"{result['train_rows']:,} rows" + (" · tiny" if result["tiny"] else "")
         title += f" · {result['settings']['holdout']:,} held out" if result["settings"]["holdout"] else ""
-        place = (ORDER.index(result["method"]), result["size"])
-        group = tables.setdefault(title, {}).setdefault(place, Group(result["method"], result["size"], [], []))
+        order = (ORDER.index(result["method"]), result["size"])
+        group = tables.setdefault(title, {}).setdefault(order, Group(result["method"], result["size"], [], []))
         _require_alike(run, result, group)
         group.results.append(result)
         group.runs.append(run)
-    return {title: [found[place] for place in sorted(found)] for title, found in sorted(tables.items())}
+    return {title: [by_order[order] for order in sorted(by_order)] for title, by_order in sorted(tables.items())}
 
 
 def _require_alike(run: RunFolder, result: Mapping[str, Any], group: Group) -> None:
     if any(other["seed"] == result["seed"] for other in group.results):
         raise VectorFitError(
-            f"{run.path}: a second run of {group.label} with seed {result['seed']}; compare one of them"
+            f"{run.path}: a second run of {group.label} with seed {result['seed']}; leave one of them out"
         )
     for other in group.results[:1]:
-        mine, theirs = (flat(one["settings"]) for one in (result, other))
-        unlike = [n for n in mine if n not in SEEDS_DIFFER and mine[n] != theirs.get(n)]
+        settings, other_settings = flat(result["settings"]), flat(other["settings"])
+        unlike = [n for n in settings if n not in SEEDS_DIFFER and settings[n] != other_settings.get(n)]
         if unlike:
             raise VectorFitError(
-                f"{run.path}: {group.label} with {unlike[0]} = {mine[unlike[0]]!r}, but in {group.runs[0].path} it is "
-                f"{theirs.get(unlike[0])!r}; compare them apart"
+                f"{run.path}: {group.label} with {unlike[0]} = {settings[unlike[0]]!r}, but in {group.runs[0].path} "
+                f"it is {other_settings.get(unlike[0])!r}; compare them separately"
             )
 
 
@@ -96,7 +96,7 @@ HEADER = (
 
 
 def row(group: Group) -> list[str]:
-    """A method's line of the table, under `HEADER`."""
+    """A group's row of the table; the columns are `HEADER`'s."""
     score = f"{group.mean():.2f}" + (f" ± {group.spread:.2f}" if len(group.scores) > 1 else "")
     names = list(group.results[0]["scores"])
     every = ", ".join(
@@ -119,18 +119,23 @@ def row(group: Group) -> list[str]:
     ]
 
 
-def table(title: str, found: Sequence[Group]) -> str:
-    """A Markdown table of a task's groups."""
-    lines = [f"## {title}", "", f"Score: {found[0].results[0]['metric']}, mean ± standard deviation over seeds.", ""]
+def table(title: str, table_groups: Sequence[Group]) -> str:
+    """A Markdown table of groups."""
+    lines = [
+        f"## {title}",
+        "",
+        f"Score: {table_groups[0].results[0]['metric']}, mean ± standard deviation over seeds.",
+        "",
+    ]
     lines += ["| " + " | ".join(HEADER) + " |", "|" + "--|" * len(HEADER)]
-    return "\n".join([*lines, *("| " + " | ".join(row(group)) + " |" for group in found)]) + "\n"
+    return "\n".join([*lines, *("| " + " | ".join(row(group)) + " |" for group in table_groups)]) + "\n"
 
 
-def pareto(title: str, found: Sequence[Group]) -> Figure:
+def pareto(title: str, table_groups: Sequence[Group]) -> Figure:
     """Score against the share of parameters trained. Fig. 1."""
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axis = figure.subplots()
-    for number, group in enumerate(one for one in found if one.mean("parameters")):
+    for number, group in enumerate(group for group in table_groups if group.mean("parameters")):
         star = group.method == "vectorfit"
         axis.errorbar(
             group.mean("percent_parameters"),
@@ -145,16 +150,16 @@ def pareto(title: str, found: Sequence[Group]) -> Figure:
         )
     axis.set_xscale("log")
     axis.set_xlabel("trained parameters, % of the pretrained model")
-    axis.set_ylabel(found[0].results[0]["metric"])
+    axis.set_ylabel(table_groups[0].results[0]["metric"])
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8)
     return figure
 
 
-def ablation(title: str, found: Sequence[Group]) -> Figure | None:
-    """The paper's variants as bars, where there are several. Fig. 4 and 7."""
-    shown = [group for group in found if methods.find(group.method).is_variant]
+def ablation(title: str, table_groups: Sequence[Group]) -> Figure | None:
+    """The paper's variants as bars; None if there is only one. Fig. 4 and 7."""
+    shown = [group for group in table_groups if methods.find(group.method).is_variant]
     if len(shown) < 2:
         return None
     shown.sort(key=lambda group: -ORDER.index(group.method))
@@ -163,31 +168,31 @@ def ablation(title: str, found: Sequence[Group]) -> Figure | None:
     colours = ["tab:orange" if group.method == "vectorfit" else "0.65" for group in shown]
     means, spreads = [group.mean() for group in shown], [group.spread for group in shown]
     axis.bar([group.label for group in shown], means, color=colours)
-    several = [place for place, group in enumerate(shown) if len(group.scores) > 1]
-    if several:
-        of = [means[place] for place in several], [spreads[place] for place in several]
-        axis.errorbar(several, of[0], of[1], fmt="none", color="black", capsize=3)
+    with_spread = [index for index, group in enumerate(shown) if len(group.scores) > 1]
+    if with_spread:
+        centres, lengths = [means[index] for index in with_spread], [spreads[index] for index in with_spread]
+        axis.errorbar(with_spread, centres, lengths, fmt="none", color="black", capsize=3)
     low = min(m - s for m, s in zip(means, spreads, strict=True))
     high = max(m + s for m, s in zip(means, spreads, strict=True))
     below = low - max(0.5, 0.3 * (high - low))
     bottom = max(0.0, below) if low >= 0 else below
     axis.set_ylim(bottom, high + 0.1 * (high - bottom))
-    axis.set_ylabel(found[0].results[0]["metric"])
+    axis.set_ylabel(table_groups[0].results[0]["metric"])
     axis.set_title(title, fontsize=10)
     return figure
 
 
-def _spectra(found: Sequence[Group]) -> Figure | None:
-    """The spectrum of VectorFit's change, beside that of full fine-tuning where there is one. Fig. 8 and 9."""
-    mine = next((group for group in found if group.method == "vectorfit"), None)
-    if mine is None:
+def _spectra(table_groups: Sequence[Group]) -> Figure | None:
+    """The spectrum of VectorFit's change, and of full fine-tuning's if there is a run of it. Fig. 8 and 9."""
+    ours = next((group for group in table_groups if group.method == "vectorfit"), None)
+    if ours is None:
         return None
-    file = mine.runs[0].vectors
+    file = ours.runs[0].vectors
     vectors, metadata = read_vectors(file)
     changes = {name.removesuffix(".sigma"): v.float() for name, v in vectors.items() if name.endswith(".sigma")}
     if not pattern_of(file, metadata).is_diagonal:
         return None
-    full = next((group for group in found if group.method == "full"), None)
+    full = next((group for group in table_groups if group.method == "full"), None)
     compared = None
     if full is not None:
         weights = Weights(full.runs[0].vectors)
@@ -195,42 +200,42 @@ def _spectra(found: Sequence[Group]) -> Figure | None:
     return spectra(changes, compared)
 
 
-def _figures(title: str, found: Sequence[Group]) -> Iterable[tuple[str, Figure | None]]:
-    yield "pareto", pareto(title, found)
-    yield "ablation", ablation(title, found)
-    for group in found:
+def _figures(title: str, table_groups: Sequence[Group]) -> Iterable[tuple[str, Figure | None]]:
+    yield "pareto", pareto(title, table_groups)
+    yield "ablation", ablation(title, table_groups)
+    for group in table_groups:
         if group.method in DRAWN:
             yield f"strength-{group.method}", heatmap(strengths(read_vectors(group.runs[0].vectors)[0]))
-    yield "spectra", _spectra(found)
+    yield "spectra", _spectra(table_groups)
 
 
-def compare(places: Sequence[str], folder: str) -> list[Path]:
+def compare(folders: Sequence[str], output_dir: str) -> list[Path]:
     """Writes comparison.md, comparison.json and the figures of every task; returns the paths.
 
     Args:
-        places: run folders, or folders of them.
-        folder: where to.
+        folders: run folders, or folders that contain some.
+        output_dir: the folder to write to.
 
     Raises:
-        VectorFitError: no finished run in a place, or two of a method and seed.
+        VectorFitError: a folder has no finished run, or two runs are of the same method and seed.
     """
-    tables, out = groups(find(list(places))), Path(folder)
+    tables, out = groups(find(list(folders))), Path(output_dir)
     out.mkdir(parents=True, exist_ok=True)
     text, numbers, written = ["# Comparison\n"], {}, []
-    for title, found in tables.items():
-        recipe = found[0].results[0]["recipe"]
-        several = sum(other.startswith(f"{recipe} ·") for other in tables) > 1
-        place = out / (recipe if not several else re.sub(r"\W+", "-", title))
+    for title, table_groups in tables.items():
+        recipe = table_groups[0].results[0]["recipe"]
+        has_several_tables = sum(other.startswith(f"{recipe} ·") for other in tables) > 1
+        folder = out / (re.sub(r"\W+", "-", title) if has_several_tables else recipe)
         shown = []
-        for name, figure in _figures(title, found):
+        for name, figure in _figures(title, table_groups):
             if figure is not None:
-                save_figure(figure, place / f"{name}.png")
-                shown.append(f"![{name}]({place.name}/{name}.png)")
-                written.append(place / f"{name}.png")
-        text += [table(title, found), "\n\n".join(shown) + "\n"]
+                save_figure(figure, folder / f"{name}.png")
+                shown.append(f"![{name}]({folder.name}/{name}.png)")
+                written.append(folder / f"{name}.png")
+        text += [table(title, table_groups), "\n\n".join(shown) + "\n"]
         numbers[title] = [
             {"method": group.label, "mean": group.mean(), "spread": group.spread, "runs": group.results}
-            for group in found
+            for group in table_groups
         ]
     write_atomically(out / "comparison.md", "\n".join(text).encode())
     write_atomically(out / "comparison.json", (json.dumps(numbers, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Rows of a data set: from local tables, JSON, folders of pictures, IDX files and zips of these, or from the hub."""
+"""Reads the rows of a data set: local tables, JSON, folders of images, IDX files, zips of these, or the hub."""
 
 import csv
 import gzip
@@ -22,14 +22,14 @@ from .recipe import Recipe
 
 TABLES = (".tsv", ".csv", ".jsonl", ".json", ".txt")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
-CUT_SHORT = 1e-3  # of a table's rows may be
-HELD_OUT = 0.1  # of the rows, where there is only one split
+CUT_SHORT = 1e-3  # the share of a table's rows that may lack columns
+HELD_OUT = 0.1  # the share of rows to score on if there is only one split
 IDX_SPLITS = {"t10k": "test"}
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows and where they are from, for messages; `order` picks rows, all in their own order without it."""
+    """Rows. `where` names their source in messages; `order` selects rows by index, None means all of them in order."""
 
     rows: Sequence[Mapping[str, Any]]
     where: str
@@ -45,26 +45,28 @@ class Split:
         return self.rows[index if self.order is None else self.order[index]]
 
     def some(self, first: int, last: int) -> "Split":
-        """The rows from `first` to before `last` of a shuffle that is always the same."""
+        """The rows `first` to `last` - 1 of a shuffle that is always the same."""
         shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(0)).tolist()[first:last]
-        whole = range(len(self.rows)) if self.order is None else self.order
-        return replace(self, order=tuple(whole[index] for index in shuffled))
+        order = range(len(self.rows)) if self.order is None else self.order
+        return replace(self, order=tuple(order[index] for index in shuffled))
 
     def name(self, wanted: str) -> str:
-        """The column there is of NAME|OTHER. Raises VectorFitError where there is none."""
-        there = self[0].keys()
-        found = next((name for name in wanted.split("|") if name in there), None)
-        if found is None:
+        """The first column of NAME|OTHER that exists. Raises VectorFitError if there is none."""
+        columns = self[0].keys()
+        name = next((name for name in wanted.split("|") if name in columns), None)
+        if name is None:
             raise VectorFitError(
-                f"{self.where}: no column {wanted.replace('|', ' or ')!r}, it has {', '.join(map(str, there))}; "
+                f"{self.where}: no column {wanted.replace('|', ' or ')!r}, it has {', '.join(map(str, columns))}; "
                 "name them with --input_columns and --target_column"
             )
-        return found
+        return name
 
     def column(self, wanted: str) -> list[Any]:
-        """A column's values. Raises VectorFitError where it is not there, or empty in a row."""
+        """A column's values. Raises VectorFitError if there is no such column, or a row has no value in it."""
         name = self.name(wanted)
-        if hasattr(self.rows, "column_names") and self.order is None:  # of the hub: no need to open pictures beside it
+        if (
+            hasattr(self.rows, "column_names") and self.order is None
+        ):  # from the hub: the images of the rows are not opened
             values: list[Any] = list(cast(Any, self.rows)[name])
         else:
             values = [row.get(name) for row in self]
@@ -76,16 +78,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """The rows to train on, and those to score on by split; the first split's score stands for the run."""
+    """The rows to train on, and the splits to score on. The first split's score is the run's."""
 
     train: Split
     tests: dict[str, Split]
 
     def limited(self, max_train_rows: int | None, holdout: int | None) -> "Data":
-        """With fewer rows to train on, or scored on training rows left out instead, to choose settings by.
+        """The data with `max_train_rows` rows to train on, and `holdout` other training rows to score on instead.
 
         Raises:
-            VectorFitError: there are not so many.
+            VectorFitError: there are not enough rows.
         """
         held = holdout or 0
         count = len(self.train) - held if max_train_rows is None else max_train_rows
@@ -104,16 +106,16 @@ class Data:
 
 
 def read(recipe: Recipe, data: str | None) -> Data:
-    """The recipe's rows from a file or folder, or from the hub when there is none.
+    """The recipe's rows from the file or folder `data`, or from the hub if it is None.
 
     Raises:
-        VectorFitError: nothing there, a form that is not known, an empty split, a damaged file.
+        VectorFitError: the data is missing, damaged or of an unknown form, or a split is empty.
     """
-    found = _hub(recipe, recipe.hub, recipe.hub_config) if data is None else _local(recipe, data)
-    for split in (found.train, *found.tests.values()):
+    rows = _hub(recipe, recipe.hub, recipe.hub_config) if data is None else _local(recipe, data)
+    for split in (rows.train, *rows.tests.values()):
         if not len(split):
             raise VectorFitError(f"{split.where}: has no rows")
-    return found
+    return rows
 
 
 def _hub(recipe: Recipe, name: str, config: str) -> Data:
@@ -121,10 +123,10 @@ def _hub(recipe: Recipe, name: str, config: str) -> Data:
 
     try:
         loaded = datasets.load_dataset(name, config or None)
-    except Exception as error:  # whatever it is that the network, the hub or a mirror does
+    except Exception as error:  # network, hub and mirrors raise many kinds
         raise VectorFitError(
-            f"the data set {name!r} cannot be had from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "name a local copy with --data, or try --tiny"
+            f"the data set {name!r} cannot be loaded from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); name a local copy with --data, or try --tiny"
         ) from error
     lacking = [split for split in (recipe.train_split, *recipe.test_splits) if split not in loaded]
     if lacking == list(recipe.test_splits):
@@ -139,11 +141,11 @@ def _local(recipe: Recipe, data: str) -> Data:
     path = Path(data)
     if not path.exists():
         if data.count("/") != 1 or data.startswith((".", "/", "~")):
-            raise VectorFitError(f"{data}: no such file or folder, nor a hub name; name the data set with --data")
+            raise VectorFitError(f"{data}: no such file or folder, and not a hub name; name the data set with --data")
         try:
             return _hub(recipe, data, recipe.hub_config)
         except VectorFitError as error:
-            raise VectorFitError(f"{data}: no such folder here; as a name on the hub: {error}") from error
+            raise VectorFitError(f"{data}: no such folder; as a name on the hub: {error}") from error
     root = _opened(path)
     splits = _idx(root) if isinstance(root, Path) and root.is_dir() else {}
     if recipe.kind == "image_classification":
@@ -151,13 +153,13 @@ def _local(recipe: Recipe, data: str) -> Data:
     splits = splits or _tables(root, recipe)
     if not splits:
         raise VectorFitError(
-            f"{data}: holds nothing known, expected {', '.join(TABLES[:4])}, SPLIT/CLASS/picture, or IDX files"
+            f"{data}: holds nothing known, expected {', '.join(TABLES[:4])}, SPLIT/CLASS/image, or IDX files"
         )
     train = _named(splits, recipe.train_split, ("train",))
     tests = {split: _named(splits, split, _other_names(split)) for split in recipe.test_splits}
-    there = {split: found for split, found in tests.items() if found is not None}
-    if train is not None and len(there) == len(tests):
-        return Data(train, there)
+    existing = {name: split for name, split in tests.items() if split is not None}
+    if train is not None and len(existing) == len(tests):
+        return Data(train, existing)
     if len(splits) == 1:
         return _held_out(next(iter(splits.values())))
     lacking = recipe.train_split if train is None else next(split for split in tests if tests[split] is None)
@@ -165,14 +167,14 @@ def _local(recipe: Recipe, data: str) -> Data:
 
 
 def _opened(path: Path) -> Any:
-    """The folder that holds the data, inside a zip too; of a single file, the file."""
+    """The folder with the data, which may be inside a zip; for a single file, the file."""
     if path.is_file() and path.suffix != ".zip":
         return path
     try:
         root: Any = zipfile.Path(path) if path.is_file() else path
     except (zipfile.BadZipFile, OSError) as error:
         raise VectorFitError(f"{path}: cannot be read ({error}); fetch it again") from error
-    while True:  # many archives have one folder around everything
+    while True:  # many archives have one folder at the top
         inner = [entry for entry in root.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
         if len(inner) == 1 and isinstance(inner[0], Path) and inner[0].suffix == ".zip":
             return _opened(inner[0])
@@ -186,15 +188,15 @@ def _holds_pictures(folder: Any) -> bool:
 
 
 def _other_names(split: str) -> tuple[str, ...]:
-    """What files of a split are called besides, the likeliest first."""
+    """Other names of a split's files, the likeliest first."""
     return (*(split.replace("validation", name) for name in ("dev", "val", "valid")), "test")
 
 
 def _named(splits: Mapping[str, Split], wanted: str, others: Sequence[str]) -> Split | None:
-    """The split of a name, or of one that it begins or ends with: train-v1.1, msr_paraphrase_train.
+    """The split called `wanted` or one of `others`, or with such a name at one end: train-v1.1, msr_paraphrase_train.
 
     Raises:
-        VectorFitError: several could be meant.
+        VectorFitError: several names fit.
     """
     exact = next((splits[name] for name in (wanted, *others) if name in splits), None)
     if exact is not None:
@@ -209,7 +211,7 @@ def _named(splits: Mapping[str, Split], wanted: str, others: Sequence[str]) -> S
 
 
 def _held_out(split: Split) -> Data:
-    """A tenth for scoring, where there is but one split."""
+    """The data of a single split: a tenth is for scoring."""
     count = math.ceil(HELD_OUT * len(split))
     test = replace(split.some(0, count), where=f"{split.where}, a tenth held out")
     return Data(split.some(count, len(split)), {"held_out": test})
@@ -217,14 +219,14 @@ def _held_out(split: Split) -> Data:
 
 def _tables(root: Any, recipe: Recipe) -> dict[str, Split]:
     files = [root] if root.is_file() else [entry for entry in root.iterdir() if entry.is_file()]
-    found: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     for file in sorted(files, key=str):
         name = Path(file.name)
         if name.suffix.lower() in TABLES and not name.stem.lower().startswith(("readme", "license")):
-            if name.stem in found:
-                raise VectorFitError(f"{found[name.stem].where} and {name}: two files of one split; remove one")
-            found[name.stem] = Split(_rows(file, recipe), str(file))
-    return found
+            if name.stem in splits:
+                raise VectorFitError(f"{splits[name.stem].where} and {name}: two files of one split; remove one")
+            splits[name.stem] = Split(_rows(file, recipe), str(file))
+    return splits
 
 
 def _rows(file: Any, recipe: Recipe) -> list[dict[str, Any]]:
@@ -240,14 +242,14 @@ def _rows(file: Any, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _of_objects(rows: list[Any]) -> list[dict[str, Any]]:
-    stranger = next((row for row in rows if not isinstance(row, dict)), None)
-    if stranger is not None:
-        raise ValueError(f"a row is {stranger!r}, expected an object with columns")
+    no_object = next((row for row in rows if not isinstance(row, dict)), None)
+    if no_object is not None:
+        raise ValueError(f"a row is {no_object!r}, expected an object with columns")
     return rows
 
 
 def _json(content: Any) -> list[dict[str, Any]]:
-    """A list of rows, or SQuAD's own form: articles of paragraphs of questions."""
+    """The rows of a list, or of SQuAD's form: articles with paragraphs with questions."""
     rows = content["data"] if isinstance(content, dict) else content
     if not rows or "paragraphs" not in rows[0]:
         return list(rows)
@@ -268,7 +270,7 @@ def _json(content: Any) -> list[dict[str, Any]]:
 
 
 def _table(text: str, recipe: Recipe, comma: bool) -> list[dict[str, Any]]:
-    """GLUE's tables know no quotes; CSV files do."""
+    """The rows of a table. GLUE's TSV files do not quote values; CSV files do."""
     form: dict[str, Any] = {"delimiter": ","} if comma else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     lines = list(csv.reader(io.StringIO(text, newline=""), **form))
     if not lines:
@@ -278,20 +280,20 @@ def _table(text: str, recipe: Recipe, comma: bool) -> list[dict[str, Any]]:
     if recipe.header and len(header) == len(recipe.header) and not set(wanted) & set(header):
         lines, header = [list(header), *lines], recipe.header
     rows = [dict(zip(header, line, strict=False)) for line in lines if line]
-    whole = [row for row in rows if len(row) == len(header)]
-    # GLUE's own QQP has a few rows cut short, which everyone leaves out; of many something is wrong, and is told.
-    return whole if len(rows) - len(whole) <= CUT_SHORT * len(rows) else rows
+    complete = [row for row in rows if len(row) == len(header)]
+    # GLUE's QQP has a few incomplete rows, which are left out as usual. Many mean a damaged file: `column` refuses it.
+    return complete if len(rows) - len(complete) <= CUT_SHORT * len(rows) else rows
 
 
 def _pictures(root: Any) -> dict[str, Split]:
-    """SPLIT/CLASS/picture, or CLASS/picture."""
+    """The splits of folders SPLIT/CLASS/image or CLASS/image."""
     if root.is_file():
         return {}
     folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     if any(_holds_pictures(folder) for folder in folders):
         return {"all": Split(_by_class(root), str(root))}
-    found = {folder.name: Split(_by_class(folder), str(folder)) for folder in folders}
-    return {name: split for name, split in found.items() if len(split)}
+    splits = {folder.name: Split(_by_class(folder), str(folder)) for folder in folders}
+    return {name: split for name, split in splits.items() if len(split)}
 
 
 def _by_class(folder: Any) -> list[dict[str, Any]]:
@@ -304,19 +306,19 @@ def _by_class(folder: Any) -> list[dict[str, Any]]:
 
 
 def _idx(root: Path) -> dict[str, Split]:
-    """MNIST's own files: PREFIX-images-idx3-ubyte and PREFIX-labels-idx1-ubyte, gzipped or not."""
-    found = {}
+    """The splits of MNIST's files: PREFIX-images-idx3-ubyte and PREFIX-labels-idx1-ubyte, gzipped or not."""
+    splits = {}
     for images in sorted(root.glob("*-images-idx3-ubyte*")):
         labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
         if not labels.exists():
-            raise VectorFitError(f"{images}: without its labels, expected {labels.name} beside it")
+            raise VectorFitError(f"{images}: without its labels, expected {labels.name} in the same folder")
         pixels, classes = _idx_array(images), _idx_array(labels)
         if len(pixels) != len(classes):
-            raise VectorFitError(f"{images}: {len(pixels)} pictures, but {len(classes)} labels in {labels.name}")
+            raise VectorFitError(f"{images}: {len(pixels)} images, but {len(classes)} labels in {labels.name}")
         rows = [{"image": picture, "label": str(kind)} for picture, kind in zip(pixels, classes, strict=True)]
         prefix = images.name.split("-")[0]
-        found[IDX_SPLITS.get(prefix, prefix)] = Split(rows, str(images))
-    return found
+        splits[IDX_SPLITS.get(prefix, prefix)] = Split(rows, str(images))
+    return splits
 
 
 def _idx_array(file: Path) -> Any:
@@ -329,18 +331,18 @@ def _idx_array(file: Path) -> Any:
 
 
 def picture(value: Any) -> Image.Image:
-    """An RGB picture from what a row holds: an array, a PIL image, or a file.
+    """The RGB image of a row's value: an array, a PIL image, or a file.
 
     Raises:
-        VectorFitError: the file cannot be read as a picture.
+        VectorFitError: the value is none of these, or the file cannot be read as an image.
     """
     if isinstance(value, Image.Image):
         return value.convert("RGB")
     if isinstance(value, np.ndarray):
         return Image.fromarray(value).convert("RGB")
     if not hasattr(value, "read_bytes"):
-        raise VectorFitError(f"a picture is {value!r}, expected a picture file, not its name; use SPLIT/CLASS/picture")
+        raise VectorFitError(f"an image is {value!r}, expected the file, not its name; use SPLIT/CLASS/image")
     try:
         return Image.open(io.BytesIO(value.read_bytes())).convert("RGB")
     except OSError as error:
-        raise VectorFitError(f"{value}: cannot be read as a picture ({error}); remove or replace it") from error
+        raise VectorFitError(f"{value}: cannot be read as an image ({error}); remove or replace it") from error

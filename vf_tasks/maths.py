@@ -1,4 +1,4 @@
-"""GSM8K and MATH: a problem worked, whose last word is the answer."""
+"""GSM8K and MATH: the model writes the solution of a problem, which ends with the answer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from .metrics import METRICS, Scores
 from .task import Examples, Rows, Task, written
 
 PROMPT = "Question: {}\nAnswer: "
-IGNORED = -100  # in labels
+IGNORED = -100  # a label that does not count in the loss
 
 
 class Maths(Task):
-    """The model learns the solution, not the question; it writes greedily."""
+    """Trains on the solution, not on the question. Generation is greedy."""
 
     auto_model = AutoModelForCausalLM
     averages_over_tokens = True
@@ -27,9 +27,9 @@ class Maths(Task):
             split.column(self.recipe.target_column)
 
     def complete(self, model: PreTrainedModel) -> None:
-        if self.processor.pad_token is None:  # Llama 3 has none; what is padded is masked, whatever its token
+        if self.processor.pad_token is None:  # Llama 3 has none; padding is masked, so any token will do
             self.processor.pad_token = self.processor.eos_token
-        self.processor.padding_side = "left"  # so that the model goes on right behind the prompt
+        self.processor.padding_side = "left"  # so that the generated text follows the prompt directly
         if model.generation_config is not None:
             model.generation_config.pad_token_id = self.processor.pad_token_id
 
@@ -39,19 +39,19 @@ class Maths(Task):
     def example(self, row: Mapping[str, Any], training: bool) -> Any:
         question, solution = str(row[self.recipe.input_columns[0]]), str(row[self.recipe.target_column])
         prompt: list[int] = self.processor(PROMPT.format(question))["input_ids"]
-        end, most = self.processor.eos_token_id, self.recipe.max_length
+        end, max_length = self.processor.eos_token_id, self.recipe.max_length
         if prompt and prompt[-1] == end:  # some tokenizers end every text
             prompt = prompt[:-1]
         if not training:
             return prompt
-        if len(prompt) >= most:
+        if len(prompt) >= max_length:
             raise VectorFitError(
-                f"a question alone has {len(prompt)} tokens, expected fewer than max_length ({most}), raise it: "
+                f"a question has {len(prompt)} tokens, expected fewer than max_length ({max_length}), raise it: "
                 f"{question[:60]!r}"
             )
         answer = [*self.processor(solution, add_special_tokens=False)["input_ids"], end]
         ids = {"input_ids": [*prompt, *answer], "labels": [*([IGNORED] * len(prompt)), *answer]}
-        return {name: values[:most] for name, values in ids.items()}
+        return {name: values[:max_length] for name, values in ids.items()}
 
     @property
     def collator(self) -> Callable[[list[Any]], dict[str, Any]]:

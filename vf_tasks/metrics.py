@@ -1,4 +1,4 @@
-"""Scores as the field defines them: each function gives numbers by name, the one that stands for the run first."""
+"""The field's scores. Each function returns numbers by name; the first is the run's score."""
 
 import collections
 import re
@@ -23,19 +23,19 @@ def accuracy(predictions: Any, references: Any) -> Scores:
 
 
 def matthews(predictions: Any, references: Any) -> Scores:
-    """Matthews correlation: CoLA's, 0 for one answer to everything."""
+    """Matthews correlation, for CoLA. It is 0 if all predictions are the same."""
     return _percent(
         matthews=sk.matthews_corrcoef(references, predictions), accuracy=sk.accuracy_score(references, predictions)
     )
 
 
 def accuracy_f1(predictions: Any, references: Any) -> Scores:
-    """Accuracy and F1 of class 1: QQP's and MRPC's."""
+    """Accuracy and F1 of class 1, for QQP and MRPC."""
     return _percent(accuracy=sk.accuracy_score(references, predictions), f1=sk.f1_score(references, predictions))
 
 
 def pearson(predictions: Any, references: Any) -> Scores:
-    """Pearson and Spearman correlation: STS-B's; 0 where every prediction is the same."""
+    """Pearson and Spearman correlation, for STS-B. They are 0 if all predictions are the same."""
     if np.ptp(predictions) == 0 or np.ptp(references) == 0:
         return {"pearson": 0.0, "spearman": 0.0}
     return _percent(
@@ -45,23 +45,23 @@ def pearson(predictions: Any, references: Any) -> Scores:
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-    """F of ROUGE-L, -1, -2 and, a sentence a line, -Lsum, stemmed, times 100."""
+    """F1 of ROUGE-L, -1, -2 and -Lsum, with stemming, times 100."""
     kinds = ("rougeL", "rouge1", "rouge2", "rougeLsum")
     scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=True)
-    found = [
+    scored = [
         scorer.score(_lines(reference), _lines(prediction))
         for prediction, reference in zip(predictions, references, strict=True)
     ]
-    return {kind: 100 * float(np.mean([scores[kind].fmeasure for scores in found])) for kind in kinds}
+    return {kind: 100 * float(np.mean([scores[kind].fmeasure for scores in scored])) for kind in kinds}
 
 
 def _lines(text: str) -> str:
-    """A sentence a line, as ROUGE-Lsum wants them."""
+    """The text with each sentence on its own line, as ROUGE-Lsum expects."""
     return "\n".join(re.split(r"(?<=[.!?])\s+", text.strip()))
 
 
 def normalise_answer(text: str) -> str:
-    """SQuAD's own: lower case, no punctuation, no articles, single spaces."""
+    """An answer as SQuAD compares it: lower case, no punctuation, no articles, single spaces."""
     text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
@@ -71,7 +71,7 @@ def exact_match(prediction: str, answer: str) -> float:
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """SQuAD's F1 over words; for an empty answer 1 or 0."""
+    """SQuAD's F1 over words; 1 or 0 if an answer is empty."""
     mine, theirs = normalise_answer(prediction).split(), normalise_answer(answer).split()
     if not mine or not theirs:
         return float(mine == theirs)
@@ -90,9 +90,9 @@ def squad(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Sc
 
 
 def squad_v2(margins: Sequence[float], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    """F1 and exact match, each at its own best threshold on `margins`, and F1's threshold, as SQuAD 2.0 has it.
+    """F1 and exact match, each at its own best threshold on `margins`, and F1's threshold, as in SQuAD 2.0.
 
-    A margin is by how much "no answer" beats the best span; above the threshold the answer is empty.
+    A margin is the score of "no answer" minus that of the best span. Above the threshold the answer is empty.
     """
     threshold, f1 = best_threshold(margins, predictions, references, token_f1)
     _, exact = best_threshold(margins, predictions, references, exact_match)
@@ -105,9 +105,9 @@ def best_threshold(
     references: Sequence[Sequence[str]],
     metric: Callable[[str, str], float],
 ) -> tuple[float, float]:
-    """The threshold on `scores` above which "no answer" is best said, and the metric's mean there.
+    """The threshold on `scores` above which "no answer" maximises the metric's mean, and that mean.
 
-    It is chosen on the very split that is scored.
+    As in SQuAD 2.0, it is chosen on the split that is scored.
     """
     given = [
         max(metric(prediction, answer) for answer in (answers or [""]))
@@ -116,16 +116,16 @@ def best_threshold(
     empty = [float(not answers) for answers in references]
     order = np.argsort(scores, kind="stable")
     ordered = np.asarray(scores, float)[order]
-    # Totals when the answers up to each place are kept and all others empty.
+    # The total for each count of kept answers; all others are empty.
     totals = np.concatenate([[0.0], np.cumsum((np.asarray(given) - np.asarray(empty))[order])]) + sum(empty)
     cuts = np.concatenate([[True], np.diff(ordered) > 0, [True]])  # equal scores stay together
-    place = int(np.argmax(np.where(cuts, totals, -np.inf)))
-    threshold = float(ordered[place - 1]) if place else float(ordered[0]) - 1.0
-    return threshold, float(totals[place]) / len(given)
+    kept = int(np.argmax(np.where(cuts, totals, -np.inf)))
+    threshold = float(ordered[kept - 1]) if kept else float(ordered[0]) - 1.0
+    return threshold, float(totals[kept]) / len(given)
 
 
 def gsm8k_answer(text: str) -> str | None:
-    """The number behind the first "####", otherwise the last number there is; None without one."""
+    """The number after the first "####", otherwise the last number; None if there is none."""
     marked = re.findall(r"####\s*\$?(-?[\d.,]*\d)", text)[:1]
     numbers = marked or re.findall(r"(?<!\d)-?\d[\d,]*\.?\d*", text)
     if not numbers:
@@ -140,7 +140,7 @@ def gsm8k(predictions: Sequence[str], references: Sequence[str]) -> Scores:
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} holds, braces matched; None without one."""
+    r"""The content of the last \boxed{...}; None if there is none."""
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
         return None
@@ -148,20 +148,20 @@ def boxed(text: str) -> str | None:
     if len(rest) < 2 or rest[0].strip() not in ("\\boxed", "\\fbox"):
         return rest[0].removeprefix("\\boxed").strip().split("$")[0] or None
     depth = 1
-    for place, letter in enumerate(rest[1]):
+    for index, letter in enumerate(rest[1]):
         depth += (letter == "{") - (letter == "}")
         if not depth:
-            return rest[1][:place]
+            return rest[1][:index]
     return None
 
 
-# Writings of the same answer, in this order; in the manner of the comparison that came with MATH.
+# Rules that give equal answers the same form, applied in this order. They follow the comparison published with MATH.
 _REWRITINGS = (
-    (r",\\!\s*", ""),  # between thousands
+    (r",\\!\s*", ""),  # a thousands separator
     (r"\\!|\\,|\\;|(?<!\\)\\ |\\left|\\right|\\\$|\$|\\%|%|\^\{?\\circ\}?", ""),
     (r"\\[dt]frac", r"\\frac"),
     (r"\\text\{\s*(?:and|or)\s*\}", ","),
-    (r"(?<=[\d}])\s*\\(?:text|mbox)\{[^}]*\}(?:\^\{?\d\}?)?$", ""),  # a unit behind the number
+    (r"(?<=[\d}])\s*\\(?:text|mbox)\{[^}]*\}(?:\^\{?\d\}?)?$", ""),  # a unit after the number
     (r"\\(?:text|mbox|textbf|mathrm)\{([^}]*)\}", r"\1"),
     (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"\\frac(\d)\{", r"\\frac{\1}{"),
@@ -179,7 +179,7 @@ _REWRITINGS = (
 
 
 def math_answer(text: str) -> str | None:
-    """The boxed answer in one writing, or None; "x=" in front and units behind are left out."""
+    """The boxed answer in a normal form, without "x=" and units, or None."""
     answer = boxed(text)
     if answer is None:
         return None
@@ -198,8 +198,10 @@ def math(predictions: Sequence[str], references: Sequence[str]) -> Scores:
 
 def _solved(predictions: Sequence[str], references: Sequence[str], answer: Callable[[str], str | None]) -> Scores:
     pairs = [(answer(p), answer(r)) for p, r in zip(predictions, references, strict=True)]
-    right = sum(mine is not None and mine == theirs for mine, theirs in pairs)
-    return _percent(accuracy=right / len(pairs), answered=sum(mine is not None for mine, _ in pairs) / len(pairs))
+    right = sum(predicted is not None and predicted == expected for predicted, expected in pairs)
+    return _percent(
+        accuracy=right / len(pairs), answered=sum(predicted is not None for predicted, _ in pairs) / len(pairs)
+    )
 
 
 METRICS: Mapping[str, Callable[[Any, Any], Scores]] = {

@@ -1,4 +1,4 @@
-"""What a task trains on and with: the paper's settings, one TOML file per data set, its keys flags of the command."""
+"""A task's settings, as in the paper: one TOML file per data set, whose keys are also flags of the command."""
 
 import difflib
 import math
@@ -15,11 +15,11 @@ FOLDER = Path(__file__).with_name("recipes")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
 BIASES = ("layers", "all")
 MIRRORS = ("random", "none", "never")
-TABLE_ROUNDING = 0.02  # the paper's epochs are whole and its steps rounded: a run this near is the table's own
+TABLE_ROUNDING = 0.02  # the paper rounds epochs and steps: a run this near to them has the table's length
 
 
 def _key(text: str, default: Any = ...) -> Any:
-    """A key of a recipe with its help text; without a default every recipe must have it."""
+    """A key of a recipe with its help text. Without a default, every recipe must have it."""
     metadata = {"help": text}
     return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
 
@@ -42,7 +42,7 @@ class Recipe:
     train_split: str = _key("the split to train on")
     test_splits: tuple[str, ...] = _key("the splits to score on; the first one's score stands for the run")
     train_rows: int = _key("training examples that the table's steps were counted on")
-    metric: str = _key("how answers are scored")
+    metric: str = _key("the score that is computed")
 
     learning_rate: float = _key("AdamW's rate, for VectorFit; falls linearly to 0")
     epochs: float = _key("passes over the training rows")
@@ -53,24 +53,22 @@ class Recipe:
     avf_top_k: int = _key("k: vectors frozen at a time")
 
     hub_config: str = _key("the configuration of the data set on the hub", "")
-    input_columns: tuple[str, ...] = _key("columns to read, in order; NAME|OTHER takes the first there is", ())
-    target_column: str = _key("the column with the answer; NAME|OTHER takes the first there is", "label")
+    input_columns: tuple[str, ...] = _key("columns to read, in order; NAME|OTHER takes the first that exists", ())
+    target_column: str = _key("the column with the answer; NAME|OTHER takes the first that exists", "label")
     header: tuple[str, ...] = _key("the columns of a table without a header", ())
-    labels: tuple[str, ...] = _key("the classes in order; none stands for a number, or for folders' names", ())
-    gradient_accumulation_steps: int = _key("forward passes in an update; each has its part of batch_size", 1)
+    labels: tuple[str, ...] = _key("the classes in order; without them, a number, or folders' names", ())
+    gradient_accumulation_steps: int = _key("forward passes per update, which share batch_size", 1)
     precision: str = _key("fp32, bf16 (autocast), or bf16_weights (the frozen weights too)", "fp32")
-    gradient_checkpointing: bool = _key("compute activations twice to keep fewer", False)
-    group_by_length: bool = _key("batches of texts of like length: less padding to compute", False)
+    gradient_checkpointing: bool = _key("recompute activations to save memory", False)
+    group_by_length: bool = _key("put texts of similar length into a batch, to compute less padding", False)
     bias: str = _key("'all' trains the LayerNorms' biases too", "layers")
     max_length: int = _key("tokens of an input", 128)
-    max_target_length: int = _key("tokens of an answer that is written", 128)
-    stride: int = _key("tokens that two windows of a long context share", 128)
-    num_beams: int = _key("beams of the search for an answer that is written", 1)
-    mirror: str = _key(
-        "pictures mirrored while training: random or none; never, where it would change the class", "none"
-    )
-    adapted_matrices: int = _key("weights that b(T) is shared among in the paper's model", 72)
-    budget: str = _key("which of the budgets the baselines get", "")
+    max_target_length: int = _key("tokens of a generated answer", 128)
+    stride: int = _key("tokens that two consecutive windows of a long passage share", 128)
+    num_beams: int = _key("beams of the search for a generated answer", 1)
+    mirror: str = _key("mirroring of training images: random or none; never, if it would change the class", "none")
+    adapted_matrices: int = _key("weights among which b(T) is divided in the paper's model", 72)
+    budget: str = _key("which budget sets the baselines' sizes", "")
     budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the baselines' sizes, by budget
 
     @property
@@ -78,32 +76,34 @@ class Recipe:
         return self.models[0]
 
     def size(self, method: str) -> int:
-        """The size a baseline has under the budget: r, d or b(T). Raises VectorFitError for a budget without it."""
+        """The size of a baseline in the budget: r, d or b(T). Raises VectorFitError if the budget has none for it."""
         if not methods.find(method).size_of:
             return 0
         sizes = self.budgets[self.budget]
         if method not in sizes:
-            holding = [name for name, found in self.budgets.items() if method in found]
+            holding = [name for name, sizes_of in self.budgets.items() if method in sizes_of]
             raise VectorFitError(f"budget {self.budget!r} of {self.name} has no {method}, expected {_either(holding)}")
         return sizes[method]
 
     @property
     def table_steps(self) -> int:
         """Updates of the paper's own run."""
-        own = read(self.name)
-        return round(own.epochs * math.ceil(own.train_rows / own.batch_size))
+        original = read(self.name)
+        return round(original.epochs * math.ceil(original.train_rows / original.batch_size))
 
     def schedule(self, total_steps: int) -> AvfSchedule:
-        """When vectors are frozen in a run of so many updates: the table's steps, scaled by the run's length.
+        """The freezing steps of a run of `total_steps` updates: the table's steps, scaled to the run's length.
 
-        Steps that differ from the recipe's own were chosen for this run, and stay.
+        Steps that were changed for this run are not scaled.
         """
         ratio = total_steps / self.table_steps
         if abs(ratio - 1) <= TABLE_ROUNDING:
             ratio = 1.0
-        own = read(self.name)
+        original = read(self.name)
         scaled = {
-            name: max(1, round(ratio * getattr(self, name))) if getattr(self, name) == getattr(own, name) else given
+            name: max(1, round(ratio * getattr(self, name)))
+            if getattr(self, name) == getattr(original, name)
+            else given
             for name, given in (("avf_first_step", self.avf_first_step), ("avf_every", self.avf_every))
         }
         return AvfSchedule(scaled["avf_first_step"], scaled["avf_every"], self.avf_num_freezes)
@@ -124,11 +124,11 @@ class Recipe:
                 f"({self.gradient_accumulation_steps})"
             )
         if self.group_by_length and self.kind == "image_classification":
-            problems.append("group_by_length: got true, expected false: pictures are of one length")
+            problems.append("group_by_length: got true, expected false: images are of one length")
         if len(set(self.labels)) < len(self.labels) or len(self.labels) == 1:
             problems.append(f"labels: got {', '.join(self.labels)}, expected two or more that differ")
         if self.metric == "accuracy_f1" and len(self.labels) != 2:
-            problems.append(f"labels: got {len(self.labels)}, expected two: F1 is of the second")
+            problems.append(f"labels: got {len(self.labels)}, expected two: F1 is computed for the second")
         choices_of = {"precision": PRECISIONS, "mirror": MIRRORS, "budget": tuple(self.budgets), "bias": BIASES}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
@@ -137,10 +137,10 @@ class Recipe:
             raise VectorFitError("; ".join(problems))
 
     def changed(self, **values: Any) -> "Recipe":
-        """The recipe with other values. Raises VectorFitError for pictures mirrored that must not be."""
+        """The recipe with other values. Raises VectorFitError if its images must not be mirrored."""
         if self.mirror == "never" and values.get("mirror", "never") != "never":
             raise VectorFitError(
-                f"mirror: got {values['mirror']!r}, but a mirrored picture of {self.name} is of another class; leave it"
+                f"mirror: got {values['mirror']!r}, but a mirrored image of {self.name} is of another class; remove it"
             )
         return replace(self, **values)
 
@@ -159,12 +159,12 @@ def _either(choices: Any) -> str:
 
 
 def names() -> list[str]:
-    """The recipes there are."""
+    """The names of all recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def read(name: str) -> Recipe:
-    """A recipe by name. Raises VectorFitError for an unknown one, naming the nearest."""
+    """A recipe by name. Raises VectorFitError for an unknown one, with the nearest names."""
     file = FOLDER / f"{name}.toml"
     if name not in names():
         near = difflib.get_close_matches(name, names(), 3, 0.4)

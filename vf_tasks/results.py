@@ -1,4 +1,4 @@
-"""What came out of a run: RUN/result.json, one form for every task and method."""
+"""The result of a run, RUN/result.json: the same form for every task and method."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took: seconds of training, the epochs in them, bytes of memory at the peak, bytes of its file."""
+    """The cost of a run: seconds of training, the epochs in them, peak bytes of memory, bytes of its file."""
 
     seconds: float
     epochs: float
@@ -36,7 +36,7 @@ def write_result(
     steps: int,
     train_rows: int,
 ) -> None:
-    """Writes result.json. The first of `scores` stands for the run."""
+    """Writes result.json. The first of `scores` is the run's score."""
     recipe = settings["recipe"]
     counts = trained.counts
     share = 100 * counts["parameters"] / counts["base_parameters"]
@@ -71,33 +71,37 @@ def write_result(
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by key, as JSON has them."""
+    """Settings by key, the recipe's among them, with lists as in JSON."""
     recipe = settings.get("recipe", {})
     both = {**recipe, **{name: value for name, value in settings.items() if name != "recipe"}}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in both.items()}
 
 
 def read_result(run: RunFolder) -> dict[str, Any]:
-    """A run's result.json. Raises VectorFitError when it has none of this form."""
+    """A run's result.json. Raises VectorFitError if it is missing or of another form."""
     file = run.path / RESULT
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise VectorFitError(f"{run.path}: no finished run of a task, it has no {RESULT} ({error.strerror})") from error
+        raise VectorFitError(
+            f"{run.path}: not a finished run of a task, it has no {RESULT} ({error.strerror})"
+        ) from error
     except ValueError as error:
         raise VectorFitError(f"{file}: not valid JSON ({error})") from error
-    form = content.get("schema_version") if isinstance(content, dict) else None
-    if form != SCHEMA_VERSION or not content.keys() >= {"recipe", "method", "seed", "score", "scores", "settings"}:
-        raise VectorFitError(f"{file}: of form {form!r}, expected {SCHEMA_VERSION}, as a run of a task writes it")
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION or not content.keys() >= {"recipe", "method", "seed", "score", "scores", "settings"}:
+        raise VectorFitError(
+            f"{file}: has schema_version {version!r}, expected {SCHEMA_VERSION} and the keys of a task's result"
+        )
     return content
 
 
-def find(places: list[str]) -> list[RunFolder]:
-    """The finished runs in folders, however deep. Raises VectorFitError where there is none."""
-    found: list[RunFolder] = []
-    for place in places:
-        here = sorted(file.parent for file in Path(place).rglob(RESULT)) if Path(place).is_dir() else []
-        if not here:
-            raise VectorFitError(f"{place}: holds no finished run of a task (no {RESULT} in it)")
-        found += [RunFolder(path) for path in here]
-    return found
+def find(folders: list[str]) -> list[RunFolder]:
+    """The finished runs in folders, at any depth. Raises VectorFitError if a folder has none."""
+    runs: list[RunFolder] = []
+    for folder in folders:
+        paths = sorted(file.parent for file in Path(folder).rglob(RESULT)) if Path(folder).is_dir() else []
+        if not paths:
+            raise VectorFitError(f"{folder}: has no finished run of a task (no {RESULT} in it)")
+        runs += [RunFolder(path) for path in paths]
+    return runs

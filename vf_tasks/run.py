@@ -1,4 +1,4 @@
-"""One run: data, model, method, training by transformers' Trainer, scores, and what the run folder keeps."""
+"""One run of a task: reads data and model, puts the method in, trains with transformers' Trainer, scores, writes."""
 
 import math
 import platform
@@ -16,7 +16,7 @@ from transformers import Trainer, set_seed
 
 from vectorfit import VectorFitError
 from vf_training import methods
-from vf_training.device import peak_memory
+from vf_training.device import has_accelerator, peak_memory
 from vf_training.runs import RunFolder
 
 from . import data, tiny
@@ -42,7 +42,7 @@ KINDS: dict[str, type[Task]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is told beside its recipe."""
+    """The settings of a run that are not in its recipe."""
 
     method: str = "vectorfit"
     seed: int = 0
@@ -64,14 +64,14 @@ def default_folder(recipe: Recipe, options: Options) -> Path:
 
 
 def run(recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Trains and scores; goes on where an equal run was stopped, and only tells the result of one that is done.
+    """Trains and scores. A stopped run with the same settings is resumed; of a finished one only the result is read.
 
     Raises:
-        VectorFitError: bad input, or the folder holds another run.
+        VectorFitError: bad input, or the folder has another run.
     """
-    PartialState(cpu=not torch.accelerator.is_available())  # which otherwise takes processes on CPUs for single ones
+    PartialState(cpu=not has_accelerator())  # otherwise each process on a CPU would train alone
     folder = RunFolder(options.output_dir or default_folder(recipe, options))
-    whole = recipe
+    full_recipe = recipe
     if options.tiny:
         recipe, options = _tiny(recipe, options, folder)
     settings = {"recipe": asdict(recipe), **asdict(options)}
@@ -79,7 +79,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     if not _begins(folder, settings):
         return read_result(folder)
     if options.tiny:
-        _write_tiny(whole, folder)
+        _write_tiny(full_recipe, folder)
     task = KINDS[recipe.kind](recipe)
     rows = data.read(recipe, options.data).limited(options.max_train_rows, options.holdout)
     task.prepare(rows)
@@ -89,12 +89,12 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     examples = task.examples(rows.train, training=True)
     steps = total_steps(recipe, len(examples))
     trained = put_in(options.method, model, head, recipe, steps, options.seed)
-    tell(recipe, options, trained, rows, steps)
+    announce(recipe, options, trained, rows, steps)
     if PartialState().is_main_process:
         folder.write_config({"settings": settings, "steps": steps, "versions": _versions()})
     trainer, log = make(recipe, options.seed, task, trained, examples, folder, steps)
     train(trainer, log, steps)
-    seconds, memory = log.seconds, peak_memory()  # before scoring, which takes its own
+    seconds, memory = log.seconds, peak_memory()  # before scoring, which is not part of the training
     scores = _scores(task, trainer, rows)
     if trainer.is_world_process_zero():
         _check(scores, folder)
@@ -102,7 +102,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
         epochs = steps / math.ceil(len(examples) / recipe.batch_size)
         cost = Cost(seconds, epochs, memory, folder.vectors.stat().st_size)
         write_result(folder, settings, trained, scores, cost, steps, len(rows.train))
-        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder.checkpoints_folder, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return read_result(folder)
 
@@ -110,10 +110,10 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
 def put_in(
     method: str, model: nn.Module, head: tuple[str, ...], recipe: Recipe, total_steps: int, seed: int
 ) -> methods.Trained:
-    """Puts a method into a task's model, in place, of the size that the recipe's budget gives it.
+    """Puts a method into a task's model, in place. The recipe's budget gives its size.
 
     Raises:
-        VectorFitError: an unknown method, a budget that lacks it, or nothing to train.
+        VectorFitError: the method is unknown, the budget has no size for it, or there is nothing to train.
     """
     methods.find(method, methods.TASKS)
     options = methods.Options(
@@ -128,23 +128,24 @@ def put_in(
 
 
 def _tiny(recipe: Recipe, options: Options, folder: RunFolder) -> tuple[Recipe, Options]:
-    """The recipe on a tiny model, and on a few rows unless others are named."""
-    place = folder.path / "tiny"
-    return recipe.changed(models=(str(place / "model"),)), replace(options, data=options.data or str(place / "data"))
+    """The recipe with a tiny model, and with a few rows unless --data names others."""
+    tiny_folder = folder.path / "tiny"
+    data_folder = options.data or str(tiny_folder / "data")
+    return recipe.changed(models=(str(tiny_folder / "model"),)), replace(options, data=data_folder)
 
 
 def _write_tiny(recipe: Recipe, folder: RunFolder) -> None:
-    place = folder.path / "tiny"
+    tiny_folder = folder.path / "tiny"
     if PartialState().is_main_process:
         for part in ("model", "data"):
-            (place / part).mkdir(parents=True, exist_ok=True)
-        tiny.write_model(recipe, place / "model")
-        tiny.write_data(recipe, place / "data")
+            (tiny_folder / part).mkdir(parents=True, exist_ok=True)
+        tiny.write_model(recipe, tiny_folder / "model")
+        tiny.write_data(recipe, tiny_folder / "data")
     PartialState().wait_for_everyone()
 
 
 def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:
-    """Whether there is something to train. Raises VectorFitError for a folder of other settings."""
+    """Whether there is something to train. Raises VectorFitError if the folder has a run with other settings."""
     if not folder.config.exists():
         if folder.path.exists() and any(entry.name != "tiny" for entry in folder.path.iterdir()):
             raise VectorFitError(f"{folder.path}: holds something else than a run; name another --output_dir")
@@ -153,34 +154,34 @@ def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:
     earlier = config.get("settings") if isinstance(config, dict) else None
     if not isinstance(earlier, dict) or "recipe" not in earlier:
         raise VectorFitError(f"{folder.path}: holds something else than a run of a task; name another --output_dir")
-    mine = flat(settings)
-    unlike = [name for name, value in flat(earlier).items() if mine.get(name) != value]
+    current = flat(settings)
+    unlike = [name for name, value in flat(earlier).items() if current.get(name) != value]
     if unlike:
         name = unlike[0]
         raise VectorFitError(
-            f"{folder.path}: holds a run with {name} = {flat(earlier)[name]!r}, not {mine.get(name)!r}; name another "
-            "--output_dir, or remove it"
+            f"{folder.path}: holds a run with {name} = {flat(earlier)[name]!r}, not {current.get(name)!r}; name "
+            "another --output_dir, or remove it"
         )
     return not (folder.path / RESULT).exists()
 
 
 def _scores(task: Task, trainer: Trainer, rows: data.Data) -> Scores:
-    """The scores on every split; those of further splits carry their names."""
-    found: Scores = {}
-    for split, own in rows.tests.items():
-        suffix = "" if not found else f"_{split.rpartition('_')[2]}"
-        found |= {f"{name}{suffix}": value for name, value in task.score(trainer, own).items()}
-    return found
+    """The scores on every split. Scores of the second and later splits end with the split's name."""
+    scores: Scores = {}
+    for name, split in rows.tests.items():
+        suffix = f"_{name.rpartition('_')[2]}" if scores else ""
+        scores |= {f"{metric}{suffix}": value for metric, value in task.score(trainer, split).items()}
+    return scores
 
 
 def _check(scores: Scores, folder: RunFolder) -> None:
-    broken = next((name for name, value in scores.items() if not math.isfinite(value)), None)
-    if broken is not None:
-        raise VectorFitError(f"{folder.path}: {broken} is {scores[broken]}; lower --learning_rate")
+    infinite = next((name for name, value in scores.items() if not math.isfinite(value)), None)
+    if infinite is not None:
+        raise VectorFitError(f"{folder.path}: {infinite} is {scores[infinite]}; lower --learning_rate")
 
 
-def tell(recipe: Recipe, options: Options, trained: methods.Trained, rows: data.Data, steps: int) -> None:
-    """Says on stderr what is going to be trained."""
+def announce(recipe: Recipe, options: Options, trained: methods.Trained, rows: data.Data, steps: int) -> None:
+    """Prints to stderr what will be trained."""
     if not PartialState().is_main_process:
         return
     counts, method = trained.counts, trained.method
@@ -197,10 +198,11 @@ def tell(recipe: Recipe, options: Options, trained: methods.Trained, rows: data.
         f"seed {options.seed}, {recipe.precision}",
     }
     if method.freezing is not None:
-        now, own = recipe.schedule(steps), read(recipe.name)
+        schedule, original = recipe.schedule(steps), read(recipe.name)
         lines["freezing"] = (
-            f"{recipe.avf_top_k} vectors at update {now.first_step}, then every {now.every}, {now.num_freezes} times; "
-            f"in the recipe, of {recipe.table_steps} updates: {own.avf_first_step}, {own.avf_every}"
+            f"{recipe.avf_top_k} vectors at update {schedule.first_step}, then every {schedule.every}, "
+            f"{schedule.num_freezes} times; "
+            f"in the recipe, of {recipe.table_steps} updates: {original.avf_first_step}, {original.avf_every}"
         )
     for name, text in lines.items():
         print(f"{name:10} {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""XSum and CNN/DailyMail: a story in a few words."""
+"""XSum and CNN/DailyMail: the model writes a short summary of an article."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +11,8 @@ from .task import Examples, Rows, Task, written
 
 
 class Summarization(Task):
+    """Trains on the reference summaries. Generation is a beam search."""
+
     auto_model = AutoModelForSeq2SeqLM
     model: PreTrainedModel
 

@@ -1,4 +1,4 @@
-"""What the kinds of task have in common: a pretrained model and its processor, examples, and how answers are scored."""
+"""What all kinds of task share: they load a pretrained model and its processor, make examples, and score answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +12,20 @@ import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.modules import vectorfit_layers
 from vectorfit.plan import OUTPUT_HEADS
+from vf_training.device import has_accelerator
 
 from .data import Data, Split
 from .metrics import Scores
 from .recipe import Recipe
 
-FRESH = (*OUTPUT_HEADS, "pooler")  # what a pretrained model may lack: a task brings it along, and it is trained whole
+FRESH = (
+    *OUTPUT_HEADS,
+    "pooler",
+)  # parts that a pretrained model may lack; the task trains them whole
 
 
 class Examples(Protocol):
-    """What the model takes, by number."""
+    """The model's inputs, by index."""
 
     def __len__(self) -> int: ...
 
@@ -33,7 +37,7 @@ class Task(ABC):
 
     auto_model: ClassVar[Any]
     auto_processor: ClassVar[Any] = AutoTokenizer
-    heads: ClassVar[tuple[str, ...]] = ()  # trained whole even where the pretrained model has one that fits
+    heads: ClassVar[tuple[str, ...]] = ()  # trained whole even if the pretrained model has them
     inputs: ClassVar[tuple[int, ...]] = (1,)  # how many columns are read
     averages_over_tokens: ClassVar[bool] = False  # the loss, over all forward passes of an update together
 
@@ -47,37 +51,37 @@ class Task(ABC):
         self.processor: Any = None
 
     def load(self, source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, tuple[str, ...]]:
-        """The pretrained model, and the paths of its head: what the task brings along, trained whole.
+        """The pretrained model, and the paths of its head, which is new or trained whole.
 
         Raises:
-            VectorFitError: the model cannot be had, or it lacks more than a head.
+            VectorFitError: the model cannot be loaded, or it lacks more than a head.
         """
         options = self.model_options()
-        if self.recipe.precision == "bf16" and not torch.accelerator.is_available():
+        if self.recipe.precision == "bf16" and not has_accelerator():
             options["attn_implementation"] = "eager"  # up to 2.5 times as fast as torch's own under autocast on CPUs
         try:
             self.processor = self.auto_processor.from_pretrained(source)
-            model, told = self.auto_model.from_pretrained(
+            model, loading_info = self.auto_model.from_pretrained(
                 source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
-        except Exception as error:  # whatever it is that a damaged or foreign folder makes the libraries raise
-            told_first = next(iter(str(error).strip().splitlines()), "")
+        except Exception as error:  # a damaged or foreign folder makes the libraries raise many kinds
+            first_line = next(iter(str(error).strip().splitlines()), "")
             raise VectorFitError(
-                f"the model {source!r} cannot be had ({type(error).__name__}: {told_first}); name a local folder with "
-                "--model, or try --tiny"
+                f"the model {source!r} cannot be loaded ({type(error).__name__}: {first_line}); name a local folder "
+                "with --model, or try --tiny"
             ) from error
         self._require_words(source)
-        lacking = [*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])]
+        lacking = [*loading_info["missing_keys"], *(entry[0] for entry in loading_info["mismatched_keys"])]
         fresh = dict.fromkeys(_head_of(name) for name in sorted(lacking))
-        strangers = sorted(name for name in lacking if _head_of(name) is None)
-        if strangers:
-            raise VectorFitError(f"the model {source!r} has no weights for {strangers[0]}; it is of another kind")
+        other = sorted(name for name in lacking if _head_of(name) is None)
+        if other:
+            raise VectorFitError(f"the model {source!r} has no weights for {other[0]}; it is of another kind")
         self.complete(model)
-        own = {path: None for path, _ in model.named_modules() if path.split(".")[-1] in self.heads}
-        return model, tuple(path for path in {**fresh, **own} if path is not None)
+        existing = {path: None for path, _ in model.named_modules() if path.split(".")[-1] in self.heads}
+        return model, tuple(path for path in {**fresh, **existing} if path is not None)
 
     def _require_words(self, source: str) -> None:
-        """Refuses a tokenizer that transformers made up where the model's own is missing: it knows no words."""
+        """Refuses the empty tokenizer that transformers makes if the model's own is missing."""
         unknown = getattr(self.processor, "unk_token_id", None)
         if unknown is None or not callable(self.processor):
             return
@@ -86,28 +90,28 @@ class Task(ABC):
             raise VectorFitError(f"the model {source!r} comes without a tokenizer; put its tokenizer.json there too")
 
     def model_options(self) -> dict[str, Any]:
-        """What `from_pretrained` is told besides."""
+        """Further arguments of `from_pretrained`."""
         return {}
 
     def complete(self, model: PreTrainedModel) -> None:  # noqa: B027 - most tasks have nothing to complete
-        """What is still to be set in model and processor, such as a padding token."""
+        """Sets what model and processor lack, such as a padding token."""
 
     @abstractmethod
     def prepare(self, data: Data) -> None:
-        """Checks the rows, and learns from them what the model must be told. Raises VectorFitError for unfit ones."""
+        """Checks the rows, and takes from them what the model needs, such as the classes. Raises VectorFitError."""
 
     @abstractmethod
     def examples(self, split: Split, training: bool) -> Examples:
-        """A split's rows as the model takes them: `Rows` of `example`, unless a row makes several."""
+        """A split's rows as inputs of the model: `Rows` of `example`, unless a row makes several."""
 
     @property
     @abstractmethod
     def collator(self) -> Callable[[list[Any]], dict[str, Any]]:
-        """Puts examples together to a batch."""
+        """Makes a batch of examples."""
 
     @abstractmethod
     def score(self, trainer: Trainer, split: Split) -> Scores:
-        """How well the trained model does on a split, the number that stands for the run first."""
+        """The scores of the trained model on a split; the first one is the run's score."""
 
 
 class OfRows(Protocol):
@@ -116,11 +120,11 @@ class OfRows(Protocol):
     recipe: Recipe
 
     def example(self, row: Mapping[str, Any], training: bool) -> Any:
-        """What the model takes of one row, whose columns go by the recipe's names."""
+        """The model's input made from one row, whose columns have the recipe's names."""
 
 
 class Rows(torch.utils.data.Dataset[Any]):
-    """A split's rows, made into examples when they are asked for: large data sets do not fit memory otherwise."""
+    """A split's rows, made into examples when they are read: a large data set would not fit into memory."""
 
     def __init__(self, task: OfRows, split: Split, training: bool) -> None:
         self.task, self.split, self.training = task, split, training
@@ -132,44 +136,44 @@ class Rows(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         row = self.split[index]
-        return self.task.example({name: row[own] for name, own in self.names.items()}, self.training)
+        return self.task.example({name: row[column] for name, column in self.names.items()}, self.training)
 
 
 def _head_of(name: str) -> str | None:
     """The path of the head that a parameter belongs to, if any."""
     parts = name.split(".")
-    found = next((place for place, part in enumerate(parts) if part in FRESH), None)
-    return None if found is None else ".".join(parts[: found + 1])
+    index = next((index for index, part in enumerate(parts) if part in FRESH), None)
+    return None if index is None else ".".join(parts[: index + 1])
 
 
 def written(trainer: Trainer, task: Task, examples: Examples, **options: Any) -> list[str]:
-    """What the trained model writes after each example's prompt, shared out among processes.
+    """The texts that the trained model writes after each example's prompt. Processes share the examples.
 
-    `examples` are prompts as token ids; batches are padded at the side where the model goes on writing.
+    `examples` are prompts as token ids; the tokenizer's padding side must suit the model's generation.
     """
     state, tokenizer = trainer.accelerator.state, task.processor
     model = trainer.accelerator.unwrap_model(trainer.model)
     was_training = model.training
     model.eval()
     size = trainer.args.per_device_eval_batch_size
-    mine: list[str] = []
+    texts: list[str] = []
     with (
         composed_once(model),
-        trainer.accelerator.split_between_processes([examples[index] for index in range(len(examples))]) as own,
+        trainer.accelerator.split_between_processes([examples[index] for index in range(len(examples))]) as share,
         torch.no_grad(),
     ):
-        for batch in _batches(own, size):
+        for batch in _batches(share, size):
             padded = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(state.device)
             with trainer.accelerator.autocast():
                 tokens = model.generate(**padded, **options)
             start = 0 if model.config.is_encoder_decoder else padded["input_ids"].shape[1]
-            mine += tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+            texts += tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
     model.train(was_training)
     if state.num_processes == 1:
-        return mine
+        return texts
     from accelerate.utils import gather_object
 
-    return list(gather_object(mine))
+    return list(gather_object(texts))
 
 
 def composed_once(model: torch.nn.Module) -> AbstractContextManager[None]:
@@ -187,10 +191,10 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
 
 
 def class_id(value: Any, labels: Sequence[str]) -> int:
-    """The number of a class, given by its name or, where no class is called by a number, by its number.
+    """The index of a class, given by its name, or by its index if no class has a number as its name.
 
     Raises:
-        ValueError: it is outside the set.
+        ValueError: there is no such class.
     """
     if str(value) in labels:
         return list(labels).index(str(value))
@@ -200,18 +204,18 @@ def class_id(value: Any, labels: Sequence[str]) -> int:
 
 
 def class_ids(split: Split, column: str, labels: Sequence[str]) -> list[int]:
-    """A column's classes as numbers.
+    """The indices of a column's classes.
 
     Raises:
-        VectorFitError: one is outside the set.
+        VectorFitError: a value is not one of the classes.
     """
     known: dict[Any, int] = {}
-    for place, value in enumerate(values := split.column(column), 1):
+    for number, value in enumerate(values := split.column(column), 1):
         if value not in known:
             try:
                 known[value] = class_id(value, labels)
             except (ValueError, TypeError) as error:
                 raise VectorFitError(
-                    f"{split.where}: row {place} has the label {value!r}, expected one of {', '.join(labels)}"
+                    f"{split.where}: row {number} has the label {value!r}, expected one of {', '.join(labels)}"
                 ) from error
     return [known[value] for value in values]

@@ -1,4 +1,4 @@
-"""GLUE: a class or a number for a sentence or a pair of them."""
+"""GLUE: a class or a number for a sentence or a pair of sentences."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from .task import Examples, Rows, Task, class_id, class_ids
 
 
 class TextClassification(Task):
-    """A class, or a number where the recipe has no labels."""
+    """Predicts a class, or a number if the recipe has no labels."""
 
     auto_model = AutoModelForSequenceClassification
     heads = ("classifier",)

@@ -1,6 +1,6 @@
-"""Models of a few thousand parameters and a few rows of every form of data, so that every recipe runs anywhere.
+"""Tiny models with random weights and a few rows of each form of data: every recipe can be tried on any machine.
 
-They lie in files as the real ones do, and go the same way in. What comes out of such a run means nothing.
+They are written to files and read as real ones are. The scores of such a run mean nothing.
 """
 
 import json
@@ -21,7 +21,7 @@ from vectorfit import VectorFitError
 from .recipe import Recipe
 
 ROWS = 16
-# In place of the recipe's own.
+# These replace the recipe's settings.
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "gradient_accumulation_steps": 1, "num_beams": 2}
 SETTINGS |= {
     "max_length": 64,
@@ -51,7 +51,7 @@ FRAME |= {"summarization": AutoModelForSeq2SeqLM, "maths": AutoModelForCausalLM}
 
 
 def write_model(recipe: Recipe, folder: Path) -> None:
-    """A tiny model of the recipe's own architecture with random weights, and its tokenizer or image processor."""
+    """Writes a tiny model of the recipe's architecture with random weights, and its tokenizer or image processor."""
     known = next((values for name, values in ARCHITECTURES.items() if name in recipe.model.lower()), None)
     if known is None:
         raise VectorFitError(f"tiny: no tiny model like {recipe.model!r}, expected one of {', '.join(ARCHITECTURES)}")
@@ -71,7 +71,7 @@ def write_model(recipe: Recipe, folder: Path) -> None:
 
 
 def _tokenizer(cls: bool) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of the tiny rows, with [CLS] and [SEP] around a text where the model's own puts such."""
+    """Byte-level BPE of the tiny rows; `cls` puts [CLS] and [SEP] around a text, as the real model's tokenizer does."""
     bare = Tokenizer(models.BPE())
     bare.pre_tokenizer, bare.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["[PAD]", "[CLS]", "[SEP]"]
@@ -93,7 +93,7 @@ PASSAGE = "Now and then five vectors are frozen, so that the others catch up. Th
 
 
 def write_data(recipe: Recipe, folder: Path) -> None:
-    """Rows of the recipe's kind in the files that such data come in, training and test split."""
+    """Writes rows of the recipe's kind for training and scoring, in the usual files of such data."""
     _WRITERS[recipe.kind](recipe, folder)
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from accelerate import PartialState
 from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vectorfit import VectorFitError
 from vectorfit.transformers import AVFCallback
+from vf_training.device import has_accelerator
 from vf_training.methods import Trained
 from vf_training.methods.method import parameters_of
 from vf_training.runs import RunFolder
@@ -24,15 +28,16 @@ from vf_training.runs import RunFolder
 from .recipe import Recipe
 from .task import Examples, Task
 
-LOGGED = 2000  # lines of a log, about, however long the run
-CHECKPOINTS = 20  # in a run: what is lost when it is killed is at most a twentieth
-WORKERS = 4  # that read and cut pictures and texts beside an accelerator
+LOG_KEYS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name: the run folder's
+LOGGED = 2000  # lines of a log, about, for a run of any length
+CHECKPOINTS = 20  # in a run: a killed run loses at most a twentieth
+WORKERS = 4  # processes that prepare the examples while an accelerator trains
 TRAINED = "trained.pt"  # in a checkpoint
-POOL = 50  # batches whose examples are sorted together: each still holds a random part of the data
+POOL = 50  # batches whose examples are sorted together; each pool is a random part of the data
 
 
 class ByLength(Sampler[int]):
-    """Every example once, in batches of like length and the batches in random order, another in every epoch."""
+    """Yields every example once per epoch. The examples of a batch have similar lengths; the batches are shuffled."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
@@ -44,45 +49,58 @@ class ByLength(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        # Of seed and epoch alone: a resumed run sees the order of the one that was stopped, all processes the same.
+        # From seed and epoch only: a resumed run has the order of the stopped one, and all processes have the same.
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths))
         size = POOL * self.batch_size
         pools = [order[start : start + size] for start in range(0, len(order), size)]
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
-        whole = len(order) // self.batch_size * self.batch_size  # the smaller batch stays the last
-        batches = random.permutation(order[:whole].reshape(-1, self.batch_size))
-        return iter([*batches.reshape(-1).tolist(), *order[whole:].tolist()])
+        in_batches = len(order) // self.batch_size * self.batch_size  # the smaller batch stays the last
+        batches = random.permutation(order[:in_batches].reshape(-1, self.batch_size))
+        return iter([*batches.reshape(-1).tolist(), *order[in_batches:].tolist()])
 
 
 class TaskTrainer(Trainer):
     """Trainer whose checkpoints hold what is trained, not the whole model."""
 
     trained: Trained
+    run: RunFolder
     group_by_length = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.group_by_length:
-            found: Sampler[int] | None = super()._get_train_sampler(train_dataset)
-            return found
+            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return sampler
         examples: Any = train_dataset or self.train_dataset
         lengths = [len(examples[index]["input_ids"]) for index in range(len(examples))]
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         return ByLength(lengths, self.args.per_device_train_batch_size * parts, self.args.seed)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint under Trainer's name, and moves it to the name of the run folder when it is complete."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process has its own random state in it
+        if not self.is_world_process_zero():
+            return
+        step = self.state.global_step
+        with self.run.new_checkpoint(step) as folder:
+            for file in (Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}").iterdir():
+                file.rename(folder / file.name)
+        self.run.keep_checkpoints([step])
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         parameters = {name: value.detach().cpu().contiguous() for name, value in _trainable(self.trained).items()}
-        own = self.trained.method.technique.state(self.trained)
-        torch.save({"parameters": parameters, "allocation": own}, folder / TRAINED)
+        allocation = self.trained.method.technique.state(self.trained)
+        torch.save({"parameters": parameters, "allocation": allocation}, folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved = torch.load(Path(resume_from_checkpoint) / TRAINED, weights_only=True)
         parameters, values = _trainable(self.trained), saved["parameters"]
         if parameters.keys() != values.keys() or any(parameters[n].shape != values[n].shape for n in parameters):
             unlike = sorted(parameters.keys() ^ values.keys()) or ["the shapes"]
-            raise VectorFitError(f"{resume_from_checkpoint}: of another training: {unlike[0]} differs")
+            raise VectorFitError(f"{resume_from_checkpoint}: of another training, {unlike[0]} differs")
         with torch.no_grad():
             for name, value in values.items():
                 parameters[name].copy_(value)
@@ -90,32 +108,33 @@ class TaskTrainer(Trainer):
 
 
 def _trainable(trained: Trained) -> dict[str, torch.nn.Parameter]:
-    """What is trained, by the names of the model's parameters."""
+    """The trained parameters, by their names in the model."""
     return {name: parameter for name, parameter in parameters_of(trained.models).items() if parameter.requires_grad}
 
 
 class AfterUpdate(TrainerCallback):
-    """Lets the method do what it has to after each update, such as AdaLoRA share its budget out anew."""
+    """Calls the method after each update: AdaLoRA distributes its budget again."""
 
     def __init__(self, trained: Trained) -> None:
         self.trained = trained
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Here the gradients, by which AdaLoRA judges importance, are still there.
+        # The gradients still exist here; AdaLoRA measures importance with them.
         self.trained.method.technique.after_update(self.trained, state.global_step + 1)
 
 
-def callbacks_of(trained: Trained, recipe: Recipe, steps: int) -> list[TrainerCallback]:
-    """What a method needs called while Trainer trains: its freezing, and what it does after an update."""
-    found: list[TrainerCallback] = [AfterUpdate(trained)]
-    if trained.method.freezing is not None:
-        when = recipe.schedule(steps)
-        found.append(AVFCallback(when.first_step, when.every, when.num_freezes, top_k=recipe.avf_top_k))
-    return found
+def callbacks_of(trained: Trained, recipe: Recipe, seed: int, steps: int) -> list[TrainerCallback]:
+    """The callbacks of a method: its freezing, and what it does after an update."""
+    callbacks: list[TrainerCallback] = [AfterUpdate(trained)]
+    freezing = trained.method.freezing
+    if freezing is not None:
+        schedule, own = recipe.schedule(steps), partial(freezing, seed=seed)
+        callbacks.append(AVFCallback(**vars(schedule), top_k=recipe.avf_top_k, freezing=own))
+    return callbacks
 
 
 class Log(TrainerCallback):
-    """A line in log.jsonl for every few updates, and a bar on stderr."""
+    """Writes a line to log.jsonl every few updates, and shows a progress bar on stderr."""
 
     def __init__(self, run: RunFolder, callbacks: Sequence[TrainerCallback]) -> None:
         self.run, self.callbacks, self.bar, self.earlier = run, callbacks, tqdm(disable=True), 0.0
@@ -125,16 +144,16 @@ class Log(TrainerCallback):
             return
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.run.cut_log(state.global_step)
-        self.take_up()
+        self.resume_clock()
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", file=sys.stderr, mininterval=1)
 
-    def take_up(self) -> None:
-        """Counts the seconds of the stretches that the log tells of."""
+    def resume_clock(self) -> None:
+        """Starts from the seconds in the log of a stopped run."""
         self.earlier = max((entry["seconds"] for entry in self.run.read_log()), default=0.0)
 
     @property
     def seconds(self) -> float:
-        """Of training so far, over all stretches of a resumed run."""
+        """Seconds of training so far, over all parts of a resumed run."""
         return self.earlier + float(self.bar.format_dict["elapsed"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -147,9 +166,9 @@ class Log(TrainerCallback):
             raise VectorFitError(f"the loss is {logs['loss']} at update {state.global_step}; lower --learning_rate")
         if not state.is_world_process_zero:
             return
-        kept = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        values = {key: logs[name] for name, key in LOG_KEYS.items() if name in logs}
         frozen = next((c.avf.frozen for c in self.callbacks if isinstance(c, AVFCallback) and c.avf), ())
-        entry = {"step": state.global_step, **kept, "frozen": list(frozen), "seconds": round(self.seconds, 3)}
+        entry = {"step": state.global_step, **values, "frozen": list(frozen), "seconds": round(self.seconds, 3)}
         self.run.append_log(entry)
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
 
@@ -169,7 +188,7 @@ def micro_batch(recipe: Recipe) -> int:
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:
-    """Updates of a run over so many training examples; the last batch of an epoch may be smaller."""
+    """The updates of a run on `examples` training examples. The last batch of an epoch may be smaller."""
     micro_batch(recipe)
     return max(1, math.ceil(recipe.epochs * math.ceil(examples / recipe.batch_size)))
 
@@ -177,10 +196,10 @@ def total_steps(recipe: Recipe, examples: int) -> int:
 def make(
     recipe: Recipe, seed: int, task: Task, trained: Trained, examples: Examples, folder: RunFolder, steps: int
 ) -> tuple[TaskTrainer, Log]:
-    """The Trainer of a run of so many updates, and its log."""
+    """The Trainer of a run of `steps` updates, and its log."""
     micro = micro_batch(recipe)
     arguments = TrainingArguments(
-        str(folder.path / "checkpoints"),
+        str(folder.checkpoints_folder / ".trainer"),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=max(1, max(micro, 32) // recipe.num_beams),
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
@@ -193,20 +212,20 @@ def make(
         **({"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}),
         seed=seed,
         logging_nan_inf_filter=False,
-        dataloader_num_workers=WORKERS if torch.accelerator.is_available() else 0,
+        dataloader_num_workers=WORKERS if has_accelerator() else 0,
         logging_steps=max(1, steps // LOGGED),
         save_strategy="steps",
         save_steps=math.ceil(steps / CHECKPOINTS),
         save_total_limit=1,
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=not has_accelerator(),
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["start_positions", "end_positions"] if recipe.kind == "question_answering" else ["labels"],
         ddp_find_unused_parameters=False,
     )
-    callbacks = callbacks_of(trained, recipe, steps)
+    callbacks = callbacks_of(trained, recipe, seed, steps)
     log = Log(folder, callbacks)
     trainer = TaskTrainer(
         trained.wrapped[""],
@@ -215,40 +234,32 @@ def make(
         train_dataset=examples,
         callbacks=[*callbacks, log],
     )
-    trainer.trained, trainer.group_by_length = trained, recipe.group_by_length
-    # Trainer takes any forward(**kwargs) for one that averages over all the tokens of an update; most do not.
+    trainer.trained, trainer.run, trainer.group_by_length = trained, folder, recipe.group_by_length
+    # Trainer assumes that every forward(**kwargs) averages over all tokens of an update. Most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)
     return trainer, log
 
 
 def train(trainer: TaskTrainer, log: Log, steps: int) -> None:
-    """Trains up to so many updates, on from the newest checkpoint."""
-    checkpoint = last_checkpoint(log.run)
-    if checkpoint is not None and _updates(checkpoint) >= steps:
-        # Stopped while it scored. Trainer would begin another epoch where the last one was not whole.
-        trainer._load_from_checkpoint(str(checkpoint))
-        log.take_up()
+    """Trains until update `steps`, from the newest checkpoint if there is one."""
+    checkpoints = {step: path for step, path in log.run.checkpoints().items() if _is_complete(path)}
+    newest = max(checkpoints, default=0)
+    if newest >= steps:
+        # The run was stopped while it scored. Trainer would begin another epoch if the last one was not complete.
+        trainer._load_from_checkpoint(str(checkpoints[newest]))
+        log.resume_clock()
         return
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoints[newest]) if newest else None)
     finally:
         log.bar.close()
 
 
-def _updates(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def last_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest whole checkpoint: what Trainer writes last is there, and whole."""
-    found = [path for path in (folder.path / "checkpoints").glob("checkpoint-*") if _is_whole(path)]
-    return max(found, key=_updates, default=None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the file that Trainer writes last is complete. A killed run of version 0.1.0 may have left a part."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return True

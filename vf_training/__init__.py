@@ -1,1 +1,1 @@
-"""What any training of ours needs: the methods, the run folder, its analysis, commands, the device."""
+"""What every training needs: the methods, the run folder, its analysis, commands, the device."""

@@ -1,4 +1,4 @@
-"""`python -m vf_training analyze RUN`: what a training did, as figures and numbers."""
+"""`python -m vf_training analyze RUN`: figures and numbers of what a training changed."""
 
 import argparse
 import sys
@@ -12,10 +12,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vf_training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     analyze = commands.add_parser("analyze", help="training strength, frozen vectors, spectrum and shift of the change")
-    analyze.add_argument("run", help="a run folder, or a delta file")
-    analyze.add_argument("--output_dir", help="where to; by default analysis/ in the run folder")
+    analyze.add_argument("run", help="a run folder, or a subject file")
+    analyze.add_argument("--output_dir", help="the folder to write to; by default analysis/ in the run folder")
     analyze.add_argument("--base", help="the base's weights (a .safetensors file or a folder), to compare with --full")
-    analyze.add_argument("--full", help="the weights of full fine-tuning, as --base")
+    analyze.add_argument("--full", help="the weights after full fine-tuning, in the same form as --base")
     flags = parser.parse_args(arguments)
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""What a training did, as figures and numbers: `python -m vf_training analyze RUN`.
+"""Figures and numbers of what a training changed: `python -m vf_training analyze RUN`.
 
 Figures of the paper: training strength (3, 6), spectrum of the change (8, 9), shift of the singular values (10).
 """
@@ -29,13 +29,14 @@ from .methods import holds_vectors, name_of_method
 from .runs import RunFolder
 
 LISTS = re.compile(r"layers?|h|blocks?|(down|up|transformer)_blocks|attentions|resnets")  # names of lists of blocks
-POSITIONS = {"down_blocks": "down ", "up_blocks": "up ", "mid_block": "mid "}  # how a UNet's are shown
+MODELS = re.compile(r"unet|text_encoder(_\d+)?")  # a pipeline's models, as diffusers names them
+POSITIONS = {"down_blocks": "down ", "up_blocks": "up ", "mid_block": "mid "}  # a UNet's parts, as figures name them
 SYMBOLS = {"sigma": "σ", "bias": "b"}
-LEADING = 64  # singular values shown of their shift, as in the paper's Figure 10
+LEADING = 64  # singular values whose shift is shown, as in the paper's Figure 10
 
 
-def place(name: str) -> tuple[str, str]:
-    """Where a vector belongs in a heatmap: its row (which part of a block, which kind) and column (which block).
+def cell(name: str) -> tuple[str, str]:
+    """A vector's cell in a heatmap: its row (the part of a block, and sigma or bias) and its column (the block).
 
     "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.sigma" is ("unet.attn1.to_q σ", "down 0.1").
     """
@@ -61,39 +62,39 @@ def strengths(vectors: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _panels(names: Iterable[str]) -> dict[str, list[str]]:
-    """The names by the model of the pipeline that they are of; of other models all are in one panel, ""."""
+    """The names by the pipeline's model that has them. Names of other models are all in one panel, ""."""
     panels: dict[str, list[str]] = {}
     for name in names:
         first = name.split(".")[0]
-        panels.setdefault(first if first in ("unet", "text_encoder") else "", []).append(name)
+        panels.setdefault(first if MODELS.fullmatch(first) else "", []).append(name)
     return panels
 
 
 def _common(rows: Sequence[str]) -> int:
-    """How many leading characters, up to a dot, all rows share."""
+    """The number of leading characters, up to a dot, that all rows share."""
     first, last = min(rows), max(rows)
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
     return first.rfind(".", 0, shared) + 1
 
 
 def _natural(text: str) -> tuple[int, list[tuple[int, str]]]:
-    """Sorts as a person does: 2 before 10, and a UNet's blocks from its entry to its exit."""
+    """A key that sorts 2 before 10, and a UNet's blocks from input to output."""
     order = next((i for i, head in enumerate(("down", "mid", "up")) if text.startswith(head)), -1)
     return order, [(int(digits or 0), rest) for digits, rest in re.findall(r"(\d*)(\D*)", text)]
 
 
 def heatmap(values: Mapping[str, float]) -> Figure:
-    """A heatmap of a number per vector: the block along, the part of a block and the kind down. Fig. 3 and 6."""
+    """A heatmap of one number per vector: a column per block, a row per part of a block and kind. Fig. 3 and 6."""
     panels = _panels(values)
-    placed = {panel: {place(name): values[name] for name in names} for panel, names in panels.items()}
-    # Each part of a block with its sigma above its bias.
+    placed = {panel: {cell(name): values[name] for name in names} for panel, names in panels.items()}
+    # The sigma of each part of a block is above its bias.
     rows = {
         panel: sorted({row for row, _ in cells}, key=lambda row: row.replace(" b", " τ"))
         for panel, cells in placed.items()
     }
     columns = {panel: sorted({column for _, column in cells}, key=_natural) for panel, cells in placed.items()}
     widths = [max(3, len(columns[panel])) for panel in panels]
-    height = 1.4 + 0.22 * max(len(found) for found in rows.values())
+    height = 1.4 + 0.22 * max(len(panel_rows) for panel_rows in rows.values())
     figure = Figure(figsize=(2.6 * len(panels) + 0.34 * sum(widths) + 1, height), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     top = max(values.values(), default=0.0) or 1.0
@@ -110,7 +111,7 @@ def heatmap(values: Mapping[str, float]) -> Figure:
             rotation=90 if panel == "unet" else 0,
         )
         axis.set_xlabel("block")
-        axis.set_facecolor("0.93")  # no such vector there
+        axis.set_facecolor("0.93")  # cells without a vector
         axis.set_title(panel.replace("_", " ") or "Training strength", fontsize=10)
     if image is not None:
         figure.colorbar(image, ax=list(axes), label="mean |change| of the vector", shrink=0.9, pad=0.01)
@@ -120,25 +121,25 @@ def heatmap(values: Mapping[str, float]) -> Figure:
 
 
 def frozen_spans(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, int]]]:
-    """From a log's lines: of every vector that was ever frozen, the first and last step of each of its pauses.
+    """The first and last step of each freezing of every vector that was ever frozen, from a log's lines.
 
-    A log of a long run has a line every few steps; lines that are as near as any two are taken as consecutive.
+    The log of a long run has a line every few steps. Lines at the smallest distance count as consecutive.
     """
     spans: dict[str, list[tuple[int, int]]] = {}
     steps = [int(entry["step"]) for entry in entries]
-    apart = min((after - before for before, after in pairwise(steps)), default=1)
+    distance = min((after - before for before, after in pairwise(steps)), default=1)
     for step, entry in zip(steps, entries, strict=True):
         for name in entry.get("frozen") or ():
-            found = spans.setdefault(name, [])
-            if found and found[-1][1] == step - apart:
-                found[-1] = (found[-1][0], step)
+            of_vector = spans.setdefault(name, [])
+            if of_vector and of_vector[-1][1] == step - distance:
+                of_vector[-1] = (of_vector[-1][0], step)
             else:
-                found.append((step, step))
+                of_vector.append((step, step))
     return spans
 
 
 def timeline(entries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Which vectors stood still when: a line per vector that was ever frozen, from the log's lines."""
+    """When each vector was frozen, from the log's lines: a line per vector that ever was."""
     spans = frozen_spans(entries)
     names = sorted(spans, key=lambda name: (spans[name][0][0], -sum(b - a for a, b in spans[name]), name))
     figure = Figure(figsize=(10, 1.4 + 0.2 * max(2, len(names))), layout="constrained")
@@ -157,16 +158,16 @@ def timeline(entries: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def label(name: str) -> str:
-    """A vector's name for a reader: the block in front, "down 0.1 · unet.attn1.to_q σ"."""
-    row, column = place(name)
+    """A vector's name as figures show it, with the block first: "down 0.1 · unet.attn1.to_q σ"."""
+    row, column = cell(name)
     return f"{column} · {row}" if column else row
 
 
 def rank_numbers(singular_values: Tensor) -> dict[str, float]:
-    """How many directions a change has.
+    """The norm and three ranks of a change.
 
-    "rank" counts singular values above float32's noise, "stable_rank" is ||.||_F^2 over the largest squared, and
-    "effective_rank" the exponential of the entropy of their shares (Roy and Vetterli 2007).
+    "rank" counts the singular values above float32's noise. "stable_rank" is ||.||_F^2 over the square of the largest.
+    "effective_rank" is the exponential of the entropy of their shares (Roy and Vetterli 2007).
     """
     values = in_float64(singular_values).abs().sort(descending=True).values
     if not len(values) or values[0] == 0:
@@ -192,10 +193,10 @@ def _small_multiples(count: int) -> tuple[Figure, list[Any]]:
 
 
 def _by_part(paths: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
-    """The layers by the part of a block that they are; of each its block and its path, in the blocks' order."""
+    """The block and path of each layer, by the part of a block that it is, in the blocks' order."""
     parts: dict[str, list[tuple[str, str]]] = {}
     for path in paths:
-        row, column = place(f"{path}.sigma")
+        row, column = cell(f"{path}.sigma")
         parts.setdefault(row.removesuffix(" σ"), []).append((column, path))
     return {part: sorted(parts[part], key=lambda item: _natural(item[0])) for part in sorted(parts)}
 
@@ -203,15 +204,15 @@ def _by_part(paths: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
 def spectra(changes: Mapping[str, Tensor], full: Mapping[str, Tensor] | None = None) -> Figure:
     """The singular values of dW, largest first: a panel per part of a block, a line per block. Fig. 8 and 9.
 
-    `changes` and `full` hold them by the layer's path; `full`, of full fine-tuning, is drawn dashed.
+    `changes` and `full` have them by the layer's path. `full`, of full fine-tuning, is dashed.
     """
     full, parts = full or {}, _by_part(changes)
     figure, axes = _small_multiples(len(parts))
     cut = _common(list(parts)) if len(parts) > 1 else 0
     colours = matplotlib.colormaps["viridis"]
-    for axis, (part, found) in zip(axes, parts.items(), strict=True):
-        for index, (_, path) in enumerate(found):
-            colour = colours(index / max(1, len(found) - 1) * 0.9)
+    for axis, (part, layers) in zip(axes, parts.items(), strict=True):
+        for index, (_, path) in enumerate(layers):
+            colour = colours(index / max(1, len(layers) - 1) * 0.9)
             for values, style in ((changes[path], "-"), (full.get(path), "--")):
                 if values is not None:
                     axis.plot(values.abs().sort(descending=True).values.numpy(), style, color=colour, lw=1)
@@ -225,19 +226,19 @@ def spectra(changes: Mapping[str, Tensor], full: Mapping[str, Tensor] | None = N
 
 
 def shifts(changes: Mapping[str, Tensor]) -> Figure:
-    """How far the leading singular values moved: a panel per part of a block, a line of cells per block. Fig. 10."""
+    """The changes of the leading singular values: a panel per part of a block, a row per block. Fig. 10."""
     parts = _by_part(changes)
     figure, axes = _small_multiples(len(parts))
     cut = _common(list(parts)) if len(parts) > 1 else 0
     top = max((float(values[:LEADING].abs().max()) for values in changes.values()), default=0.0) or 1.0
     image = None
-    for axis, (part, found) in zip(axes, parts.items(), strict=True):
-        grid = torch.full((len(found), LEADING), math.nan)
-        for line, (_, path) in enumerate(found):
+    for axis, (part, layers) in zip(axes, parts.items(), strict=True):
+        grid = torch.full((len(layers), LEADING), math.nan)
+        for line, (_, path) in enumerate(layers):
             values = changes[path][:LEADING]
             grid[line, : len(values)] = values
         image = axis.imshow(grid.numpy(), aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
-        axis.set_yticks(range(len(found)), [column or "·" for column, _ in found], fontsize=6)
+        axis.set_yticks(range(len(layers)), [column or "·" for column, _ in layers], fontsize=6)
         axis.tick_params(axis="x", labelsize=7)
         axis.set_facecolor("0.93")
         axis.set_title(part[cut:], fontsize=9)
@@ -248,13 +249,15 @@ def shifts(changes: Mapping[str, Tensor]) -> Figure:
 
 
 def save_figure(figure: Figure, path: PathLike) -> None:
-    """Writes a PNG, atomically and the same bytes for the same figure."""
+    """Writes a PNG atomically. Equal figures give equal bytes."""
     data = BytesIO()
     figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise VectorFitError(f"{Path(path).parent}: cannot be made ({error.strerror}); name another folder") from error
+        raise VectorFitError(
+            f"{Path(path).parent}: cannot be created ({error.strerror}); name another folder"
+        ) from error
     write_atomically(path, data.getvalue())
 
 
@@ -269,11 +272,11 @@ def write_training(vectors: Mapping[str, Tensor], entries: Sequence[Mapping[str,
 
 
 class Weights:
-    """Weights in one safetensors file or a folder of them, read one at a time by the layer's path."""
+    """Weights in a safetensors file or a folder of such files, read one at a time by the layer's path."""
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
-        result = self.path / "vectors.safetensors"  # of a run folder, whose checkpoints lie beside it
+        result = RunFolder(self.path).vectors  # in a run folder: its checkpoints have further .safetensors files
         files = sorted(self.path.rglob("*.safetensors")) if self.path.is_dir() else [self.path]
         files = [result] if result.exists() else files
         self._files: dict[str, Path] = {}
@@ -288,37 +291,37 @@ class Weights:
         self.is_difference = self._is_difference()
 
     def _is_difference(self) -> bool:
-        """Whether these are no weights but their change, as full fine-tuning writes it."""
+        """Whether the file has changes of weights, as full fine-tuning writes them."""
         with safe_open(next(iter(self._files.values())), "pt") as opened:
             metadata = opened.metadata() or {}
         if PREFIX + "format_version" not in metadata:
             return False
         name = name_of_method(metadata)
         if name != "full":
-            raise VectorFitError(f"{self.path}: of a {name} training, expected weights or full fine-tuning")
+            raise VectorFitError(f"{self.path}: from a {name} training, expected weights or full fine-tuning")
         return True
 
     def change_from(self, base: "Weights", path: str) -> Tensor:
-        """How far a layer's weight is from the base's [out, in]. Raises VectorFitError for weights of other shapes."""
-        mine = self.matrix(path)
+        """A layer's weight minus the base's [out, in]. Raises VectorFitError if their shapes differ."""
+        weight = self.matrix(path)
         if self.is_difference:
-            return mine
-        theirs = base.matrix(path)
-        if mine.shape != theirs.shape:
-            raise VectorFitError(f"{path}: {tuple(mine.shape)} in {self.path}, {tuple(theirs.shape)} in {base.path}")
-        return mine - theirs
+            return weight
+        before = base.matrix(path)
+        if weight.shape != before.shape:
+            raise VectorFitError(f"{path}: {tuple(weight.shape)} in {self.path}, {tuple(before.shape)} in {base.path}")
+        return weight - before
 
     def matrix(self, path: str) -> Tensor:
-        """The weight of a layer as a matrix [out, in]; the path may be longer or shorter in front than the file's."""
+        """A layer's weight as a matrix [out, in]. One of its path and the file's name may have more parts in front."""
         wanted = f"{canonical_name(path)}.weight"
         names = {canonical_name(name): name for name in self._files}
-        found = [name for name in names if name.endswith(f".{wanted}") or wanted.endswith(f".{name}")]
+        matches = [name for name in names if name.endswith(f".{wanted}") or wanted.endswith(f".{name}")]
         if wanted in names:
-            found = [wanted]
-        if len(found) != 1:
-            raise VectorFitError(f"{self.path}: {len(found)} weights are called {wanted}, expected one")
-        with safe_open(self._files[names[found[0]]], "pt") as opened:
-            weight: Tensor = opened.get_tensor(names[found[0]])
+            matches = [wanted]
+        if len(matches) != 1:
+            raise VectorFitError(f"{self.path}: {len(matches)} weights are called {wanted}, expected one")
+        with safe_open(self._files[names[matches[0]]], "pt") as opened:
+            weight: Tensor = opened.get_tensor(names[matches[0]])
         return weight.float().flatten(1)
 
 
@@ -328,36 +331,36 @@ def of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> d
 
 
 def shifts_of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> dict[str, Tensor]:
-    """diag(U^T (W - W0) V) on the factors of W0: how far full fine-tuning moved each singular value, by layer."""
-    found = {}
+    """diag(U^T (W - W0) V) with the factors of W0, by layer: how far full fine-tuning moved each singular value."""
+    moved = {}
     for path in paths:
         U, _, Vh = decompose(base.matrix(path))
-        found[path] = ((U.T @ full.change_from(base, path)) * Vh).sum(1)
-    return found
+        moved[path] = ((U.T @ full.change_from(base, path)) * Vh).sum(1)
+    return moved
 
 
 def analyze(
     run: PathLike, folder: PathLike | None = None, base: PathLike | None = None, full: PathLike | None = None
 ) -> list[Path]:
-    """Writes every figure of a run folder (or a delta file), and their numbers as analysis.json; returns the paths.
+    """Writes all figures of a run folder or a subject file, and their numbers to analysis.json. Returns the paths.
 
     Args:
-        run: a run folder, or a delta file.
-        folder: where to; by default `analysis/` in the run, or beside the file.
+        run: a run folder, or a subject file.
+        folder: the folder to write to; by default `analysis/` in the run folder or beside the file.
         base, full: the base's weights and those of full fine-tuning, as safetensors, to compare with.
 
     Raises:
-        VectorFitError: no delta file there, or only one of `base` and `full`.
+        VectorFitError: `run` has no subject file, or only one of `base` and `full` is given.
     """
     if (base is None) != (full is None):
-        raise VectorFitError("to compare with full fine-tuning both its weights and the base's are needed")
+        raise VectorFitError("--full and --base: both are needed to compare with full fine-tuning")
     run = Path(run)
-    file = run / "vectors.safetensors" if run.is_dir() else run
+    file = RunFolder(run).vectors if run.is_dir() else run
     vectors, metadata = read_vectors(file)
     if not holds_vectors(metadata):
-        raise VectorFitError(f"{file}: of a {name_of_method(metadata)} training, which has no vectors to show")
+        raise VectorFitError(f"{file}: from a {name_of_method(metadata)} training, which has no vectors to show")
     entries = RunFolder(file.parent).read_log()
-    folder = Path(folder) if folder else file.parent / "analysis"
+    folder = Path(folder) if folder else RunFolder(file.parent).analysis
     written = write_training(vectors, entries, folder)
     changes = {name.removesuffix(".sigma"): v.float() for name, v in vectors.items() if name.endswith(".sigma")}
     numbers: dict[str, Any] = {
@@ -366,7 +369,7 @@ def analyze(
         "steps_frozen": {n: sum(b - a + 1 for a, b in spans) for n, spans in frozen_spans(entries).items()},
     }
     plain = pattern_of(file, metadata).is_diagonal
-    if changes and plain:  # of wider patterns the entries are no singular values
+    if changes and plain:  # the entries of other patterns are not singular values
         compared = None
         if base is not None and full is not None:
             weights = Weights(base), Weights(full)

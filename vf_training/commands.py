@@ -1,4 +1,4 @@
-"""What every command of ours does: join its processes, and end with one clear line instead of a traceback."""
+"""What every command does: starts torch.distributed, and ends with one clear line instead of a traceback."""
 
 import os
 import sys
@@ -10,30 +10,29 @@ from vectorfit import VectorFitError
 
 from .device import has_accelerator
 
-RESUME = "the same command with --resume_from_checkpoint latest goes on"
+RESUME = "the same command with --resume_from_checkpoint latest resumes"
 
 
 def join_processes() -> None:
-    """Makes processes that were started together on CPUs find each other.
+    """Joins processes that were started together on CPUs.
 
-    accelerate joins them there only when told that CPUs are meant: otherwise each would train alone, over the files of
-    the others.
+    accelerate joins them only if a CPU is requested. Otherwise each would train alone and overwrite the others' files.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator():
         from accelerate import PartialState
 
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # for an Accelerator
-        PartialState(cpu=True)  # which heeds no variable
+        PartialState(cpu=True)  # it ignores the variable
 
 
 def part_processes() -> None:
-    """Ends what `join_processes` began: torch warns of a group that nobody ended."""
+    """Destroys the group of `join_processes`: torch warns if a process ends without that."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def hide_loading_bars() -> None:
-    """Turns off the bars with which diffusers and transformers load weights from disk; downloads keep theirs."""
+    """Turns off the progress bars of diffusers and transformers for loading weights from disk, not for downloads."""
     for library in ("diffusers", "transformers"):
         if library in sys.modules:
             logging = sys.modules.get(f"{library}.utils.logging")
@@ -42,9 +41,9 @@ def hide_loading_bars() -> None:
 
 
 def status_of(main: Callable[[], None], *, prefix: str = "error", interrupted: str = RESUME) -> int:
-    """Runs a command and returns its exit status: 0, 2 for what the user can mend, 130 after Ctrl-C.
+    """Runs a command and returns its exit status: 0, 2 for an error that the user can fix, 130 after Ctrl-C.
 
-    What the user can mend is printed, a line each after `prefix`; `interrupted` says what to do after Ctrl-C.
+    Each line of such an error is printed after `prefix`. `interrupted` says what to do after Ctrl-C.
     """
     try:
         main()
@@ -58,7 +57,7 @@ def status_of(main: Callable[[], None], *, prefix: str = "error", interrupted: s
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package.startswith(("vectorfit", "vf_")):
-            raise  # a fault of ours
+            raise  # a bug in this project
         print(f"{prefix}: {package} is not installed: pip install 'vectorfit[all]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -68,7 +67,7 @@ def status_of(main: Callable[[], None], *, prefix: str = "error", interrupted: s
 
 
 def exit_clearly(main: Callable[[], None], interrupted: str = RESUME) -> None:
-    """Runs a command as the process's only work: it ends with the status of `status_of` where that is not 0."""
+    """Runs a command as a process of its own, which ends with the status of `status_of` if that is not 0."""
     join_processes()
     hide_loading_bars()
     status = status_of(main, interrupted=interrupted)

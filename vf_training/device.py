@@ -8,13 +8,25 @@ import torch
 
 
 def has_accelerator() -> bool:
-    """Whether there is a GPU that torch can use."""
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    """Whether there is an accelerator that torch can use: CUDA, MPS, XPU or another of its backends."""
+    return torch.accelerator.is_available()
 
 
 def best_device() -> str:
-    """The accelerator where there is one, otherwise the CPU."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """The accelerator if there is one, otherwise the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator else "cpu"
+
+
+def describe_device() -> str:
+    """The GPU's name, or the CPU with its number of threads, for the notes of a measurement."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def synchronize() -> None:
+    """Waits for the accelerator, if there is one: its work is queued, and a clock must not stop before it is done."""
+    if has_accelerator():
+        torch.accelerator.synchronize()
 
 
 def serving_dtype(device: str | torch.device) -> torch.dtype:
@@ -38,7 +50,7 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes at the peak: of the accelerator, since `forget_peak_memory`, where there is one; else of this process."""
+    """The most bytes in use: of the CUDA device since `forget_peak_memory`, if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
@@ -51,7 +63,7 @@ def peak_memory() -> int:
 
 
 def use_all_cores(num_processes: int) -> None:
-    """Gives each process its share of the CPU's cores: `accelerate launch` leaves one thread unless told otherwise."""
+    """Gives each process its share of the CPU's cores. `accelerate launch` sets one thread by default."""
     if os.environ.get("OMP_NUM_THREADS") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // num_processes))

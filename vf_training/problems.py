@@ -1,4 +1,4 @@
-"""Gathers what is wrong, so that the user hears of everything at once."""
+"""Collects the problems of a user's input, so that all are reported at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.intervals import estimate, win_rate
+from eval.intervals import PERCENT, estimate, widening, win_rate
 
 
 def test_means_are_over_subjects_not_over_pictures():
@@ -43,3 +43,10 @@ def test_the_intervals_cover_as_they_should_where_subjects_differ(subjects):
 
 def test_win_rates():
     assert win_rate({"a": [1, -1], "b": [0, 2]}) == pytest.approx(0.625)
+
+
+def test_intervals_are_widened_as_students_t_asks_at_the_level_that_is_printed():
+    assert PERCENT == "95 %"
+    assert widening(1) == 1
+    for count, t in ((11, 2.2281), (31, 2.0423)):  # quantiles of Student's t at 97.5 %, from tables
+        assert widening(count) == pytest.approx(t / 1.95996 * (count / (count - 1)) ** 0.5, rel=1e-3)

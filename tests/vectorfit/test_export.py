@@ -1,14 +1,14 @@
 """Exports: the best approximation there is, the exact difference, and plain models."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
 import vectorfit as vf
-from vectorfit.export import bake, difference, lora
+from vectorfit.export import Naming, bake, difference, lora
 from vectorfit.modules import vectorfit_layers
+
+OTHER = Naming(lambda path: f"net:{path.upper()}", "down", "up", bias="", alpha="scale")
 
 
 class Net(nn.Module):
@@ -38,7 +38,7 @@ def changes(net):
 
 @pytest.mark.parametrize("rank", [1, 3, 99])
 def test_the_lora_is_the_best_of_its_rank(trained, rank):
-    export = lora(trained, rank, "peft")
+    export = lora(trained, rank)
     lost = whole = 0.0
     for path, change in changes(trained).items():
         up = export.tensors[f"base_model.model.{path}.lora_B.weight"].flatten(1)
@@ -52,10 +52,21 @@ def test_the_lora_is_the_best_of_its_rank(trained, rank):
     assert export.biases == 0
 
 
+def test_a_naming_changes_the_names_alone(trained):
+    plain, named = lora(trained, 2), lora(trained, 2, OTHER)
+    assert named.kept == plain.kept
+    assert len(named.tensors) == 6
+    for path in ("conv", "fc"):
+        for end, theirs in (("lora_A.weight", "down"), ("lora_B.weight", "up")):
+            own = plain.tensors[f"base_model.model.{path}.{end}"]
+            assert torch.equal(named.tensors[f"net:{path.upper()}.{theirs}"], own)
+        assert named.tensors[f"net:{path.upper()}.scale"] == 2  # divided by the rank the factor is 1
+
+
 def test_strength_scales_the_export(trained):
-    one = lora(trained, 2, "peft").tensors
+    one = lora(trained, 2).tensors
     vf.set_strength(trained, 0.25)
-    scaled = lora(trained, 2, "peft").tensors
+    scaled = lora(trained, 2).tensors
     for name in ("conv", "fc"):
         key = f"base_model.model.{name}.lora"
         product = [(t[f"{key}_B.weight"].flatten(1) @ t[f"{key}_A.weight"].flatten(1)) for t in (one, scaled)]
@@ -70,13 +81,13 @@ def test_the_difference_is_exact():
     with torch.no_grad():
         for vector in vf.vector_parameters(models).values():
             vector.normal_()
-    tensors = difference(models).tensors
-    assert set(tensors) == {f"lora_unet_{name}.{kind}" for name in ("conv", "fc") for kind in ("diff", "diff_b")}
+    tensors = difference(models, OTHER.layer).tensors
+    assert set(tensors) == {f"net:UNET.{name}.{kind}" for name in ("CONV", "FC") for kind in ("diff", "diff_b")}
     vf.merge(models)
     for name in ("conv", "fc"):
         layer = getattr(unet, name)
-        torch.testing.assert_close(before[f"{name}.weight"] + tensors[f"lora_unet_{name}.diff"], layer.weight)
-        torch.testing.assert_close(before[f"{name}.bias"] + tensors[f"lora_unet_{name}.diff_b"], layer.bias)
+        torch.testing.assert_close(before[f"{name}.weight"] + tensors[f"net:UNET.{name.upper()}.diff"], layer.weight)
+        torch.testing.assert_close(before[f"{name}.bias"] + tensors[f"net:UNET.{name.upper()}.diff_b"], layer.bias)
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -98,11 +109,9 @@ def test_baking_leaves_a_plain_model_of_the_same_outputs(trained, merged):
 def test_mistakes(trained):
     with pytest.raises(vf.VectorFitError, match="rank: got 0"):
         lora(trained, 0)
-    with pytest.raises(vf.VectorFitError, match="expected one of diffusers, kohya, peft"):
-        lora(trained, 1, "a1111")
+    with pytest.raises(vf.VectorFitError, match=r"naming: got 'kohya', expected a vectorfit\.export\.Naming"):
+        lora(trained, 1, "kohya")
     with pytest.raises(vf.VectorFitError, match="no names for biases"):
-        lora({"unet": trained}, 1, "kohya", biases=True)
-    with pytest.raises(vf.VectorFitError, match="use the peft naming"):
-        difference(copy.deepcopy(trained))
+        lora(trained, 1, OTHER, biases=True)
     with pytest.raises(vf.VectorFitError, match="load a subject first"):
         lora(Net(), 1)

@@ -39,8 +39,8 @@ def test_bases_that_are_none(photos, tiny_base, tmp_path):
     assert "expected a checkpoint (.safetensors or .ckpt)" in of(photos / "0.png")
     other = tmp_path / "xl"
     other.mkdir()
-    (other / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
-    assert "a StableDiffusionXLPipeline, expected a Stable Diffusion 1 or 2" in of(other)
+    (other / "model_index.json").write_text(json.dumps({"_class_name": "NoFamilysPipeline"}))
+    assert "a NoFamilysPipeline, expected a Stable Diffusion 1 or 2" in of(other)
     (other / "model_index.json").write_text("{")
     assert "is damaged" in of(other)
     incomplete = tmp_path / "incomplete"

@@ -6,12 +6,11 @@ import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vf_dreambooth.base_models import SD14, resolve
 from vf_dreambooth.config import TrainConfig
+from vf_dreambooth.options import Circumstances, completed
 
 
 def test_settings_are_completed_from_folder_and_preset(tmp_path):
-    config = TrainConfig(instance_data_dir=str(tmp_path / "dog6")).completed(
-        resolve(SD14), mixed_precision="no", accumulation=1
-    )
+    config = completed(TrainConfig(instance_data_dir=str(tmp_path / "dog6")), Circumstances(resolve(SD14), "no", 1))
     assert (config.class_noun, config.instance_prompt, config.max_train_steps) == ("dog", "a photo of sks dog", 1000)
     assert (config.avf_first_step, config.avf_every, config.avf_num_freezes) == (350, 30, 10)
     assert config.learning_rate == 5e-5

@@ -73,5 +73,5 @@ def test_a_further_prompt_gets_a_row_of_its_own(arguments, tmp_path):
     flags = ("--num_validation_images", 1, "--max_train_steps", 1)
     main(arguments(tmp_path / "four", *flags))
     main(arguments(tmp_path / "five", *flags, "--validation_prompt", "sks dog in the jungle"))
-    heights = [Image.open(RunFolder(tmp_path / name).samples(0)).height for name in ("four", "five")]
+    heights = [Image.open(RunFolder(tmp_path / name).sample_grid(0)).height for name in ("four", "five")]
     assert heights[1] > heights[0] * 1.2

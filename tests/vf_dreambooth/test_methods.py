@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vectorfit import VectorFitError
+from vectorfit.config import VARIANTS
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.pipeline import (
     GenerationSettings,
@@ -47,9 +48,10 @@ def test_every_method_trains_and_loads(arguments, tiny_base, tmp_path, method):
     frozen = [entry["frozen"] for entry in run.read_log()]
     assert any(frozen) == (methods.find(method).freezing is not None)
     kinds = {name.rpartition(".")[2] for name in tensors}
-    expected = {"lora": {"lora_A", "lora_B"}, "full": {"weight", "bias"}}
-    expected |= {name: {"sigma"} for name in ("sigma", "sigma_a", "svft")}
-    assert kinds >= expected.get(method, {"sigma", "bias"})
+    if methods.find(method).trains_vectors:
+        assert kinds == {kind for kind, roles in VARIANTS[methods.find(method).config.variant].items() if roles}
+    else:
+        assert kinds == {"lora": {"lora_A", "lora_B"}, "full": {"weight", "bias"}}[method]
     pipe = load_pipeline(resolve(str(tiny_base)))
     base = pixels(pipe)
     set_subjects(pipe, [(run.path, 1.0)])

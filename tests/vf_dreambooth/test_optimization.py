@@ -1,5 +1,7 @@
 """Learning rates and the moving average."""
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 import train_dreambooth_vectorfit as script
-from train_dreambooth_vectorfit import main
+from train_dreambooth_vectorfit import adapted, main
 from vectorfit.fingerprint import canonical_name
-from vf_dreambooth import objective
+from vf_dreambooth import objective, optimization, setup
+from vf_dreambooth.base_models import load
+from vf_dreambooth.config import TrainConfig
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
+from vf_dreambooth.options import option
 from vf_training.runs import RunFolder
 
 
@@ -25,6 +31,59 @@ def test_the_text_encoders_own_rate(arguments, tmp_path):
         model = name.split(".")[0]
         moved[model] = max(moved[model], vector.abs().max().item())
     assert moved == pytest.approx({"unet": 1e-2, "text_encoder": 1e-4}, rel=1e-2)
+
+
+@dataclass(frozen=True)
+class WithAttention(TrainConfig):
+    attention_lr: float | None = option(None, "", group="", rate_of="*attn*")
+
+
+def test_a_rate_of_its_own_is_declared_by_its_setting_alone():
+    config = WithAttention(instance_data_dir=".", learning_rate=1.0, text_encoder_lr=0.1, attention_lr=0.2)
+    rates = [(rate.log_key, rate.pattern, rate.value) for rate in optimization.rates_of(config)]
+    assert rates == [("lr_text_encoder", "text_encoder*", 0.1), ("lr_attention", "*attn*", 0.2), ("lr", "*", 1.0)]
+    (main,) = optimization.rates_of(WithAttention(instance_data_dir=".", learning_rate=1.0))
+    assert main.log_key == "lr"
+
+
+@pytest.fixture
+def two_text_encoders(monkeypatch):
+    """Stable Diffusion with a second text encoder, as other families have it."""
+    own = StableDiffusion.adapted_models
+
+    def adapted_models(self, pipe):
+        return {**own(self, pipe), "text_encoder_2": copy.deepcopy(pipe.text_encoder)}
+
+    monkeypatch.setattr(StableDiffusion, "adapted_models", adapted_models)
+
+
+def test_what_holds_for_the_text_encoder_holds_for_a_second_one(arguments, tmp_path, two_text_encoders):
+    (prepared,), _ = setup.prepare(arguments(tmp_path / "run", "--text_encoder_lr", 1e-4))
+    pipe = load(prepared.base)
+    assert set(adapted(pipe, train_text_encoder=False)) == {"unet"}
+    built = optimization.build(prepared.config, adapted(pipe, train_text_encoder=True))
+    names = {id(vector): name.split(".")[0] for name, vector in built.vectors.items()}
+    groups = [{names[id(vector)] for vector in group["params"]} for group in built.optimizer.param_groups]
+    assert groups == [{"unet"}, {"text_encoder", "text_encoder_2"}]
+    assert built.rates() == {"lr": 1e-2, "lr_text_encoder": 1e-4}
+
+
+@pytest.mark.parametrize("own_rate", [None, 1e-4])
+def test_every_vector_is_in_the_group_of_its_rate_and_the_main_group_is_first(arguments, tmp_path, own_rate):
+    flags = () if own_rate is None else ("--text_encoder_lr", own_rate)
+    (prepared,), _ = setup.prepare(arguments(tmp_path / "run", *flags))
+    built = optimization.build(prepared.config, adapted(load(prepared.base), train_text_encoder=True))
+    names = {id(vector): name for name, vector in built.vectors.items()}
+    groups = [[names[id(vector)] for vector in group["params"]] for group in built.optimizer.param_groups]
+    of_text = [name for name in built.vectors if name.startswith("text_encoder.")]
+    others = [name for name in built.vectors if name not in of_text]
+    assert of_text
+    if own_rate is None:
+        assert groups == [list(built.vectors)]
+        assert built.rates() == {"lr": 1e-2}
+    else:
+        assert groups == [others, of_text]
+        assert built.rates() == {"lr": 1e-2, "lr_text_encoder": own_rate}
 
 
 def test_the_moving_average_is_what_is_saved(arguments, tmp_path):

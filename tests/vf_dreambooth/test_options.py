@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import above, at_least, dependents, multiple_of, only_with, option, printable, problems_of
+from vf_dreambooth.options import (
+    above,
+    at_least,
+    completed,
+    dependents,
+    multiple_of,
+    only_with,
+    option,
+    printable,
+    problems_of,
+)
 
 
 @dataclass(frozen=True)
@@ -40,3 +50,15 @@ def test_only_a_given_value_can_conflict():
 def test_dependents_are_direct_and_indirect():
     assert dependents(Settings, "smooth") == {"decay", "half_life"}
     assert dependents(Settings, "word") == set()
+
+
+@dataclass(frozen=True)
+class Inferred:
+    steps: int | None = option(None, "", group="", infer=lambda _, at: at)
+    half: int | None = option(None, "", group="", infer=lambda settings, _: settings.steps // 2)
+    mode: str = option("auto", "", group="", infer=lambda settings, _: f"{settings.half}")
+
+
+def test_what_is_not_given_is_inferred_in_the_order_of_the_settings():
+    assert completed(Inferred(), 8) == Inferred(8, 4, "4")
+    assert completed(Inferred(half=3), 8) == Inferred(8, 3, "3")

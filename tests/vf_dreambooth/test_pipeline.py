@@ -44,6 +44,20 @@ def test_switching_back_gives_the_base_bit_for_bit(tiny_base, subject):
     assert (pixels(generate_images(pipe, ["a dog"], [3], SAMPLING)) == before).all()
 
 
+def test_without_a_negative_prompt_the_pipeline_takes_its_own(tiny_base, monkeypatch):
+    pipe, given = load_pipeline(resolve(str(tiny_base)), device="cpu"), []
+    generate_of_pipeline = type(pipe).__call__
+
+    def call(self, *arguments, negative_prompt, **options):
+        given.append(negative_prompt)
+        return generate_of_pipeline(self, *arguments, negative_prompt=negative_prompt, **options)
+
+    monkeypatch.setattr(type(pipe), "__call__", call)
+    for words in ("", "a cat"):
+        generate_images(pipe, ["a dog", "a dog"], [0, 1], replace(SAMPLING, negative_prompt=words, batch_size=2))
+    assert given == [None, ["a cat", "a cat"]]
+
+
 def in_any_company(pipe, sampling, seeds=(5, 6, 7, 8, 9)):
     """Each seed's picture drawn alone, among others, among others in another order, and twice at once."""
     shuffled = sorted(seeds, key=lambda seed: seed * 7 % 10)

@@ -97,7 +97,7 @@ def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(arguments,
     main(arguments(tmp_path / "run"))
     before = content(tmp_path / "run")
     main(arguments(tmp_path / "run", "--resume_from_checkpoint", "latest"))
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert content(tmp_path / "run") == before
     main(["--resume_from_checkpoint", str(tmp_path / "run"), "--max_train_steps", "6"])
     main(arguments(tmp_path / "six", "--max_train_steps", 6))

@@ -37,7 +37,7 @@ def test_several_subjects_are_one_run_each_and_share_class_images(arguments, pho
     (out / "dog2" / "vectors.safetensors").unlink()
     main(arguments(tmp_path / "out", "--instance_dir", several, "--resume_from_checkpoint", "latest"))
     assert not differs(out / "dog1", out / "dog2")
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_one_bad_subject_stops_all_before_any_is_trained(arguments, photos, tmp_path):
@@ -59,6 +59,13 @@ def test_accelerates_own_settings_are_taken(arguments, tmp_path, monkeypatch):
     assert not differs(tmp_path / "flag", tmp_path / "launched")
     settings = RunFolder(tmp_path / "launched").read_config()["settings"]
     assert (settings["gradient_accumulation_steps"], settings["mixed_precision"]) == (2, "bf16")
+
+
+def test_rates_of_their_own_are_printed_beside_the_main_one(arguments, tmp_path, capsys):
+    main(arguments(tmp_path / "run", "--dry_run"))
+    assert "rate 0.01, seed 0" in capsys.readouterr().out
+    main(arguments(tmp_path / "run", "--dry_run", "--text_encoder_lr", 0.02))
+    assert "rate 0.01 (text encoder 0.02), seed 0" in capsys.readouterr().out
 
 
 def refused(*flags: object) -> list[str]:

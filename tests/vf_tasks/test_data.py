@@ -181,7 +181,7 @@ def test_a_row_without_a_value(tmp_path):
 
 def test_a_file_that_is_no_picture_or_no_zip(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(VectorFitError, match="cannot be read as a picture"):
+    with pytest.raises(VectorFitError, match="cannot be read as an image"):
         picture(tmp_path / "a.png")
     (tmp_path / "a.zip").write_text("no zip")
     with pytest.raises(VectorFitError, match=r"a.zip: cannot be read"):

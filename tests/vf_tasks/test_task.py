@@ -1,23 +1,91 @@
-"""What the kinds of task have in common: writing answers."""
+"""What the kinds of task share: rows, classes, heads, and what a model writes."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import vectorfit as vf
+from vectorfit import VectorFitError
 from vectorfit.layers import VectorFitLayer
-from vf_tasks.task import written
+from vf_tasks.data import Split
+from vf_tasks.recipe import read
+from vf_tasks.task import Rows, class_id, class_ids, written
+from vf_tasks.text_classification import TextClassification
+
+
+def test_numbers_that_are_names_of_classes_stay_apart():
+    assert [class_id(value, ("1", "2", "3")) for value in ("1", 2, "3")] == [0, 1, 2]
+    assert [class_id(value, ("no", "yes")) for value in ("yes", 1, "0")] == [1, 1, 0]
+    for value, labels in (("0", ("1", "2")), (2, ("no", "yes")), ("-1", ("no", "yes")), ("maybe", ("no", "yes"))):
+        with pytest.raises(ValueError, match=str(value)):
+            class_id(value, labels)
+
+
+def test_a_column_of_classes_is_refused_with_the_row_of_the_first_stranger():
+    split = Split([{"label": value} for value in ("yes", "no", "yes", "maybe")], "train.tsv")
+    assert class_ids(Split(split.rows[:3], "train.tsv"), "label", ("no", "yes")) == [1, 0, 1]
+    with pytest.raises(VectorFitError, match=r"train\.tsv: row 4 has the label 'maybe', expected one of no, yes"):
+        class_ids(split, "label", ("no", "yes"))
+
+
+def test_a_wrong_number_of_columns_is_refused():
+    with pytest.raises(VectorFitError, match="input_columns: got none, expected 1 or 2"):
+        TextClassification(read("cola").changed(input_columns=()))
+
+
+def test_rows_are_made_into_examples_when_they_are_asked_for_by_the_recipes_names():
+    class Echo:
+        recipe = read("cola").changed(input_columns=("sentence|text",), target_column="label")
+        asked = 0
+
+        def example(self, row, training):
+            self.asked += 1
+            return row, training
+
+    task = Echo()
+    rows = Rows(task, Split([{"text": "a", "label": 1, "more": 2}, {"text": "b", "label": 0, "more": 3}], "x"), True)
+    assert (len(rows), task.asked) == (2, 0)
+    assert rows[1] == ({"sentence|text": "b", "label": 0}, True)
+    assert task.asked == 1
+
+
+HEADS = {
+    "cola": {"pooler", "classifier"},
+    "squad": {"qa_outputs"},
+    "cifar10": {"classifier"},
+    "xsum": set(),
+    "gsm8k": set(),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_head_is_what_the_pretrained_model_lacks(prepared, name):
+    _own, _task, _rows, model, head = prepared(name)
+    assert set(head) == HEADS[name]
+    assert set(head) <= dict(model.named_modules()).keys()
+
+
+@pytest.mark.parametrize("name", ["xsum", "gsm8k"])
+def test_what_is_written_depends_on_the_prompt_alone_not_on_the_batch(prepared, tmp_path, name):
+    _own, task, rows, model, _ = prepared(name)
+    examples = task.examples(rows.train, training=False)
+    texts = []
+    for size in (1, 5):
+        arguments = TrainingArguments(str(tmp_path), per_device_eval_batch_size=size, use_cpu=True, report_to="none")
+        trainer = Trainer(model.train(), arguments, data_collator=task.collator)
+        texts.append(written(trainer, task, examples, max_new_tokens=4, do_sample=False))
+        assert model.training
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == len(rows.train)
 
 
 class Words:
     """A tokenizer of numbers: what is written can be read as token ids."""
 
     def pad(self, examples, return_tensors):
-        from transformers import BatchEncoding
-
         ids = torch.tensor(examples["input_ids"])
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 

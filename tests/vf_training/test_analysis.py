@@ -14,9 +14,9 @@ from vf_training.__main__ import main
 from vf_training.analysis import (
     Weights,
     analyze,
+    cell,
     frozen_spans,
     heatmap,
-    place,
     rank_numbers,
     shifts_of_full_fine_tuning,
     strengths,
@@ -37,7 +37,7 @@ from vf_training.runs import RunFolder
     ],
 )
 def test_every_vector_has_its_place_in_the_heatmap(name, row, column):
-    assert place(name) == (row, column)
+    assert cell(name) == (row, column)
 
 
 class Block(nn.Module):
@@ -124,6 +124,15 @@ def test_the_heatmap_shows_each_number_at_its_place():
     assert columns == [str(block) for block in range(12)]  # 2 before 10
     assert shown[rows.index("mlp b"), columns.index("11")] == 21.5
     assert shown[rows.index("attn σ"), columns.index("3")] == 3
+
+
+def test_each_of_a_pipelines_models_has_its_panel():
+    names = ("unet.a.sigma", "text_encoder.a.sigma", "text_encoder_2.a.sigma")
+    assert [axis.get_title() for axis in heatmap(dict.fromkeys(names, 1.0)).axes[:3]] == [
+        "unet",
+        "text encoder",
+        "text encoder 2",
+    ]
 
 
 def test_ranks_in_closed_form():
@@ -227,6 +236,6 @@ def test_odd_files_are_one_sentence(tmp_path, capsys):
     for line in ('{"loss": 1}', "5", '{"step": "a"}'):
         (tmp_path / "run" / "log.jsonl").write_text(line + "\n")
         assert main(["analyze", str(tmp_path / "run")]) == 2
-        assert "tells of no step" in capsys.readouterr().err
+        assert "has no step" in capsys.readouterr().err
     (tmp_path / "run" / "log.jsonl").write_bytes(b'{"step": 1, "frozen": null}\n\xff\xfe')
     assert main(["analyze", str(tmp_path / "run")]) == 0

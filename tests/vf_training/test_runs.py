@@ -33,6 +33,16 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000010"]
 
 
+def test_the_checkpoints_of_earlier_tasks_are_found_by_their_names(tmp_path):
+    run = RunFolder(tmp_path)
+    for name in ("checkpoint-9", "checkpoint-10", "step_000011", ".step_000012.tmp", "step_000001-backup", ".trainer"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert list(run.checkpoints()) == [9, 10, 11]
+    run.keep_checkpoints([11])
+    assert list(run.checkpoints()) == [11]
+    assert (tmp_path / "checkpoints" / "step_000001-backup").exists()
+
+
 def test_a_log_is_read_up_to_the_line_a_kill_has_cut(tmp_path):
     run = RunFolder(tmp_path)
     for step in (1, 2, 3):

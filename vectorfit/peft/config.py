@@ -45,7 +45,7 @@ class VectorFitConfig(PeftConfig):
     variant: str = field(default="vectorfit", metadata={"help": "One of vectorfit.config.VARIANTS."})
     norm_biases: bool = field(default=False, metadata={"help": "Train the biases of the blocks' LayerNorms too."})
     pattern: str = field(default="plain", metadata={"help": "One of vectorfit.pattern.PATTERNS; 'plain' is VectorFit."})
-    pattern_width: int = field(default=1, metadata={"help": "Diagonals beside the main one, on each side."})
+    pattern_width: int = field(default=1, metadata={"help": "The pattern's `width`, as its class says."})
     base_sha256: str | None = field(default=None, metadata={"help": "Hash of the adapted weights; filled in."})
     base_sketch: str | None = field(
         default=None, metadata={"help": "Tells another model from a rounded one; filled in."}

@@ -7,12 +7,13 @@ from diffusers import DiffusionPipeline
 
 from vectorfit import VectorFitError
 
-from .family import Denoiser, Family, NoiseSchedule, Preset
+from .family import INDEX, TEXT_ENCODERS, Denoiser, Family, NoiseSchedule, Preset
 from .stable_diffusion import SD14, StableDiffusion
 
 __all__ = [
     "FAMILIES",
     "SD14",
+    "TEXT_ENCODERS",
     "Denoiser",
     "Family",
     "NoiseSchedule",
@@ -24,7 +25,6 @@ __all__ = [
 ]
 
 FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
-INDEX = "model_index.json"  # the file in which diffusers names a pipeline's class
 
 
 def _family_of_class(class_name: str) -> Family:

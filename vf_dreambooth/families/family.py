@@ -1,15 +1,27 @@
-"""What the rest of the project asks of a family of base models. Each family answers in a file of its own."""
+"""The interface of a family of base models: presets, models, latents, noise, names in other tools.
+
+Each family implements it in a file of its own.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from vectorfit import VectorFitError
+from vectorfit.export import Naming
 from vf_training.methods import STABLE_DIFFUSION
+
+# The names of all text encoders among the adapted models, as diffusers has them: text_encoder, text_encoder_2, ...
+# It matches the names of their vectors too.
+TEXT_ENCODERS = "text_encoder*"
+INDEX = "model_index.json"  # the file in which diffusers names a pipeline's class
 
 
 @dataclass(frozen=True)
@@ -87,11 +99,13 @@ class Family(ABC):
 
     Attributes:
         name: as messages call it.
-        pipeline_classes: names of its pipeline classes in diffusers, as model_index.json has them.
-        parts: the parts that a whole model has, by their names in diffusers.
+        pipeline_classes: names of its pipeline classes in diffusers, as model_index.json has them; `load` gives the
+            first.
+        parts: the parts that a complete model has, by their names in diffusers.
         presets: settings of known bases, by their names.
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
+        namings: how other tools name the layers of its models, by the tools' names.
     """
 
     name: str
@@ -100,22 +114,46 @@ class Family(ABC):
     presets: dict[str, Preset]
     default_preset: str
     hub_tag: str
+    namings: Mapping[str, Naming]
 
     def preset(self, base: str) -> Preset:
         """The preset of a base, by its name."""
         return self.presets.get(base, self.presets[self.default_preset])
 
-    @abstractmethod
+    def naming(self, tool: str) -> Naming:
+        """How a tool names the layers of the family's models.
+
+        Raises:
+            VectorFitError: the family has no names for this tool.
+        """
+        if tool not in self.namings:
+            raise VectorFitError(f"naming: got {tool!r}, expected one of {', '.join(self.namings)} for a {self.name}")
+        return self.namings[tool]
+
     def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
         """Loads a folder, a single file or a hub id in float32. Raises whatever diffusers raises."""
+        pipeline, path = getattr(diffusers, self.pipeline_classes[0]), Path(location)
+        if path.is_file():
+            # diffusers asks the hub for the configuration, unless a folder in its layout is around the file.
+            folder = str(path.parent) if (path.parent / INDEX).exists() else None
+            return pipeline.from_single_file(str(path), config=folder, torch_dtype=torch.float32)
+        return pipeline.from_pretrained(location, revision=revision, variant=variant, dtype=torch.float32)
+
+    def why_unfit(self, pipe: DiffusionPipeline) -> str:
+        """Why a loaded pipeline is not a usable base of this family; empty if it is one."""
+        missing = [part for part in self.parts if getattr(pipe, part, None) is None]
+        return f"it lacks {', '.join(missing)}" if missing else self.why_unlike(pipe)
 
     @abstractmethod
-    def why_unfit(self, pipe: DiffusionPipeline) -> str:
-        """Why a loaded pipeline is not a usable base of this family; empty where it is one."""
+    def why_unlike(self, pipe: DiffusionPipeline) -> str:
+        """Why a pipeline that has all parts is still not one of this family; empty if it is one."""
 
     @abstractmethod
     def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:
-        """The models that a training adapts, under the names they have in subject files and exports."""
+        """The models that a training adapts, under the names they have in subject files and exports.
+
+        The names are those of the pipeline's parts, so that `TEXT_ENCODERS` matches the text encoders'.
+        """
 
     @abstractmethod
     def image_models(self, pipe: DiffusionPipeline) -> list[nn.Module]:

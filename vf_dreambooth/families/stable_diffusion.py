@@ -1,18 +1,32 @@
-"""Stable Diffusion 1 and 2, and the starter, which has their layout."""
+"""Stable Diffusion 1 and 2, and the starter, which has their layout.
+
+Presets (rate, steps, class images), loading, latents, and layer names in diffusers' and kohya's files.
+"""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from vectorfit.export import Naming
 from vf_training.methods import STARTER
 
 from .diffusion_schedule import PREDICTION_TYPES, DiffusionSchedule
 from .family import Denoiser, Family, Preset
 
 SD14 = "CompVis/stable-diffusion-v1-4"
+
+
+def _published_name(path: str) -> str:
+    """A layer's path as published files have it: text encoders with the `text_model.` level that exports lack."""
+    model, _, rest = path.partition(".")
+    return f"{model}.text_model.{rest}" if model == "text_encoder" else path
+
+
+def _kohya_name(path: str) -> str:
+    """A layer's name in the files that A1111, ComfyUI and kohya's scripts read."""
+    model, _, rest = _published_name(path).partition(".")
+    return {"unet": "lora_unet_", "text_encoder": "lora_te_"}[model] + rest.replace(".", "_")
 
 
 class StableDiffusionDenoiser(Denoiser):
@@ -40,32 +54,41 @@ class StableDiffusion(Family):
     presets = {  # noqa: RUF012  a registry, which tests shorten
         # Rate and class images: Appendix C.5 of the paper, which gives no steps; 1000 are DreamBooth's.
         # Class images take DPM++ 2M's 25 evaluations of the UNet instead of the 51 of the base's PNDM.
-        SD14: Preset(512, 5e-5, 1000, 300, 50, 7.5, quick=("DPMSolverMultistepScheduler", 25), batch_size=4),
+        SD14: Preset(
+            resolution=512,
+            learning_rate=5e-5,
+            max_train_steps=1000,
+            num_class_images=300,
+            num_inference_steps=50,
+            guidance_scale=7.5,
+            quick=("DPMSolverMultistepScheduler", 25),
+            batch_size=4,
+        ),
         # benchmarks/starter_preset.md: more steps hardly improve likeness; background and class are still right.
-        "starter": Preset(64, 4e-2, 300, 40, 25, 4.0, STARTER, batch_size=2),
+        "starter": Preset(
+            resolution=64,
+            learning_rate=4e-2,
+            max_train_steps=300,
+            num_class_images=40,
+            num_inference_steps=25,
+            guidance_scale=4.0,
+            rates_for=STARTER,
+            batch_size=2,
+        ),
     }
     default_preset = SD14
     hub_tag = "stable-diffusion"
+    namings = {  # noqa: RUF012  a registry too
+        "diffusers": Naming(_published_name),
+        "kohya": Naming(_kohya_name, "lora_down.weight", "lora_up.weight", bias="", alpha="alpha"),
+    }
 
-    def load(self, location: str, revision: str | None = None, variant: str | None = None) -> DiffusionPipeline:
-        path = Path(location)
-        if path.is_file():
-            # diffusers asks the hub for the configuration, unless a folder in its layout is around the file.
-            folder = str(path.parent) if (path.parent / "model_index.json").exists() else None
-            return StableDiffusionPipeline.from_single_file(str(path), config=folder, torch_dtype=torch.float32)
-        return StableDiffusionPipeline.from_pretrained(
-            location, revision=revision, variant=variant, dtype=torch.float32
-        )
-
-    def why_unfit(self, pipe: DiffusionPipeline) -> str:
-        missing = [part for part in self.parts if getattr(pipe, part, None) is None]
-        if missing:
-            return f"it lacks {', '.join(missing)}"
+    def why_unlike(self, pipe: DiffusionPipeline) -> str:
         channels, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
         if channels != latents:
             return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"
         if pipe.unet.config.addition_embed_type is not None:
-            return f"its UNet wants {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
+            return f"its UNet expects {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
         vocabulary = pipe.text_encoder.config.vocab_size
         if len(pipe.tokenizer) < vocabulary:
             tokens = len(pipe.tokenizer)

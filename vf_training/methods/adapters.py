@@ -4,11 +4,13 @@ Houlsby et al. (2019) put one behind the attention's output and one behind the f
 added; Pfeiffer et al. (2021) one behind the feed-forward's alone. W_up starts at 0, so that the start is the base.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
@@ -22,7 +24,6 @@ from .method import Options, Trained, modules_of
 OUTPUTS = ("output.dense", "out_proj", "o_proj", "fc2", "down_proj", "c_proj", "wo")
 _ENDINGS = tuple(f".{name}" for name in OUTPUTS)
 _INSIDE = ".adapter."  # in the names of an adapter's parameters: "PATH.adapter.down.weight"
-_HOOK = "_adapter_hook"  # an attribute of the layer that an adapter is behind
 
 
 class Adapter(nn.Module):
@@ -45,16 +46,17 @@ def _call_adapter(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     return adapted
 
 
-def _put_behind(layer: Any, width: int) -> Adapter:
-    adapter = Adapter(layer.out_features, width).to(layer.weight.device)
-    layer.adapter = adapter
-    layer.__dict__[_HOOK] = layer.register_forward_hook(_call_adapter)
-    return adapter
+def _put_behind(layer: Any, width: int) -> RemovableHandle:
+    """Makes the adapter the layer's submodule `adapter`; returns the handle of the hook that calls it."""
+    layer.adapter = Adapter(layer.out_features, width).to(layer.weight.device)
+    handle: RemovableHandle = layer.register_forward_hook(_call_adapter)
+    return handle
 
 
-def _take_away(layer: Any) -> None:
-    layer.__dict__.pop(_HOOK).remove()
-    del layer.adapter
+def _take_away(adapted: Sequence[tuple[Any, RemovableHandle]]) -> None:
+    for layer, handle in adapted:
+        handle.remove()
+        del layer.adapter
 
 
 class Adapters(ChangeFile):
@@ -86,19 +88,16 @@ class Adapters(ChangeFile):
         modules = {canonical_name(path): module for path, module in modules_of(models).items()}
         layers = {}
         for path in sorted({name.partition(_INSIDE)[0] for name in tensors}):
-            layer, width = modules.get(path), len(tensors[f"{path}{_INSIDE}down.weight"])
+            layer: Any = modules.get(path)
+            width = len(tensors[f"{path}{_INSIDE}down.weight"])
             if not isinstance(layer, nn.Linear) or tensors[f"{path}{_INSIDE}up.bias"].shape != (layer.out_features,):
                 raise VectorFitError(f"the model has no layer {path} that the adapter fits; load it on its base model")
             layers[path] = layer, width
+        adapted: list[tuple[Any, RemovableHandle]] = []
         for path, (layer, width) in layers.items():
-            adapter = _put_behind(layer, width)
-            for name, parameter in adapter.named_parameters():
+            adapted.append((layer, _put_behind(layer, width)))
+            for name, parameter in layer.adapter.named_parameters():
                 scale = strength if name.startswith("up.") else 1.0
                 parameter.copy_(scale * tensors[f"{path}{_INSIDE}{name}"])
-            adapter.requires_grad_(False)
-
-        def undo() -> None:
-            for layer, _ in layers.values():
-                _take_away(layer)
-
-        return undo
+            layer.adapter.requires_grad_(False)
+        return partial(_take_away, adapted)

@@ -1,4 +1,4 @@
-"""The file of a method that changes the model otherwise than by vectors: LoRA, adapters, full fine-tuning, a head.
+"""The file of LoRA, adapters, full fine-tuning and heads.
 
 It is the subject file's container with `vectorfit.baseline`, the method's name. It holds what the method's `contents`
 says, and the modules trained whole (`vectorfit.modules_to_save`) by their own names. `docs/file-format.md` lists all.
@@ -8,6 +8,7 @@ import json
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,12 +103,7 @@ class ChangeFile(Technique):
             raise VectorFitError(f"{path}: {error}") from error
         before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         set_values(parameters, trained_whole)
-
-        def undo() -> None:
-            take_away()
-            set_values(parameters, before)
-
-        return undo
+        return partial(_undo, take_away, parameters, before)
 
     def _require_base(
         self,
@@ -127,6 +123,11 @@ class ChangeFile(Technique):
             raise VectorFitError(
                 f"{path}: made for other weights than these; it was trained on {base!r}, load it on that"
             )
+
+
+def _undo(take_away: Callable[[], None], heads: Mapping[str, nn.Parameter], before: Mapping[str, Tensor]) -> None:
+    take_away()
+    set_values(heads, before)
 
 
 def _inside(name: str, paths: tuple[str, ...]) -> bool:
@@ -165,7 +166,7 @@ def add(models: Models, changes: Mapping[str, Tensor], strength: float) -> Calla
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     for name, change in changes.items():
         parameters[name].data += strength * change.to(parameters[name])
-    return lambda: set_values(parameters, before)
+    return partial(set_values, parameters, before)
 
 
 def set_values(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""From a file of any method to models: which method a file is of, its change put in and taken away again."""
+"""Recognises which method a file is of, applies it and removes it."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,9 @@ from .method import Technique
 from .registry import METHODS
 from .vectors import METHOD, Vectors
 
-_UNDO = "_vf_training_undo"  # an attribute of a model: what takes away the change that was loaded
+# The one attribute that `load` leaves on a model, outside its state dict: what takes the file's change away again.
+# Copies and pickles of the models carry it along.
+_UNDO = "_vf_training_undo"
 
 
 def holds_vectors(metadata: Mapping[str, str]) -> bool:

@@ -23,9 +23,10 @@ class Method:
         about: what it trains, in a few words.
         technique: how it gets into models and files.
         config: what the core is configured to train, of methods that train vectors.
-        size: r, a width or a budget, of methods that have one; `size_of` says which.
+        size: r, a width or a budget, of methods that have one; `size_of` says which. Of methods that train vectors it
+            is the pattern's width.
         rates: learning rates by what they were chosen for, where they are not VectorFit's.
-        freezing: makes what freezes vectors, from models, a seed and a schedule.
+        freezing: makes what freezes vectors, from models, `seed` and the settings of `AdaptiveVectorFreezing`.
         penalty: added to the loss, from the models.
         sigma_dropout: the probability with which a singular value is dropped while it trains.
         offered_by: `DREAMBOOTH`, `TASKS`, or both.
@@ -160,6 +161,8 @@ class Technique(ABC):
     @abstractmethod
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         """Gives plain models what a file holds; returns what takes it away again.
+
+        What is returned is a `functools.partial`, no closure: a copy of it takes the change away from copied models.
 
         Raises:
             VectorFitError: the file is damaged, or of another base; the models are as they were.

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from vectorfit import VectorFitConfig, VectorFitError, plan
+from vectorfit import AdaptiveVectorFreezing, VectorFitConfig, VectorFitError, plan
 from vectorfit.atomic import PathLike
 from vectorfit.modules import Models, named_models
 from vectorfit.roles import ATTENTION, FEED_FORWARD
 
 from .adapters import Adapters
-from .freezing import by_lot, most_trained
 from .lora import AdaLora, Lora
 from .method import DREAMBOOTH, TASKS, Method, Options, Trained, modules_of
+from .random_freezing import RandomVectorFreezing
 from .regularizers import l1
 from .vectors import Vectors
 from .whole import FullFineTuning, HeadAlone
@@ -29,8 +29,13 @@ def _variant(name: str, about: str, **more: Any) -> Method:
     return Method(name, about, _VECTORS, VectorFitConfig(variant=name), **more)
 
 
+def adaptive_freezing(models: Models, seed: int, **schedule: Any) -> AdaptiveVectorFreezing:
+    """The core's Adaptive Vector Freezing, in the form that a row has it: nothing in it is random."""
+    return AdaptiveVectorFreezing(models, **schedule)
+
+
 _ROWS = (
-    _variant("vectorfit", "all sigma and biases, with Adaptive Vector Freezing", freezing=most_trained),
+    _variant("vectorfit", "all sigma and biases, with Adaptive Vector Freezing", freezing=adaptive_freezing),
     _variant("no_avf", "all sigma and biases, without freezing"),
     _variant("sigma_a+b", "sigma of attention, biases of attention and feed-forward"),
     _variant("sigma", "all sigma"),
@@ -38,9 +43,9 @@ _ROWS = (
     # The paper compares with SVFT's random pattern at d = 2 (below Table 8), as SVFT itself does on GLUE; no biases.
     Method(
         "svft",
-        "SVFT: entries of M drawn by lot, as many as d more diagonals on each side have",
+        "SVFT: entries of M drawn at random, as many as d more diagonals on each side have",
         _VECTORS,
-        VectorFitConfig(variant="sigma", pattern="random", pattern_width=2),
+        VectorFitConfig(variant="sigma", pattern="random"),
         size=2,
         size_of="d",
         rates={STARTER: 2e-2},
@@ -84,10 +89,10 @@ _ROWS = (
     # What the paper compares freezing with. It gives no values: weight and probability are guesses, never tuned.
     Method(
         "random_freezing",
-        "as vectorfit, with vectors frozen by lot",
+        "as vectorfit, with vectors frozen at random",
         _VECTORS,
         VectorFitConfig(),
-        freezing=by_lot,
+        freezing=RandomVectorFreezing,
         offered_by=(DREAMBOOTH,),
     ),
     Method(

@@ -1,4 +1,4 @@
-"""What the paper compares Adaptive Vector Freezing with beside random freezing: L1 on the deltas, dropout on sigma."""
+"""L1 on the deltas and dropout on sigma: the paper's alternatives to freezing."""
 
 import torch
 from torch import Tensor

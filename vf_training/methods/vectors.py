@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
@@ -40,4 +41,4 @@ class Vectors(Technique):
 
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         vf.load_vectors(models, path, strength)
-        return lambda: vf.remove(models)
+        return partial(vf.remove, models)

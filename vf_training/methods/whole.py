@@ -1,4 +1,4 @@
-"""Training what is there as it is: the whole model, or the head that a task brings along alone."""
+"""Full fine-tuning, and training a task's head alone."""
 
 from collections.abc import Callable, Mapping
 
@@ -41,4 +41,8 @@ class HeadAlone(ChangeFile):
         return {}
 
     def apply(self, models: Models, tensors: Mapping[str, Tensor], strength: float) -> Callable[[], None]:
-        return lambda: None
+        return _nothing
+
+
+def _nothing() -> None:
+    """What takes away no change."""

@@ -216,6 +216,25 @@ def test_a_single_file_with_its_configuration_beside_it(tiny_base, copy, argumen
         load(resolve(str(copy / "broken.safetensors")))
 
 
+# As Stable Diffusion 1.5's LoRA files have them: diffusers' own, and those of kohya's scripts.
+PUBLISHED = {
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0": (
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0",
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0",
+    ),
+    "text_encoder.encoder.layers.11.self_attn.q_proj": (
+        "text_encoder.text_model.encoder.layers.11.self_attn.q_proj",
+        "lora_te_text_model_encoder_layers_11_self_attn_q_proj",
+    ),
+}
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_layers_have_the_names_that_other_tools_give_them(path):
+    family = StableDiffusion()
+    assert tuple(family.naming(tool).layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_frozen_text_encoder_encodes_a_prompt_once(tiny_base, trained):
     pipe = load(resolve(str(tiny_base)))

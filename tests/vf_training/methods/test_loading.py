@@ -1,5 +1,6 @@
 """Files of every method: written and loaded, as today and as 0.1.0 wrote them; refused where they do not belong."""
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -72,6 +73,30 @@ def test_a_loaded_file_answers_as_the_trained_model(old, tmp_path, name):
     methods.restore(model)
     assert torch.equal(model(INPUT), base)
     assert [key for key, _ in model.named_parameters()] == [key for key, _ in old.Model().named_parameters()]
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_copy_of_a_changed_model_is_restored_on_its_own(old, tmp_path, name):
+    save(old, name, tmp_path / "file.safetensors")
+    model, base = old.Model(), old.Model()(INPUT)
+    methods.load(model, tmp_path / "file.safetensors")
+    changed, twin = model(INPUT), copy.deepcopy(model)
+    assert torch.equal(twin(INPUT), changed)
+    methods.restore(twin)
+    assert torch.equal(twin(INPUT), base)
+    assert torch.equal(model(INPUT), changed)
+    methods.restore(model)
+    assert torch.equal(model(INPUT), base)
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "head"])
+def test_restoring_leaves_nothing_on_the_modules(old, tmp_path, name):
+    save(old, name, tmp_path / "file.safetensors", heads=False)
+    model = old.Model()
+    before = {path: set(vars(module)) for path, module in model.named_modules()}
+    methods.load(model, tmp_path / "file.safetensors")
+    methods.restore(model)
+    assert {path: set(vars(module)) for path, module in model.named_modules()} == before
 
 
 @pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "head"])
@@ -170,5 +195,5 @@ def test_the_method_is_named_by_old_subject_files_too():
     assert methods.name_of_method({"vectorfit.training": '{"method": "sigma"}'}) == "sigma"
     assert methods.name_of_method({"vectorfit.training": "[]"}) == "vectorfit"
     assert methods.name_of_method({}) == "vectorfit"
-    with pytest.raises(VectorFitError, match="no text"):
+    with pytest.raises(VectorFitError, match="expected a name"):
         methods.name_of_method({"vectorfit.training": '{"method": ["x"]}'})

@@ -1,6 +1,7 @@
 """The registry: what each row trains, who offers it, and that one name means one thing everywhere."""
 
 import pytest
+import torch
 
 import vectorfit as vf
 from vectorfit import VectorFitError
@@ -14,6 +15,20 @@ def test_every_method_is_offered_and_explained():
     assert len({method.about for method in methods.METHODS.values()}) == len(methods.METHODS)
     assert {name for name, method in methods.METHODS.items() if method.is_variant} == CORE
     assert {name for name, method in methods.METHODS.items() if method.freezing} == {"vectorfit", "random_freezing"}
+
+
+@pytest.mark.parametrize(("name", "has_lots"), [("vectorfit", False), ("random_freezing", True)])
+def test_only_random_freezing_depends_on_the_seed(old, name, has_lots):
+    def frozen(seed):
+        models = methods.put_in(name, old.Model()).models
+        with torch.no_grad():
+            next(iter(vf.vector_parameters(models).values())).fill_(1.0)
+        schedule = {"first_step": 1, "every": 1, "num_freezes": 5, "top_k": 2}
+        freezing = methods.find(name).freezing(models, seed=seed, **schedule)
+        return [freezing.step(step) for step in range(1, 6)]
+
+    assert frozen(0) == frozen(0)
+    assert (frozen(0) != frozen(1)) == has_lots
 
 
 def test_every_size_says_what_it_is():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import vectorfit as vf
-from vectorfit.injection import injection_of
+from vectorfit.record import injection_of
 
 CONFIG = vf.VectorFitConfig(variant="sigma", modules_to_save=("classifier",))
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 import vectorfit as vf
-from vf_training.methods.freezing import RandomVectorFreezing, by_lot, most_trained
+from vf_training.methods.random_freezing import RandomVectorFreezing
 
 SCHEDULE = {"first_step": 1, "every": 1, "num_freezes": 20, "top_k": 2}
 
@@ -16,7 +16,7 @@ def model():
 
 def test_random_freezing_is_the_same_everywhere_and_new_every_time():
     nets = [model(), model()]
-    freezers = [RandomVectorFreezing(net, first_step=1, every=1, num_freezes=20, top_k=2) for net in nets]
+    freezers = [RandomVectorFreezing(net, **SCHEDULE) for net in nets]
     chosen = []
     for step in range(1, 21):
         frozen = [freezer.step(step) for freezer in freezers]
@@ -42,16 +42,8 @@ def test_random_freezing_holds_vectors_still():
 
 def test_every_seed_freezes_other_vectors():
     def frozen(seed):
-        freezer = by_lot(model(), seed, **SCHEDULE)
+        freezer = RandomVectorFreezing(model(), seed=seed, **SCHEDULE)
         return [freezer.step(step) for step in range(1, 21)]
 
     assert frozen(7) == frozen(7)
     assert frozen(0) == frozen(0) != frozen(1)
-
-
-def test_the_most_trained_do_not_depend_on_a_seed():
-    nets = [model(), model()]
-    for net in nets:
-        with torch.no_grad():
-            vf.vector_parameters(net)["1.sigma"].fill_(1.0)
-    assert {most_trained(net, seed, **SCHEDULE).step(1)[0] for seed, net in enumerate(nets)} == {"1.sigma"}

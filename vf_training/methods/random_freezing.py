@@ -1,4 +1,4 @@
-"""Which vectors pause: the most trained (Adaptive Vector Freezing), or vectors drawn at random, to compare it with."""
+"""Random freezing, which the paper compares Adaptive Vector Freezing with (vectorfit/freezing.py)."""
 
 import hashlib
 from typing import Any
@@ -8,7 +8,7 @@ from vectorfit.modules import Models
 
 
 class RandomVectorFreezing(AdaptiveVectorFreezing):
-    """Freezes `top_k` vectors drawn by lot instead of the most trained ones, at the same steps and in the same way."""
+    """Freezes `top_k` vectors drawn at random, not the most trained ones, at the same steps and in the same way."""
 
     def __init__(self, models: Models, *, seed: int = 0, **schedule: Any) -> None:
         super().__init__(models, **schedule)
@@ -21,13 +21,3 @@ class RandomVectorFreezing(AdaptiveVectorFreezing):
             return hashlib.sha256(f"{self.seed} {step} {name}".encode()).digest()
 
         return sorted(self.averages(), key=lot)
-
-
-def most_trained(models: Models, seed: int, **schedule: Any) -> AdaptiveVectorFreezing:
-    """Adaptive Vector Freezing by `schedule`; nothing in it is random."""
-    return AdaptiveVectorFreezing(models, **schedule)
-
-
-def by_lot(models: Models, seed: int, **schedule: Any) -> AdaptiveVectorFreezing:
-    """Random freezing by `schedule`."""
-    return RandomVectorFreezing(models, seed=seed, **schedule)

@@ -1,10 +1,10 @@
-"""The paper's variants on the models it uses: counts from configurations on the meta device."""
+"""Which vectors are trained: the paper's counts on the models it uses, and what a plan says of them."""
 
 import pytest
 import torch
+from torch import nn
 
 import vectorfit as vf
-from vectorfit.roles import ATTENTION, FEED_FORWARD, OTHER, role
 
 transformers = pytest.importorskip("transformers")
 
@@ -74,52 +74,50 @@ def test_counts(models, key, expected):
     assert (plan.num_trainable, round(share, 3)) == expected
 
 
-FAMILIES = {
-    "BertModel": ("BertConfig", 73, {OTHER: 1}),  # the pooler is neither
-    "CLIPTextModel": ("CLIPTextConfig", 72, {}),
-    "GPT2Model": ("GPT2Config", 48, {}),
-    "LlamaModel": ("LlamaConfig", 224, {}),
-    "GemmaModel": ("GemmaConfig", 196, {}),
-    "T5Model": ("T5Config", 96, {}),
-}
+@pytest.fixture
+def net():
+    return nn.ModuleDict({"body": nn.Linear(6, 4), "other": nn.Linear(4, 4, bias=False), "classifier": nn.Linear(4, 3)})
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_roles_are_found_without_help(name):
-    config, count, others = FAMILIES[name]
-    with torch.device("meta"):
-        model = getattr(transformers, name)(getattr(transformers, config)())
-    roles = [layer.role for layer in vf.plan(model).layers]
-    assert len(roles) == count
-    assert roles.count(OTHER) == others.get(OTHER, 0)
-    assert roles.count(ATTENTION) >= count // 2
-    assert roles.count(FEED_FORWARD) > 0
+def test_a_plan_is_what_injecting_then_trains(net):
+    config = vf.VectorFitConfig(modules_to_save=("classifier",))
+    plan = vf.plan(net, config)
+    assert str(vf.inject(net, config)) == str(plan)
+    sizes = {f"{layer.path}.{kind}": size for layer in plan.layers for kind, size in layer.vectors.items()}
+    assert sizes == {name: vector.numel() for name, vector in vf.vector_parameters(net).items()}
+    assert plan.num_trainable == sum(sizes.values()) == 4 + 4 + 4
+    assert plan.num_saved == sum(parameter.numel() for parameter in vf.head_parameters(net).values()) == 4 * 3 + 3
 
 
-def test_roles_in_a_unet():
-    block = "down_blocks.0.attentions.0.transformer_blocks.0"
-    assert role(f"{block}.attn1.to_q") == role(f"{block}.attn2.to_out.0") == ATTENTION
-    assert role(f"{block}.ff.net.0.proj") == role(f"{block}.ff.net.2") == FEED_FORWARD
-    for path in (
-        "down_blocks.0.attentions.0.proj_in",
-        "time_embedding.linear_1",
-        "down_blocks.0.resnets.0.time_emb_proj",
-    ):
-        assert role(path) == OTHER
+def test_a_plan_as_text_has_a_line_per_layer_and_the_sums(net):
+    plan = vf.plan(net, vf.VectorFitConfig(modules_to_save=("classifier",)))
+    header, *lines, head, summary = str(plan).splitlines()
+    assert header.split() == ["layer", "role", "weight", "sigma", "bias"]
+    assert [line.split() for line in lines] == [
+        ["body", "other", "4", "x", "6", "4", "4"],
+        ["other", "other", "4", "x", "4", "4", "0"],
+    ]
+    assert head.split() == ["classifier", "trained", "whole,", "15", "parameters"]
+    assert summary == plan.summary()
+    assert "3 vectors in 2 layers, 12 of 59 parameters (20.3390 %), and 15 in modules trained whole" in summary
 
 
-def test_sigma_and_bias_by_role():
-    model = torch.nn.ModuleDict(
-        {"attn": torch.nn.Linear(4, 4), "mlp": torch.nn.Linear(4, 6), "rest": torch.nn.Linear(4, 5)}
-    )
+@pytest.mark.parametrize("head", ["lm_head", "classifier", "score", "qa_outputs"])
+def test_output_heads_are_left_unless_they_are_named(head):
+    net = nn.ModuleDict({"body": nn.Linear(4, 4), head: nn.Linear(4, 3)})
+    assert [layer.path for layer in vf.plan(net).layers] == ["body"]
+    assert [layer.path for layer in vf.plan(net, vf.VectorFitConfig(target_modules=(head,))).layers] == [head]
 
-    def vectors(variant):
-        vf.inject(model, vf.VectorFitConfig(variant=variant))
-        found = set(vf.vector_parameters(model))
-        vf.remove(model)
-        return found
 
-    assert vectors("sigma_a") == {"attn.sigma"}
-    assert vectors("sigma_a+b") == {"attn.sigma", "attn.bias", "mlp.bias"}
-    assert vectors("sigma") == {"attn.sigma", "mlp.sigma", "rest.sigma"}
-    assert len(vectors("vectorfit")) == 6
+def test_planning_changes_nothing(net):
+    before = {name: id(module) for name, module in net.named_modules()}
+    vf.plan(net)
+    assert {name: id(module) for name, module in net.named_modules()} == before
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_a_name_that_matches_nothing_is_refused_with_the_nearest(net):
+    with pytest.raises(vf.VectorFitError, match="'clasifier' matches no module of the model; nearest: 'classifier'"):
+        vf.plan(net, vf.VectorFitConfig(modules_to_save=("clasifier",)))
+    with pytest.raises(vf.VectorFitError, match=r"exclude_modules: 'bodi' matches no linear layer.*'body'"):
+        vf.plan(net, vf.VectorFitConfig(exclude_modules=("bodi",)))

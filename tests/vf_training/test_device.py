@@ -1,0 +1,49 @@
+"""What the machine has: an accelerator or none, memory, cores."""
+
+import os
+
+import pytest
+import torch
+
+from vf_training import device
+
+
+def test_the_best_device_takes_tensors_and_is_the_cpu_without_an_accelerator():
+    assert (device.best_device() == "cpu") != device.has_accelerator()
+    assert torch.ones(2, device=device.best_device()).sum().item() == 2
+
+
+@pytest.mark.gpu
+def test_with_a_gpu_it_is_the_gpu():
+    assert device.best_device() == "cuda"
+    before = device.peak_memory()
+    held = torch.empty(before // 4 + 2**26, device="cuda")
+    assert device.peak_memory() >= 4 * held.numel()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="then it is the GPU's memory")
+def test_the_peak_of_the_process_is_in_bytes_and_never_falls():
+    before = device.peak_memory()
+    assert 2**24 < before < 2**44  # a process with torch takes more than 16 MiB; kilobytes would be too few
+    block = torch.ones(before // 4 + 2**24)  # float32: 64 MiB more than ever before
+    after = device.peak_memory()
+    assert after > before
+    del block
+    assert device.peak_memory() >= after
+
+
+@pytest.fixture
+def _threads_come_back():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads_come_back")
+@pytest.mark.parametrize(("environment", "processes"), [("1", 1), ("1", 2), ("1", 1000), ("3", 1)])
+def test_each_process_gets_its_share_of_the_cores_unless_the_user_chose(monkeypatch, environment, processes):
+    monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    torch.set_num_threads(3)
+    device.use_all_cores(processes)
+    assert torch.get_num_threads() == (max(1, 8 // processes) if environment == "1" else 3)
