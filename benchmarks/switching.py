@@ -88,8 +88,8 @@ def main() -> None:
         "switch / composing",
     ]
     notes = f"""The first subject factorises every weight; the cache of factors was off. A switch reads the other
-file, composes and merges; the base's weights were verified by their hash at the first. "Composing alone" adds `U diag(d) V^T` to the
-weight of every layer, which every switch needs. Medians of {REPEATS}. Threads:
+file, composes and merges; the base's weights were verified by their hash at the first. "Composing alone" adds
+`U diag(d) V^T` to the weight of every layer, which every switch needs. Medians of {REPEATS}. Threads:
 {torch.get_num_threads()}, float32."""
     write_table(RESULT, "Switching subjects", "python -m benchmarks.switching", header, rows, notes)
     print(RESULT.read_text())

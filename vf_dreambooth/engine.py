@@ -96,10 +96,11 @@ class Engine:
 
     def _pipeline(self, request: PromptBatch) -> DiffusionPipeline:
         """The base's pipeline with the request's subjects; without any, with those of the request before."""
+        subjects = tuple((path, strength, _version(path)) for path, strength in request.subjects)
         if self._pipe is None or self._base != request.base or not suits(self._pipe, request.subjects):
             self._free()  # before the next base is loaded
             self._pipe, self._base = load_pipeline(request.base, request.subjects), request.base
-        subjects = tuple((path, strength, _version(path)) for path, strength in request.subjects)
+            self._composed = subjects
         if subjects and self._composed != subjects:
             self._composed = None  # if this fails, the next request composes again
             set_subjects(self._pipe, request.subjects)
