@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_parts import FULL, PARTS, TINY, Size
-from benchmarks.starter_scores import write_table
+from benchmarks.table import write_table
 
 RESULTS = Path(__file__).with_name("gpu")
 LIMIT = 20 * 60  # seconds of all parts together

@@ -23,7 +23,7 @@ from benchmarks import sd14_step
 from starter import tokenizer
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.pipeline import GenerationSettings, adapted_models, generate_images, load_pipeline, set_subjects
-from vf_training.device import best_device, peak_memory
+from vf_training.device import best_device, peak_memory, synchronize
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = 77  # tokens of a prompt
@@ -48,8 +48,7 @@ TINY = Size(16, 2, 3, 3, 2, tiny=True)
 def seconds_of(what: Callable[[], object]) -> float:
     began = time.perf_counter()
     what()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - began
 
 
