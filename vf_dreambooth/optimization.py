@@ -104,6 +104,11 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
     )
 
 
+def _fuses(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> bool:
+    """Whether an update is a few kernels for all vectors. Of a fused one accelerate cannot tell if fp16 skipped it."""
+    return config.mixed_precision != "fp16" and all(vector.is_cuda for vector in vectors.values())
+
+
 def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     """Puts the method into `models` and builds the optimizer and all that belongs to it.
 
@@ -120,7 +125,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
-        fused=all(vector.is_cuda for vector in vectors.values()),  # a few kernels for hundreds of vectors
+        fused=_fuses(config, vectors) or None,  # None: torch decides
     )
     schedule = get_scheduler(
         config.lr_scheduler,

@@ -44,10 +44,14 @@ def unchecked(pipe: DiffusionPipeline) -> Iterator[None]:
 
 
 def moved_to(pipe: DiffusionPipeline, device: torch.device) -> DiffusionPipeline:
-    """The pipeline on the device; on an accelerator its VAE decodes one picture at a time, which takes an eighth."""
+    """The pipeline on the device, but for the safety checker, which a training never uses.
+
+    On an accelerator the VAE decodes one picture at a time, which takes an eighth of the memory.
+    """
     if device.type != "cpu":
         pipe.vae.enable_slicing()
-    return pipe.to(device)
+    with unchecked(pipe):
+        return pipe.to(device)
 
 
 def put_aside(pipe: DiffusionPipeline) -> None:
