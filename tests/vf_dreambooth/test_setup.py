@@ -130,3 +130,10 @@ def test_what_splits_the_model_is_refused_with_what_to_use(photos, tiny_base, mo
     (line,) = refused("--instance_dir", photos, "--base_model", tiny_base)
     assert f"configured for {name}, which splits the model" in line
     assert "accelerate launch --multi_gpu" in line
+
+
+def test_compiling_is_announced_with_what_it_costs_at_first(arguments, tmp_path):
+    (setup,), _ = prepare(arguments(tmp_path / "run", "--compile"))
+    lines: list[str] = []
+    announce(setup, lines.append)
+    assert any(line.startswith("compiling") and "first step" in line for line in lines)

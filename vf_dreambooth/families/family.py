@@ -73,9 +73,9 @@ class Denoiser(nn.Module, ABC):
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Any, prompt_index: Tensor) -> Tensor:
         """The prediction [n, c, h, w]; sample i has the encoded prompt number `prompt_index[i]`."""
 
-    @abstractmethod
     def text_is_frozen(self) -> bool:
-        """Whether no text encoder is trained, so that a prompt is always encoded the same."""
+        """Whether no text encoder is trained, so that encoded prompts may be kept. A family that knows overrides it."""
+        return False
 
     def forward(self, noisy: Tensor, timesteps: Tensor, prompt_ids: Tensor, prompt_index: Tensor) -> Tensor:
         """The prediction [n, c, h, w]. Each prompt is encoded once a step, or once for all where the text is frozen."""
