@@ -95,9 +95,8 @@ def main() -> None:
         # Captions of one meaning are all right for their pictures.
         same = (meaning[caption][:, None] == meaning[caption][None]).float().to(device())
         target = same / same.sum(1, keepdim=True)
-        named = F.cross_entropy(
-            naming_head(embedded)[alone[index]], nouns[index][alone[index]].to(device()), label_smoothing=0.1
-        )
+        mine, truth = alone[index], nouns[index][alone[index]].to(device())
+        named = F.cross_entropy(naming_head(embedded)[mine], truth, label_smoothing=0.1)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2 + named
 
     def preview(path: Path) -> str:
