@@ -153,8 +153,8 @@ def cached_latents(vae: AutoencoderKL, data: scenes.Scenes) -> tuple[torch.Tenso
 def judge_features(data: scenes.Scenes) -> torch.Tensor:
     """What the judge sees in every scene [n, 192, 4, 4], fp16, each channel of mean 0 and deviation 1.
 
-    The UNet's middle learns to say the same of the noisy scene: what a picture shows is learned from this much sooner
-    than from noise alone. Source: representation alignment, Yu et al. 2024 (arXiv 2410.06940).
+    The UNet's middle learns to say the same of the noisy scene. Source: representation alignment, Yu et al. 2024 (arXiv
+    2410.06940), who report faster training of transformers by it; what it gains here is not measured.
     """
     path = scenes.WORK / f"judge-features-{len(data.captions)}.pt"
     if not path.exists():
