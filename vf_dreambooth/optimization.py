@@ -110,9 +110,13 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
     )
 
 
-def _fuses(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> bool:
-    """Whether an update is a few kernels for all vectors. Of a fused one accelerate cannot tell if fp16 skipped it."""
-    return config.mixed_precision != "fp16" and all(vector.is_cuda for vector in vectors.values())
+def _fusing(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> dict[str, bool]:
+    """The argument with which AdamW updates all vectors by a few kernels, where it can; Prodigy cannot.
+
+    Not in fp16: of a fused update accelerate cannot tell if the scaler skipped it.
+    """
+    on_cuda = all(vector.is_cuda for vector in vectors.values())
+    return {"fused": True} if config.optimizer == "adamw" and config.mixed_precision != "fp16" and on_cuda else {}
 
 
 def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
@@ -132,7 +136,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
-        fused=_fuses(config, vectors) or None,  # None: torch decides
+        **_fusing(config, vectors),
     )
     schedule = get_scheduler(
         config.lr_scheduler,
