@@ -99,11 +99,13 @@ class Loop:
         """One optimizer update; returns its log entry, and whether any process was asked to stop."""
         config, accelerator, training = self.config, self.accelerator, self.optimization
         parts = self.objective.backward(self.denoiser, step, accelerator)
-        stop = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
-        loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, stop]), "mean").tolist()
-        self.require_finite("loss", loss, step)
+        stop = torch.full_like(parts[:1], interruption.requested)  # one process's Ctrl-C stops all after the same step
+        means = accelerator.reduce(torch.cat([parts, stop]), "mean")
         frozen = training.freeze(step)
-        norm = float(accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm))
+        norm = accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm)
+        # The one time in a step that anyone waits for an accelerator.
+        loss, instance, prior, stopping, norm = torch.cat([means, norm.reshape(1)]).tolist()
+        self.require_finite("loss", loss, step)
         if accelerator.scaler is None:  # a scaler finds its scale by infinities, and skips those updates
             self.require_finite("gradient", norm, step)
         rates = training.rates()
