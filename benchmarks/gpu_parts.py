@@ -94,10 +94,17 @@ def write_base(folder: Path, size: Size) -> Path:
     return folder
 
 
-def step(size: Size, work: Path, method: str, compiled: bool = False) -> dict[str, Any]:
+def step(size: Size, work: Path, method: str, *, compiled: bool = False, channels_last: bool = False) -> dict[str, Any]:
     """Seconds of a training step, and memory."""
-    build = build_tiny if size.tiny else sd14_step.build
-    return sd14_step.measure(method, size.pixels // (2 if size.tiny else 8), size.batch, build=build, compiled=compiled)
+    backend = "aot_eager" if size.tiny else "inductor"  # which needs a compiler
+    return sd14_step.measure(
+        method,
+        size.pixels // (2 if size.tiny else 8),
+        size.batch,
+        build=build_tiny if size.tiny else sd14_step.build,
+        backend=backend if compiled else None,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
 
 
 def factorise(size: Size, work: Path) -> dict[str, Any]:
@@ -192,4 +199,5 @@ PARTS: dict[str, Callable[[Size, Path], dict[str, Any]]] = {
     "photos to subject, no prior": partial(training, prior="none"),
     **{f"step, {method}, compiled": partial(step, method=method, compiled=True) for method in ("frozen", "vectorfit")},
     **{f"tasks, {method}": partial(tasks, method=method) for method in ("lora", "vectorfit")},
+    "step, vectorfit, channels_last": partial(step, method="vectorfit", channels_last=True),
 }
