@@ -101,14 +101,12 @@ class Loop:
         parts = self.objective.backward(self.denoiser, step, accelerator)
         stop = torch.full_like(parts[:1], interruption.requested)  # one process's Ctrl-C stops all after the same step
         means = accelerator.reduce(torch.cat([parts, stop]), "mean")
-        frozen = training.freeze(step)
+        frozen, rates = training.freeze(step), training.rates()
         norm = accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm)
-        # The one time in a step that anyone waits for an accelerator.
-        loss, instance, prior, stopping, norm = torch.cat([means, norm.reshape(1)]).tolist()
+        loss, instance, prior, stopping, norm = torch.cat([means, norm.reshape(1)]).tolist()  # a step's one wait
         self.require_finite("loss", loss, step)
         if accelerator.scaler is None:  # a scaler finds its scale by infinities, and skips those updates
             self.require_finite("gradient", norm, step)
-        rates = training.rates()
         self.optimizer.step()
         skipped = accelerator.optimizer_step_was_skipped  # by fp16's scaler, as it looks for its scale
         training.after_update(skipped)
