@@ -83,14 +83,14 @@ class Loop:
         self.setup, self.config, self.accelerator = setup, setup.config, accelerator
         self.data_sampler = build_data_sampler(setup, pipe, accelerator)  # before the models are changed
         models = adapted(pipe, self.config.train_text_encoder)
-        self.optimization = optimization.build(self.config, models)
+        self.optimization = optimization.build(self.config, models, family_of(pipe).unreached(pipe))
         accelerator.print(f"method       {self.config.method}: {self.optimization.trained.summary}")
         self.models = models
         self.writer = RunWriter(setup, pipe, self.optimization, accelerator, stopwatch)
         vectors, penalty = self.optimization.vectors.values(), self.optimization.penalty
         self.objective = Objective(self.config, pipe, self.data_sampler, setup.photos.captions, vectors, penalty)
         denoiser = family_of(pipe).denoiser(pipe)
-        if not self.config.train_text_encoder:
+        if not any(fnmatch(name, TEXT_ENCODERS) for name in models):
             self.objective.keep_text(denoiser, accelerator)
         self.denoiser, self.optimizer = accelerator.prepare(denoiser, self.optimization.optimizer)
 
@@ -205,7 +205,8 @@ def dry_run(setup: Setup) -> None:
     """Prints what would be trained and how long it would take. Writes nothing."""
     accelerator = start(setup)
     pipe = load(setup.base).to(accelerator.device)
-    built = optimization.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
+    models, unreached = adapted(pipe, setup.config.train_text_encoder), family_of(pipe).unreached(pipe)
+    built = optimization.build(setup.config, models, unreached)
     for line in estimate.report(setup, pipe, built, accelerator):
         accelerator.print(line)
 

@@ -8,11 +8,14 @@ from diffusers import DiffusionPipeline
 from vectorfit import VectorFitError
 
 from .family import INDEX, TEXT_ENCODERS, Denoiser, Family, NoiseSchedule, Preset
+from .single_file import checkpoint_type
 from .stable_diffusion import SD14, StableDiffusion
+from .stable_diffusion_xl import SDXL, StableDiffusionXL
 
 __all__ = [
     "FAMILIES",
     "SD14",
+    "SDXL",
     "TEXT_ENCODERS",
     "Denoiser",
     "Family",
@@ -24,7 +27,7 @@ __all__ = [
     "family_with_preset",
 ]
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL())
 
 
 def _family_of_class(class_name: str) -> Family:
@@ -60,10 +63,24 @@ def family_of_folder(folder: Path) -> Family:
     return _family_of_class(class_name)
 
 
+def family_of_file(path: Path) -> Family:
+    """The family of a checkpoint in a single file.
+
+    Raises:
+        VectorFitError: the file is damaged, or of no known family.
+    """
+    kind = checkpoint_type(path)
+    for family in FAMILIES:
+        if kind in family.single_file_types:
+            return family
+    expected = " or ".join(family.name for family in FAMILIES)
+    raise VectorFitError(f"a checkpoint of {kind}, expected a {expected}")
+
+
 def family_at(location: str, revision: str | None = None) -> Family:
     """The family of what lies at a location: a folder, a single file or a hub id.
 
-    A single file does not name its class. Without a model_index.json beside it, it counts as the first family.
+    Without a model_index.json beside it, a single file is known by the names of its weights.
 
     Raises:
         VectorFitError: no family has the class of the model.
@@ -73,10 +90,10 @@ def family_at(location: str, revision: str | None = None) -> Family:
     if path.is_dir():
         return family_of_folder(path)
     if path.is_file():
-        return family_of_folder(path.parent) if (path.parent / INDEX).exists() else FAMILIES[0]
+        return family_of_folder(path.parent) if (path.parent / INDEX).exists() else family_of_file(path)
     return _family_of_class(DiffusionPipeline.load_config(location, revision=revision)["_class_name"])
 
 
-def family_with_preset(name: str) -> Family:
-    """The family that has a preset for the base of this name, otherwise the first one."""
-    return next((family for family in FAMILIES if name in family.presets), FAMILIES[0])
+def family_with_preset(name: str) -> Family | None:
+    """The family that has a preset for the base of this name, None where none has."""
+    return next((family for family in FAMILIES if name in family.presets), None)

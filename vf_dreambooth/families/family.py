@@ -35,6 +35,7 @@ class Preset:
     num_inference_steps: int
     guidance_scale: float
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
+    train_text_encoder: bool = True  # by default
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
     batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
 
@@ -66,7 +67,7 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, prompt_ids: Tensor) -> Any:
-        """The encoded prompts, one for each row of `prompt_ids` [p, length]."""
+        """The encoded prompts, one for each row of `prompt_ids` [p, length], as `Family.tokenize` gives them."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Any, prompt_index: Tensor) -> Tensor:
@@ -96,6 +97,7 @@ class Family(ABC):
         pipeline_classes: names of its pipeline classes in diffusers, as model_index.json has them; `load` gives the
             first.
         parts: the parts that a complete model has, by their names in diffusers.
+        single_file_types: what diffusers calls checkpoints of this family in a single file.
         presets: settings of known bases, by their names.
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
@@ -105,6 +107,7 @@ class Family(ABC):
     name: str
     pipeline_classes: tuple[str, ...]
     parts: tuple[str, ...]
+    single_file_types: tuple[str, ...]
     presets: dict[str, Preset]
     default_preset: str
     hub_tag: str
@@ -149,6 +152,10 @@ class Family(ABC):
         The names are those of the pipeline's parts, so that `TEXT_ENCODERS` matches the text encoders'.
         """
 
+    def unreached(self, pipe: DiffusionPipeline) -> list[nn.Module]:
+        """The modules inside the adapted models that no gradient reaches, so that they are left as they are."""
+        return []
+
     @abstractmethod
     def image_models(self, pipe: DiffusionPipeline) -> list[nn.Module]:
         """The models whose weights decide what an image looks like."""
@@ -166,7 +173,10 @@ class Family(ABC):
 
     @abstractmethod
     def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-        """Token ids [p, length], padded and cut to the length that the base was trained with."""
+        """Token ids [p, length], padded and cut to the length that the base was trained with.
+
+        A base with several tokenizers has their ids one after the other in a row.
+        """
 
     @abstractmethod
     def denoiser(self, pipe: DiffusionPipeline) -> Denoiser:

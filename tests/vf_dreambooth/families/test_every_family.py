@@ -1,0 +1,212 @@
+"""What holds for every family: a tiny base trains, resumes, draws, is recognised, combines subjects and exports."""
+
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch.utils._pytree import tree_flatten_with_path
+
+import vectorfit as vf
+from tests.vf_dreambooth.conftest import QUICK, command_line, write_photos
+from tests.vf_dreambooth.families.tiny import BUILDERS, tiny
+from train_dreambooth_vectorfit import adapted, main
+from vectorfit import VectorFitError
+from vf_dreambooth import export, objective, optimization, run_writer
+from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.engine import Engine, PromptBatch
+from vf_dreambooth.families import FAMILIES, TEXT_ENCODERS, Family, family_of
+from vf_dreambooth.pipeline import GenerationSettings, adapted_models, load_pipeline, set_subjects
+from vf_dreambooth.setup import prepare
+from vf_training.runs import RunFolder
+
+SAMPLING = GenerationSettings(num_inference_steps=2, guidance_scale=2.0, resolution=16)
+STEPS = 20
+
+
+class World:
+    """A tiny base of a family, photos, and a run of both with all models that can be adapted."""
+
+    def __init__(self, family: Family, folder: Path) -> None:
+        self.family, self.folder, self.base = family, folder, folder / "base"
+        self.photos = write_photos(folder / "dog")
+        tiny(type(family)).save_pretrained(self.base)
+        self.text = ["--train_text_encoder"] if len(adapted_models(self.pipe())) > 1 else []
+        main(self.line("run", "--num_validation_images", 1))
+        self.run = RunFolder(folder / "run")
+
+    def pipe(self) -> DiffusionPipeline:
+        return load(resolve(str(self.base)))
+
+    def line(self, name: str, *flags: object) -> list[str]:
+        line = command_line(self.photos, self.base)(self.folder / name, *self.text, *flags)
+        line[line.index("--max_train_steps") + 1] = str(STEPS)
+        line[line.index("--checkpointing_steps") + 1] = str(STEPS // 2)
+        return line
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def world(request, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VECTORFIT_CACHE", "off")
+        patch.setattr(run_writer, "write_training", lambda *_: [])
+        for family in FAMILIES:
+            patch.setitem(family.presets, family.default_preset, QUICK)
+        yield World(request.param, tmp_path_factory.mktemp("world"))
+
+
+def pixels(pipe, *subjects):
+    set_subjects(pipe, subjects)
+    images = engine_of(pipe).generate(PromptBatch(None, subjects, ("a photo of sks dog",), (3,), SAMPLING))
+    return np.asarray(images[0].image).astype(int)
+
+
+def engine_of(pipe) -> Engine:
+    """The page's generator, with this pipeline as the base that it has loaded."""
+    engine = Engine()
+    engine._pipe = pipe
+    return engine
+
+
+def test_every_family_is_here():
+    assert {type(family) for family in FAMILIES} == BUILDERS.keys()
+
+
+def test_a_run_is_complete_and_says_its_base(world):
+    vectors, metadata = load_file(world.run.vectors), vf.read_metadata(world.run.vectors)
+    assert {name.split(".")[0] for name in vectors} == set(adapted_models(world.pipe()))
+    assert len(world.run.read_log()) == STEPS
+    assert all(np.isfinite(entry["loss"]) for entry in world.run.read_log())
+    assert world.run.sample_grids()
+    assert len(list((world.folder / "class_images").glob("*/*.png"))) == 3
+    assert world.family.hub_tag in (world.run.path / "README.md").read_text()
+    assert metadata["modelspec.architecture"].startswith(world.family.architecture(world.pipe()))
+
+
+def test_every_vector_of_the_plan_gets_a_gradient(world):
+    (setup,), _ = prepare(world.line("no run", "--no-avf"))
+    pipe = world.pipe()
+    models = adapted(pipe, train_text_encoder=True)
+    built = optimization.build(setup.config, models, world.family.unreached(pipe))
+    denoiser = world.family.denoiser(pipe)
+    ids = world.family.tokenize(pipe, ["a photo of a dog"])
+    noisy = torch.randn(2, *world.family.latent_shape(pipe, 16))
+    denoiser(noisy, torch.tensor([100, 700]), ids, torch.tensor([0, 0])).square().mean().backward()
+    still = [name for name, vector in built.vectors.items() if vector.grad is None or not vector.grad.any()]
+    # An attention's scores do not change with a bias of its keys: softmax takes no notice of a constant.
+    assert [name for name in still if not name.endswith(("k_proj.bias", "to_k.bias"))] == []
+
+
+def test_a_stopped_run_goes_on_to_the_identical_file(world, monkeypatch):
+    original = objective.Objective.backward
+
+    def backward(self, denoiser, step, accelerator):
+        if step == STEPS // 2 + 3:
+            raise KeyError
+        return original(self, denoiser, step, accelerator)
+
+    flags = ("--num_validation_images", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(objective.Objective, "backward", backward)
+        with pytest.raises(KeyError):
+            main(world.line("parts", *flags))
+    main(world.line("parts", *flags, "--resume_from_checkpoint", "latest"))
+    parts = RunFolder(world.folder / "parts")
+    assert parts.vectors.read_bytes() == world.run.vectors.read_bytes()
+    assert parts.log.read_bytes() == world.run.log.read_bytes()
+
+
+def test_subjects_are_drawn_added_and_taken_away(world):
+    pipe = load_pipeline(resolve(str(world.base)), device="cpu")
+    base = pixels(pipe)
+    once, twice = pixels(pipe, (world.run.path, 3.0)), pixels(pipe, (world.run.path, 3.0), (world.run.path, 3.0))
+    double = pixels(pipe, (world.run.path, 6.0))
+    assert (once != base).any()
+    assert (twice != once).any()
+    assert abs(twice - double).max() <= 1  # strengths add up
+    assert (pixels(pipe) == base).all()
+
+
+def test_another_base_is_refused(world, tmp_path):
+    tiny(type(world.family), seed=1).save_pretrained(tmp_path / "other")
+    with pytest.raises(VectorFitError, match="made for base weights with SHA-256"):
+        load_pipeline(resolve(str(tmp_path / "other")), [(world.run.path, 1.0)], device="cpu")
+
+
+def called(model, call):
+    """The tensors that a model gets by the names of its parameters, and its output, when `call` is made."""
+    seen = []
+    forward = model.forward
+    bind = inspect.signature(forward).bind
+
+    def recorded(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        given = tree_flatten_with_path(dict(bind(*args, **kwargs).arguments))[0]
+        tensors = {str(path): value for path, value in given if isinstance(value, torch.Tensor)}
+        seen.append((tensors, output[0]))
+        return output
+
+    model.forward = recorded
+    try:
+        with torch.no_grad():
+            call()
+    finally:
+        del model.forward
+    return seen[0]
+
+
+def test_the_denoiser_asks_the_model_what_the_pipeline_asks(world):
+    pipe, family = world.pipe(), world.family
+    denoiser, model = family.denoiser(pipe), adapted_models(pipe)[next(iter(adapted_models(pipe)))]
+    noisy = torch.randn(1, *family.latent_shape(pipe, 16), generator=torch.Generator().manual_seed(3))
+    size = {"height": 16, "width": 16, "num_inference_steps": 2, "output_type": "latent"}
+    scale = world.base_guidance if hasattr(world, "base_guidance") else QUICK.guidance_scale
+    prompts = {"prompt": ["a photo of a dog"], "generator": [torch.Generator().manual_seed(3)]}
+    theirs, output = called(model, lambda: pipe(**prompts, **size, guidance_scale=scale))
+    timestep = pipe.scheduler.timesteps[:1]
+    ids = family.tokenize(pipe, ["a photo of a dog"])
+    ours, predicted = called(model, lambda: denoiser(noisy, timestep, ids, torch.tensor([0])))
+    for name, value in ours.items():
+        expected = theirs[name]
+        # With guidance the pipeline asks about two samples at once: without the prompt, and with it.
+        torch.testing.assert_close(
+            value.float(),
+            expected.expand(len(value), *expected.shape[1:])[-len(value) :].float()
+            if expected.ndim
+            else expected.expand(len(value)).float(),
+        )
+    torch.testing.assert_close(predicted, output[-len(predicted) :])
+
+
+@pytest.mark.parametrize("naming", ["diffusers", "kohya"])
+def test_a_lora_of_full_rank_is_the_subject_in_diffusers(world, tmp_path, naming):
+    """Biases are not in kohya's files, so the subject has none here."""
+    pipe = world.pipe()
+    models = adapted_models(pipe)
+    vf.inject(models, vf.VectorFitConfig(variant="sigma"))
+    with torch.no_grad():
+        for vector in vf.vector_parameters(models).values():
+            vector.normal_(std=0.1)
+    subject = tmp_path / "subject.safetensors"
+    vf.save_vectors(models, subject, base_model=str(world.base))
+    out = tmp_path / "lora.safetensors"
+    export.export(subject, resolve(str(world.base)), export.Kind("lora", 999, naming), out)
+    theirs = type(pipe).from_pretrained(world.base, torch_dtype=torch.float32)
+    theirs.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    expected, ours = world.pipe(), world.pipe()
+    set_subjects(ours, [(subject, 1.0)])
+    for name, model in adapted_models(ours).items():
+        bases = dict(adapted_models(expected)[name].named_modules())
+        loaded = dict(getattr(theirs, name).named_modules())
+        for path, module in model.named_modules():
+            if not isinstance(module, vf.layers.VectorFitLayer):
+                continue
+            layer = loaded[path]
+            delta = module.weight - bases[path].weight
+            assert delta.abs().max() > 1e-3
+            assert hasattr(layer, "lora_A"), f"{name}.{path} was not loaded"
+            torch.testing.assert_close(layer.get_delta_weight(layer.active_adapters[0]), delta, atol=1e-5, rtol=1e-3)
