@@ -70,7 +70,7 @@ def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accel
         prior,
         batch_size=config.train_batch_size,
         global_batch_size=config.effective_batch_size * accelerator.num_processes,
-        num_timesteps=family_of(pipe).noise_schedule(pipe).num_timesteps,
+        noise_schedule=family_of(pipe).noise_schedule(pipe),
         seed=config.seed,
         offset_noise=config.offset_noise,
     )
@@ -150,6 +150,11 @@ def adapted(pipe: DiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.M
     models = adapted_models(pipe)
     for model in models.values():
         model.requires_grad_(False)
+    if train_text_encoder and not any(fnmatch(name, TEXT_ENCODERS) for name in models):
+        raise vf.VectorFitError(
+            f"--train_text_encoder: a {family_of(pipe).name} reads prompts by a language model, which is not adapted; "
+            "leave it out"
+        )
     return {name: models[name] for name in models if train_text_encoder or not fnmatch(name, TEXT_ENCODERS)}
 
 

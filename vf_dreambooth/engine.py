@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from vectorfit import VectorFitError
 
 from .base_models import BaseModel
+from .families import family_of
 from .pipeline import GeneratedImage, GenerationSettings, batches, generate, load_pipeline, set_subjects, subject_file
 
 # Name on the page -> class in diffusers.
@@ -105,7 +106,9 @@ def _scheduler(pipe: DiffusionPipeline, name: str) -> Iterator[None]:
 
     Every request gets a new one, because some schedulers keep state between calls.
     """
-    own = pipe.scheduler
+    own, family = pipe.scheduler, family_of(pipe)
+    if name != OWN_SCHEDULER and not family.takes_other_schedulers:
+        raise VectorFitError(f"scheduler {name!r}: a {family.name} generates with {OWN_SCHEDULER!r} alone; choose that")
     scheduler_class = type(own) if name == OWN_SCHEDULER else getattr(diffusers, SCHEDULERS[name])
     pipe.scheduler = scheduler_class.from_config(own.config)
     try:

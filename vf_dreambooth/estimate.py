@@ -44,7 +44,7 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
     size = config.train_batch_size
     per_update = size * config.gradient_accumulation_steps * accelerator.num_processes
     prior = latents if config.with_class_samples else None
-    data_sampler = DataSampler(latents, prior, size, per_update, family.noise_schedule(pipe).num_timesteps, config.seed)
+    data_sampler = DataSampler(latents, prior, size, per_update, family.noise_schedule(pipe), config.seed)
     objective = Objective(config, pipe, data_sampler, [None], vectors.values())
     denoiser = family.denoiser(pipe).to(accelerator.device)
     times = [_timed(lambda: objective.backward(denoiser, 1, accelerator)) for _ in range(WARM_UP + TIMED)]

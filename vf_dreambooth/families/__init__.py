@@ -8,9 +8,12 @@ from diffusers import DiffusionPipeline
 from vectorfit import VectorFitError
 
 from .family import INDEX, TEXT_ENCODERS, Denoiser, Family, NoiseSchedule, Preset
+from .flux import Flux
 from .single_file import checkpoint_type
 from .stable_diffusion import SD14, StableDiffusion
+from .stable_diffusion_3 import StableDiffusion3
 from .stable_diffusion_xl import SDXL, StableDiffusionXL
+from .z_image import ZImage
 
 __all__ = [
     "FAMILIES",
@@ -27,7 +30,13 @@ __all__ = [
     "family_with_preset",
 ]
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL())
+FAMILIES: tuple[Family, ...] = (
+    StableDiffusion(),
+    StableDiffusionXL(),
+    StableDiffusion3(),
+    Flux(),
+    ZImage(),
+)
 
 
 def _family_of_class(class_name: str) -> Family:

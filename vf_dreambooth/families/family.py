@@ -43,11 +43,16 @@ class Preset:
 class NoiseSchedule(ABC):
     """How noise is added in training, and what the model learns to predict from a noisy latent.
 
-    Shapes, here and below: latents and noise [n, c, h, w], timesteps [n] in 0..num_timesteps - 1.
+    Shapes, here and below: latents and noise [n, c, h, w], timesteps [n] from 0 to `num_timesteps`, whole numbers where
+    the model knows no others.
     """
 
     num_timesteps: int
     prediction_type: str
+
+    @abstractmethod
+    def draw_timestep(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """A random timestep [1] to train latents of this shape (c, h, w) at."""
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -101,6 +106,8 @@ class Family(ABC):
         presets: settings of known bases, by their names.
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
+        takes_other_schedulers: whether it generates with diffusers' schedulers for epsilon and velocity models too.
+        diff_naming: the tool among them whose names ComfyUI reads an exact change under.
         namings: how other tools name the layers of its models, by the tools' names.
     """
 
@@ -111,6 +118,8 @@ class Family(ABC):
     presets: dict[str, Preset]
     default_preset: str
     hub_tag: str
+    takes_other_schedulers: bool = True
+    diff_naming: str = "kohya"
     namings: Mapping[str, Naming]
 
     def preset(self, base: str) -> Preset:

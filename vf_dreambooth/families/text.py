@@ -30,10 +30,10 @@ class FrozenText:
         self._known: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor) -> Tensor:
-        """What `encode` gives for these ids [p, length], on their device."""
+    def __call__(self, ids: Tensor) -> list[Tensor]:
+        """What `encode` gives for each row of ids [p, length], on their device."""
         rows = [tuple(row) for row in ids.tolist()]
         for index, row in enumerate(rows):
             if row not in self._known:
                 self._known[row] = self._encode(ids[index : index + 1])[0].cpu()
-        return torch.stack([self._known[row] for row in rows]).to(ids.device)
+        return [self._known[row].to(ids.device) for row in rows]

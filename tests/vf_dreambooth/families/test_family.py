@@ -73,6 +73,6 @@ def test_every_family_is_complete(family):
     assert family.default_preset in family.presets
     assert family.pipeline_classes
     assert family.parts
-    assert {"diffusers", "kohya"} <= family.namings.keys()  # what the command and the page offer
+    assert {"diffusers", family.diff_naming} <= family.namings.keys()
     empty = SimpleNamespace(**dict.fromkeys(family.parts))
     assert family.why_unfit(empty) == f"it lacks {', '.join(family.parts)}"

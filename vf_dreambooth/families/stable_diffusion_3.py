@@ -1,0 +1,89 @@
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders, T5 where the base has it, a transformer, flow matching."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vectorfit.export import Naming
+
+from .family import Denoiser, Preset
+from .flow_transformer import FlowTransformer
+from .layer_names import kohya_name, kohya_naming, published_name
+from .text import FrozenText, token_ids
+
+SD35_MEDIUM, SD35_LARGE = "stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"
+T5_LENGTH = 256  # tokens, as diffusers' pipeline takes them
+ONETRAINER_PREFIXES = {"transformer": "lora_transformer_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+
+
+class StableDiffusion3Denoiser(Denoiser):
+    """The transformer and both CLIP text encoders. T5 is frozen: it encodes each prompt once."""
+
+    def __init__(self, pipe: DiffusionPipeline) -> None:
+        super().__init__()
+        self.transformer = pipe.transformer
+        self.text_encoder, self.text_encoder_2 = pipe.text_encoder, pipe.text_encoder_2
+        self.length = pipe.tokenizer.model_max_length
+        t5 = pipe.text_encoder_3
+        self.t5 = None if t5 is None else FrozenText(lambda ids: t5(ids.to(t5.device))[0])
+
+    def encode(self, prompt_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompts' states [p, 2 lengths, width], CLIP's before T5's, and the pooled prompts [p, width]."""
+        first, second, third = prompt_ids.tensor_split((self.length, 2 * self.length), 1)
+        one = self.text_encoder(first, output_hidden_states=True)
+        two = self.text_encoder_2(second, output_hidden_states=True)
+        clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1)
+        width = self.transformer.config.joint_attention_dim
+        # Without T5 there are zeros in its place, as in the base's training, which left it out now and then.
+        t5 = clip.new_zeros(len(clip), T5_LENGTH, width) if self.t5 is None else torch.stack(self.t5(third))
+        states = torch.cat([F.pad(clip, (0, width - clip.shape[-1])), t5.to(clip.dtype)], 1)
+        return states, torch.cat([one.text_embeds, two.text_embeds], -1)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: tuple[Tensor, Tensor], prompt_index: Tensor) -> Tensor:
+        states, pooled = (part[prompt_index] for part in encoded)
+        return self.transformer(noisy, states, pooled_projections=pooled, timestep=timesteps).sample
+
+
+class StableDiffusion3(FlowTransformer):
+    name = "Stable Diffusion 3"
+    pipeline_classes = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
+    parts = ("transformer", "text_encoder", "text_encoder_2", "vae", "tokenizer", "tokenizer_2", "scheduler")
+    presets = {  # noqa: RUF012  a registry
+        # Never run on the real weights. The paper's rate; as many class images as diffusers' scripts draw; steps and
+        # guidance are those of the models' cards.
+        SD35_MEDIUM: Preset(1024, 5e-5, 1000, 100, 40, 4.5, train_text_encoder=False),
+        SD35_LARGE: Preset(1024, 5e-5, 1000, 100, 28, 3.5, train_text_encoder=False),
+    }
+    default_preset = SD35_MEDIUM
+    single_file_types = ("sd3", "sd35_medium", "sd35_large")
+    hub_tag = "stable-diffusion-3"
+    namings = {  # noqa: RUF012  a registry too
+        "diffusers": Naming(published_name),
+        "onetrainer": kohya_naming(partial(kohya_name, prefixes=ONETRAINER_PREFIXES)),
+    }
+
+    def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+        clip = {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
+        return {**super().adapted_models(pipe), **clip}
+
+    def unreached(self, pipe: DiffusionPipeline) -> list[nn.Module]:
+        """The queries of the prompt in the last block, which gives out nothing but the picture."""
+        return [pipe.transformer.transformer_blocks[-1].attn.add_q_proj]
+
+    def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+        length = pipe.tokenizer.model_max_length
+        ids = [token_ids(tokenizer, prompts, length) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
+        if pipe.text_encoder_3 is not None:
+            ids.append(token_ids(pipe.tokenizer_3, prompts, T5_LENGTH))
+        return torch.cat(ids, 1)
+
+    def denoiser(self, pipe: DiffusionPipeline) -> Denoiser:
+        return StableDiffusion3Denoiser(pipe)
+
+    def architecture(self, pipe: DiffusionPipeline) -> str:
+        blocks = len(pipe.transformer.transformer_blocks)
+        return {38: "stable-diffusion-v3.5-large"}.get(blocks, "stable-diffusion-v3.5-medium")
