@@ -26,6 +26,7 @@ __all__ = [
     "Preset",
     "family_at",
     "family_of",
+    "family_of_class",
     "family_of_folder",
     "family_with_preset",
 ]
@@ -39,7 +40,12 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def _family_of_class(class_name: str) -> Family:
+def family_of_class(class_name: str) -> Family:
+    """The family that a pipeline's class belongs to, by the class's name.
+
+    Raises:
+        VectorFitError: no family has this class.
+    """
     for family in FAMILIES:
         if class_name in family.pipeline_classes:
             return family
@@ -53,7 +59,7 @@ def family_of(pipe: DiffusionPipeline) -> Family:
     Raises:
         VectorFitError: no family has this class.
     """
-    return _family_of_class(type(pipe).__name__)
+    return family_of_class(type(pipe).__name__)
 
 
 def family_of_folder(folder: Path) -> Family:
@@ -69,7 +75,7 @@ def family_of_folder(folder: Path) -> Family:
         class_name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise VectorFitError(f"{index} is damaged ({error}); fetch the model again") from error
-    return _family_of_class(class_name)
+    return family_of_class(class_name)
 
 
 def family_of_file(path: Path) -> Family:
@@ -100,7 +106,7 @@ def family_at(location: str, revision: str | None = None) -> Family:
         return family_of_folder(path)
     if path.is_file():
         return family_of_folder(path.parent) if (path.parent / INDEX).exists() else family_of_file(path)
-    return _family_of_class(DiffusionPipeline.load_config(location, revision=revision)["_class_name"])
+    return family_of_class(DiffusionPipeline.load_config(location, revision=revision)["_class_name"])
 
 
 def family_with_preset(name: str) -> Family | None:
