@@ -203,11 +203,10 @@ def count(class_name: str, parts: dict[str, nn.Module], *, text: bool) -> Counts
 
 
 def row(name: str, parts: str, counts: Counts) -> str:
+    cells = [name, parts, f"{counts.trained:,}", f"{counts.vectors:,}", f"{counts.total:,}"]
+    cells += [f"{100 * counts.trained / counts.total:.4f} %", f"{4 * counts.trained / 1e6:.1f} MB"]
     memory = [counts.gigabytes(4, 4), counts.gigabytes(2, 2), counts.gigabytes(2, 2, square=True)]
-    share = f"{100 * counts.trained / counts.total:.4f} %"
-    sizes = " | ".join(f"{gigabytes:.1f}" for gigabytes in memory)
-    megabytes = f"{4 * counts.trained / 1e6:.1f} MB"
-    return f"| {name} | {parts} | {counts.trained:,} | {counts.vectors:,} | {counts.total:,} | {share} | {megabytes} | {sizes} |"
+    return f"| {' | '.join([*cells, *(f'{gigabytes:.1f}' for gigabytes in memory)])} |"
 
 
 def rows() -> list[str]:
