@@ -13,7 +13,7 @@ _ATTENTION = re.compile(r".*(attn|attention)\d*")
 
 
 def role(path: str) -> str:
-    """The role of the layer at a path, by the names of BERT, DeBERTa, BART, T5, ViT, CLIP, GPT-2, Llama, UNets, DiTs."""
+    """The role of the layer at a path, by names of BERT, DeBERTa, BART, T5, ViT, CLIP, GPT-2, Llama, UNets, DiTs."""
     parts = path.lower().split(".")
     if any(_FEED_FORWARD.fullmatch(part) for part in parts):
         return FEED_FORWARD

@@ -36,7 +36,7 @@ class World:
         self.family, self.folder, self.base = family, folder, folder / "base"
         self.photos = write_photos(folder / "dog")
         tiny(type(family)).save_pretrained(self.base)
-        self.text = ["--train_text_encoder"] if len(adapted_models(self.pipe())) > 1 else []
+        self.text = ["--train_text_encoder" if len(adapted_models(self.pipe())) > 1 else "--no-train_text_encoder"]
         main(self.line("run", "--num_validation_images", 1))
         self.run = RunFolder(folder / "run")
 
@@ -61,7 +61,6 @@ def world(request, tmp_path_factory):
 
 
 def pixels(pipe, *subjects):
-    set_subjects(pipe, subjects)
     images = engine_of(pipe).generate(PromptBatch(None, subjects, ("a photo of sks dog",), (3,), SAMPLING))
     return np.asarray(images[0].image).astype(int)
 
@@ -91,7 +90,7 @@ def test_a_run_is_complete_and_says_its_base(world):
 def test_every_vector_of_the_plan_gets_a_gradient(world):
     (setup,), _ = prepare(world.line("no run", "--no-avf"))
     pipe = world.pipe()
-    models = adapted(pipe, train_text_encoder=True)
+    models = adapted(pipe, "--train_text_encoder" in world.text)
     built = optimization.build(setup.config, models, world.family.unreached(pipe))
     denoiser = world.family.denoiser(pipe)
     ids = world.family.tokenize(pipe, ["a photo of a dog"])
