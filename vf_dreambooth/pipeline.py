@@ -168,12 +168,20 @@ def generate(
     """As `generate_images`, and says which images the safety checker blanked.
 
     `after_step` is called after every denoising step of every batch. An exception in it ends the generation.
+
+    Raises:
+        VectorFitError: a negative prompt for a base that takes none.
     """
 
     def on_step_end(_pipe: object, _step: int, _timestep: int, tensors: dict) -> dict:
         after_step()
         return tensors
 
+    family = family_of(pipe)
+    if settings.negative_prompt and not family.takes_negative_prompt:
+        raise VectorFitError(
+            f"negative prompt: a {family.name} takes none, got {settings.negative_prompt!r}; leave it out"
+        )
     generated: dict[int, GeneratedImage] = {}
     for batch in batches(seeds if positions is None else positions, settings.batch_size):
         first = next(index for index in batch if index is not None)

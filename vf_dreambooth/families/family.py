@@ -107,6 +107,7 @@ class Family(ABC):
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
         takes_other_schedulers: whether it generates with diffusers' schedulers for epsilon and velocity models too.
+        takes_negative_prompt: whether it generates away from a second prompt.
         diff_naming: the tool among them whose names ComfyUI reads an exact change under.
         namings: how other tools name the layers of its models, by the tools' names.
     """
@@ -119,6 +120,7 @@ class Family(ABC):
     default_preset: str
     hub_tag: str
     takes_other_schedulers: bool = True
+    takes_negative_prompt: bool = True
     diff_naming: str = "kohya"
     namings: Mapping[str, Naming]
 

@@ -75,6 +75,7 @@ class Flux(FlowTransformer):
     default_preset = FLUX_DEV
     single_file_types = ("flux-dev", "flux-schnell")
     hub_tag = "flux"
+    takes_negative_prompt = False  # its pipeline passes it by
     namings = {  # noqa: RUF012  a registry too
         "diffusers": Naming(published_name),
         "onetrainer": kohya_naming(partial(kohya_name, prefixes=ONETRAINER_PREFIXES)),

@@ -33,7 +33,8 @@ class FrozenText:
     def __call__(self, ids: Tensor) -> list[Tensor]:
         """What `encode` gives for each row of ids [p, length], on their device."""
         rows = [tuple(row) for row in ids.tolist()]
-        for index, row in enumerate(rows):
-            if row not in self._known:
-                self._known[row] = self._encode(ids[index : index + 1])[0].cpu()
+        with torch.autocast(ids.device.type, enabled=False):  # in float16 T5 overflows
+            for index, row in enumerate(rows):
+                if row not in self._known:
+                    self._known[row] = self._encode(ids[index : index + 1])[0].cpu()
         return [self._known[row].to(ids.device) for row in rows]
