@@ -192,11 +192,10 @@ BUILDERS = {
 
 
 def tiny(family: type[Family], seed: int = 0) -> DiffusionPipeline:
-    """A pipeline with random weights; biases are random too, so that every part of it counts."""
-    torch.manual_seed(seed)
+    """A pipeline with random weights and, so that every part of it counts, random biases."""
     pipe = BUILDERS[family]()
+    torch.manual_seed(seed)
     for part in pipe.components.values():
-        for name, parameter in part.named_parameters() if isinstance(part, torch.nn.Module) else ():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.02)
+        for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():
+            parameter.data += 0.02 * torch.randn_like(parameter)
     return pipe
