@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
 
 from vectorfit import VectorFitError
 
@@ -106,6 +107,9 @@ def family_at(location: str, revision: str | None = None) -> Family:
         return family_of_folder(path)
     if path.is_file():
         return family_of_folder(path.parent) if (path.parent / INDEX).exists() else family_of_file(path)
+    kept = try_to_load_from_cache(location, INDEX, revision=revision)
+    if isinstance(kept, str):  # what it is does not change, and without a network the hub's library asks for long
+        return family_of_folder(Path(kept).parent)
     return family_of_class(DiffusionPipeline.load_config(location, revision=revision)["_class_name"])
 
 

@@ -145,7 +145,12 @@ class Family(ABC):
             # diffusers asks the hub for the configuration, unless a folder in its layout is around the file.
             folder = str(path.parent) if (path.parent / INDEX).exists() else None
             return pipeline.from_single_file(str(path), config=folder, torch_dtype=torch.float32)
-        return pipeline.from_pretrained(location, revision=revision, variant=variant, dtype=torch.float32)
+        absent = dict.fromkeys(self.absent_parts(path))
+        return pipeline.from_pretrained(location, revision=revision, variant=variant, dtype=torch.float32, **absent)
+
+    def absent_parts(self, folder: Path) -> list[str]:
+        """The parts that a base in a folder may lack, and lacks."""
+        return []
 
     def why_unfit(self, pipe: DiffusionPipeline) -> str:
         """Why a loaded pipeline is not a usable base of this family; empty if it is one."""

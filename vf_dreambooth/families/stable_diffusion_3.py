@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
@@ -65,6 +66,11 @@ class StableDiffusion3(FlowTransformer):
         "diffusers": Naming(published_name),
         "onetrainer": kohya_naming(partial(kohya_name, prefixes=ONETRAINER_PREFIXES)),
     }
+
+    def absent_parts(self, folder: Path) -> list[str]:
+        """T5, which takes three times the transformer's memory, and its tokenizer."""
+        without = folder.is_dir() and not (folder / "text_encoder_3").exists()
+        return ["text_encoder_3", "tokenizer_3"] if without else []
 
     def adapted_models(self, pipe: DiffusionPipeline) -> dict[str, nn.Module]:
         clip = {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}

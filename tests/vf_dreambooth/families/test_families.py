@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from diffusers import DiffusionPipeline
 
 from vectorfit import VectorFitError
 from vf_dreambooth import families
@@ -27,11 +28,19 @@ def test_a_folder_and_a_pipeline_have_the_same_family(tiny_base):
     assert families.family_of(load(resolve(str(tiny_base)))) is families.family_of_folder(tiny_base)
 
 
-def test_a_new_family_is_found_by_class_and_by_preset(other, tmp_path):
+def test_a_new_family_is_found_by_class_and_by_preset(other, tmp_path, monkeypatch):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "OtherPipeline"}))
     assert families.family_of_folder(tmp_path).name == "Other"
     assert resolve("me/other").preset.resolution == 1024
-    assert resolve("someone/else").preset == resolve(families.SD14).preset
+
+    def load_config(location, revision):
+        if location == "someone/else":
+            return {"_class_name": "OtherPipeline"}
+        raise OSError("no connection")
+
+    monkeypatch.setattr(DiffusionPipeline, "load_config", load_config)
+    assert resolve("someone/else").preset.resolution == 1024
+    assert resolve("out/of-reach").preset == resolve(families.SD14).preset
     for part in Other.parts:
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")
