@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 from torch.utils._pytree import tree_flatten_with_path
@@ -23,6 +24,7 @@ from vf_dreambooth.families.flow_transformer import FlowTransformer
 from vf_dreambooth.families.z_image import ZImage
 from vf_dreambooth.pipeline import GenerationSettings, adapted_models, load_pipeline, set_subjects
 from vf_dreambooth.setup import prepare
+from vf_dreambooth.validation import Validation
 from vf_training.runs import RunFolder
 
 SAMPLING = GenerationSettings(num_inference_steps=2, guidance_scale=2.0, resolution=16)
@@ -85,6 +87,15 @@ def test_a_run_is_complete_and_says_its_base(world):
     assert len(list((world.folder / "class_images").glob("*/*.png"))) == 3
     assert world.family.hub_tag in (world.run.path / "README.md").read_text()
     assert metadata["modelspec.architecture"].startswith(world.family.architecture(world.pipe()))
+
+
+def test_the_loss_at_fixed_noise_is_lower_after_the_training(world):
+    (setup,), _ = prepare(world.line("no run"))
+    pipe, accelerator = world.pipe(), Accelerator(cpu=True)
+    measure = Validation(setup.config, pipe, setup.photos)
+    before = measure.loss(accelerator)
+    vf.load_vectors(adapted_models(pipe), world.run.vectors)
+    assert measure.loss(accelerator) < before
 
 
 def test_every_vector_of_the_plan_gets_a_gradient(world):
