@@ -9,7 +9,6 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -22,12 +21,11 @@ import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, trackers
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
-from vf_dreambooth.families import TEXT_ENCODERS, family_of
+from vf_dreambooth.families import family_of
 from vf_dreambooth.images import square
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
-from vf_dreambooth.pipeline import adapted_models
 from vf_dreambooth.prior import class_images, recipe_for
 from vf_dreambooth.run_writer import RunWriter
 from vf_dreambooth.setup import Setup, announce, prepare
@@ -90,7 +88,7 @@ class Loop:
         vectors, penalty = self.optimization.vectors.values(), self.optimization.penalty
         self.objective = Objective(self.config, pipe, self.data_sampler, setup.photos.captions, vectors, penalty)
         denoiser = family_of(pipe).denoiser(pipe)
-        if not any(fnmatch(name, TEXT_ENCODERS) for name in models):
+        if not self.config.train_text_encoder:
             self.objective.keep_text(denoiser, accelerator)
         self.denoiser, self.optimizer = accelerator.prepare(denoiser, self.optimization.optimizer)
 
@@ -147,15 +145,10 @@ class Loop:
 
 def adapted(pipe: DiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.Module]:
     """The models to adapt, with all their parameters frozen."""
-    models = adapted_models(pipe)
-    for model in models.values():
+    family = family_of(pipe)
+    for model in family.adapted_models(pipe).values():
         model.requires_grad_(False)
-    if train_text_encoder and not any(fnmatch(name, TEXT_ENCODERS) for name in models):
-        raise vf.VectorFitError(
-            f"--train_text_encoder: a {family_of(pipe).name} reads prompts by a language model, which is not adapted; "
-            "leave it out"
-        )
-    return {name: models[name] for name in models if train_text_encoder or not fnmatch(name, TEXT_ENCODERS)}
+    return family.models_to_train(pipe, text_encoders=train_text_encoder)
 
 
 def start(setup: Setup) -> Accelerator:

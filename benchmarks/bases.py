@@ -28,7 +28,7 @@ from transformers import (
 
 import vectorfit as vf
 from vectorfit.modules import named_modules
-from vf_dreambooth.families import TEXT_ENCODERS, family_of_class
+from vf_dreambooth.families import family_of_class
 from vf_training.methods import layers_inside
 
 ADAMW = 16  # bytes of a trained number: itself, its gradient and two moments, in float32
@@ -187,11 +187,8 @@ def count(class_name: str, parts: dict[str, nn.Module], *, text: bool) -> Counts
     """The counts of a base, with the text encoders that can be trained or without any."""
     pipe: DiffusionPipeline = type("Parts", (), parts)()
     family = family_of_class(class_name)
-    models = {
-        name: model
-        for name, model in family.adapted_models(pipe).items()
-        if text or not name.startswith(TEXT_ENCODERS[:-1])
-    }
+    text = text and len(family.adapted_models(pipe)) > 1
+    models = family.models_to_train(pipe, text_encoders=text)
     unreached = family.unreached(pipe)
     paths = tuple(path for path, module in named_modules(models) if any(module is left for left in unreached))
     plan = vf.plan(models, vf.VectorFitConfig(exclude_modules=layers_inside(models, paths)))

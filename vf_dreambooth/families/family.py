@@ -6,6 +6,7 @@ Each family implements it in a file of its own.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,21 @@ class Family(ABC):
 
         The names are those of the pipeline's parts, so that `TEXT_ENCODERS` matches the text encoders'.
         """
+
+    def models_to_train(self, pipe: DiffusionPipeline, *, text_encoders: bool) -> dict[str, nn.Module]:
+        """The adapted models with or without the text encoders.
+
+        Raises:
+            VectorFitError: the family adapts no text encoder, and one is asked for.
+        """
+        models = self.adapted_models(pipe)
+        rest = {name: model for name, model in models.items() if not fnmatch(name, TEXT_ENCODERS)}
+        if text_encoders and models == rest:
+            raise VectorFitError(
+                f"--train_text_encoder: a {self.name} reads prompts by a language model, which is not adapted; leave it "
+                "out"
+            )
+        return models if text_encoders else rest
 
     def unreached(self, pipe: DiffusionPipeline) -> list[nn.Module]:
         """The modules inside the adapted models that no gradient reaches, so that they are left as they are."""
