@@ -179,8 +179,8 @@ class Family(ABC):
         rest = {name: model for name, model in models.items() if not fnmatch(name, TEXT_ENCODERS)}
         if text_encoders and models == rest:
             raise VectorFitError(
-                f"--train_text_encoder: a {self.name} reads prompts by a language model, which is not adapted; leave it "
-                "out"
+                f"--train_text_encoder: a {self.name} reads prompts by a language model, which is not adapted; "
+                "leave it out"
             )
         return models if text_encoders else rest
 
