@@ -242,3 +242,23 @@ def test_a_lora_of_full_rank_is_the_subject_in_diffusers(world, tmp_path, naming
             assert delta.abs().max() > 1e-3
             assert hasattr(layer, "lora_A"), f"{name}.{path} was not loaded"
             torch.testing.assert_close(layer.get_delta_weight(layer.active_adapters[0]), delta, atol=1e-5, rtol=1e-3)
+
+
+def test_the_merged_pipeline_and_the_difference_hold_the_subject(world, tmp_path):
+    base, subject = (
+        resolve(str(world.base)),
+        load_pipeline(resolve(str(world.base)), [(world.run.path, 1.0)], device="cpu"),
+    )
+    for kind in ("pipeline", "diff"):
+        export.export(world.run.path, base, export.Kind(kind), tmp_path / kind)
+    merged, plain, change = load(resolve(str(tmp_path / "pipeline"))), world.pipe(), load_file(tmp_path / "diff")
+    naming, changed = world.family.naming(world.family.diff_naming), 0
+    for name, model in adapted_models(subject).items():
+        for path, module in model.named_modules():
+            if isinstance(module, vf.layers.VectorFitLayer):
+                there, before = (adapted_models(pipe)[name].get_submodule(path).weight for pipe in (merged, plain))
+                assert torch.equal(there, module.weight)
+                exact = change[f"{naming.layer(f'{name}.{path}')}.diff"]
+                torch.testing.assert_close(exact, module.weight - before, atol=1e-6, rtol=1e-3)
+                changed += 1
+    assert changed == sum(name.endswith(".diff") for name in change)
