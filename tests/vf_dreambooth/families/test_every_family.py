@@ -16,6 +16,7 @@ from tests.vf_dreambooth.conftest import QUICK, command_line, write_photos
 from tests.vf_dreambooth.families.tiny import BUILDERS, tiny
 from train_dreambooth_vectorfit import adapted, main
 from vectorfit import VectorFitError
+from vectorfit.fingerprint import canonical_name
 from vf_dreambooth import export, objective, optimization, run_writer
 from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.engine import Engine, PromptBatch
@@ -258,7 +259,7 @@ def test_the_merged_pipeline_and_the_difference_hold_the_subject(world, tmp_path
             if isinstance(module, vf.layers.VectorFitLayer):
                 there, before = (adapted_models(pipe)[name].get_submodule(path).weight for pipe in (merged, plain))
                 assert torch.equal(there, module.weight)
-                exact = change[f"{naming.layer(f'{name}.{path}')}.diff"]
+                exact = change[f"{naming.layer(canonical_name(f'{name}.{path}'))}.diff"]
                 torch.testing.assert_close(exact, module.weight - before, atol=1e-6, rtol=1e-3)
                 changed += 1
     assert changed == sum(name.endswith(".diff") for name in change)
