@@ -78,9 +78,10 @@ def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: floa
         pipe.save_pretrained(out)
         return f"{out}: the base with the subject merged in, a diffusers folder"
     if kind.to == "lora":
-        change = lora(models, kind.rank, family.naming(kind.naming), biases=kind.biases)
+        change = lora(models, kind.rank, family.naming(kind.naming, pipe), biases=kind.biases)
     else:
-        change = difference(models, family.naming(family.diff_naming).layer)
+        naming = family.naming(family.diff_naming, pipe)
+        change = difference(models, naming.layer)
     kept = {"format": "pt", **{k: v for k, v in metadata.items() if k.startswith("modelspec.")}}
     write_atomically(out, save(change.tensors, kept))
     size = out.stat().st_size

@@ -129,8 +129,8 @@ class Family(ABC):
         """The preset of a base, by its name."""
         return self.presets.get(base, self.presets[self.default_preset])
 
-    def naming(self, tool: str) -> Naming:
-        """How a tool names the layers of the family's models.
+    def naming(self, tool: str, pipe: DiffusionPipeline) -> Naming:
+        """How a tool names the layers of a pipeline's models.
 
         Raises:
             VectorFitError: the family has no names for this tool.

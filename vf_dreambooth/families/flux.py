@@ -8,17 +8,47 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vectorfit.export import Naming
+from vectorfit.export import Naming, Place
 
 from .family import Denoiser, Preset
 from .flow_schedule import PATCH
 from .flow_transformer import FlowTransformer
-from .layer_names import kohya_name, kohya_naming, published_name
+from .layer_names import joined, kohya_name, kohya_naming, kohya_place, published_name
 from .text import FrozenText, token_ids
 
 FLUX_DEV, FLUX_SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
 T5_LENGTH = 512  # tokens, as diffusers' pipeline takes them
 ONETRAINER_PREFIXES = {"transformer": "lora_transformer_", "text_encoder": "lora_te1_"}
+KOHYA_PREFIXES = {"transformer": "lora_unet_", "text_encoder": "lora_te1_"}
+_DOUBLE, _SINGLE, _FEATURES = "transformer_blocks.#", "single_transformer_blocks.#", "time_text_embed"
+# Black Forest Labs' names, which kohya's scripts and ComfyUI keep.
+ORIGINAL: dict[str, str | Place] = {
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    f"{_FEATURES}.timestep_embedder.linear_1": "time_in.in_layer",
+    f"{_FEATURES}.timestep_embedder.linear_2": "time_in.out_layer",
+    f"{_FEATURES}.text_embedder.linear_1": "vector_in.in_layer",
+    f"{_FEATURES}.text_embedder.linear_2": "vector_in.out_layer",
+    f"{_FEATURES}.guidance_embedder.linear_1": "guidance_in.in_layer",
+    f"{_FEATURES}.guidance_embedder.linear_2": "guidance_in.out_layer",
+    **joined("double_blocks.#.img_attn.qkv", *(f"{_DOUBLE}.attn.to_{part}" for part in "qkv")),
+    **joined("double_blocks.#.txt_attn.qkv", *(f"{_DOUBLE}.attn.add_{part}_proj" for part in "qkv")),
+    f"{_DOUBLE}.attn.to_out.0": "double_blocks.#.img_attn.proj",
+    f"{_DOUBLE}.attn.to_add_out": "double_blocks.#.txt_attn.proj",
+    f"{_DOUBLE}.ff.net.0.proj": "double_blocks.#.img_mlp.0",
+    f"{_DOUBLE}.ff.net.2": "double_blocks.#.img_mlp.2",
+    f"{_DOUBLE}.ff_context.net.0.proj": "double_blocks.#.txt_mlp.0",
+    f"{_DOUBLE}.ff_context.net.2": "double_blocks.#.txt_mlp.2",
+    f"{_DOUBLE}.norm1.linear": "double_blocks.#.img_mod.lin",
+    f"{_DOUBLE}.norm1_context.linear": "double_blocks.#.txt_mod.lin",
+    # The feed-forward is four times as wide as queries, keys and values.
+    **{f"{_SINGLE}.attn.to_{part}": Place("single_blocks.#.linear1", first, of=7) for first, part in enumerate("qkv")},
+    f"{_SINGLE}.proj_mlp": Place("single_blocks.#.linear1", 3, shares=4, of=7),
+    f"{_SINGLE}.proj_out": "single_blocks.#.linear2",
+    f"{_SINGLE}.norm.linear": "single_blocks.#.modulation.lin",
+    "norm_out.linear": Place("final_layer.adaLN_modulation.1", swapped=True),  # shift before scale
+    "proj_out": "final_layer.linear",
+}
 
 
 class FluxDenoiser(Denoiser):
@@ -78,6 +108,7 @@ class Flux(FlowTransformer):
     takes_negative_prompt = False  # its pipeline passes it by
     namings = {  # noqa: RUF012  a registry too
         "diffusers": Naming(published_name),
+        "kohya": kohya_naming(partial(kohya_place, prefixes=KOHYA_PREFIXES, original=ORIGINAL)),
         "onetrainer": kohya_naming(partial(kohya_name, prefixes=ONETRAINER_PREFIXES)),
     }
 

@@ -9,16 +9,40 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vectorfit.export import Naming
+from vectorfit.export import Naming, Place
 
 from .family import Denoiser, Preset
 from .flow_transformer import FlowTransformer
-from .layer_names import kohya_name, kohya_naming, published_name
+from .layer_names import joined, kohya_name, kohya_naming, kohya_place, published_name
 from .text import FrozenText, token_ids
 
 SD35_MEDIUM, SD35_LARGE = "stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"
 T5_LENGTH = 256  # tokens, as diffusers' pipeline takes them
 ONETRAINER_PREFIXES = {"transformer": "lora_transformer_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+KOHYA_PREFIXES = {**ONETRAINER_PREFIXES, "transformer": "lora_unet_"}
+_BLOCK, _PICTURE, _PROMPT = "transformer_blocks.#", "joint_blocks.#.x_block", "joint_blocks.#.context_block"
+# Stability's names, which kohya's scripts and ComfyUI keep.
+ORIGINAL: dict[str, str | Place] = {
+    "context_embedder": "context_embedder",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    **joined(f"{_PICTURE}.attn.qkv", *(f"{_BLOCK}.attn.to_{part}" for part in "qkv")),
+    **joined(f"{_PICTURE}.attn2.qkv", *(f"{_BLOCK}.attn2.to_{part}" for part in "qkv")),
+    **joined(f"{_PROMPT}.attn.qkv", *(f"{_BLOCK}.attn.add_{part}_proj" for part in "qkv")),
+    f"{_BLOCK}.attn.to_out.0": f"{_PICTURE}.attn.proj",
+    f"{_BLOCK}.attn2.to_out.0": f"{_PICTURE}.attn2.proj",
+    f"{_BLOCK}.attn.to_add_out": f"{_PROMPT}.attn.proj",
+    f"{_BLOCK}.ff.net.0.proj": f"{_PICTURE}.mlp.fc1",
+    f"{_BLOCK}.ff.net.2": f"{_PICTURE}.mlp.fc2",
+    f"{_BLOCK}.ff_context.net.0.proj": f"{_PROMPT}.mlp.fc1",
+    f"{_BLOCK}.ff_context.net.2": f"{_PROMPT}.mlp.fc2",
+    f"{_BLOCK}.norm1.linear": f"{_PICTURE}.adaLN_modulation.1",
+    f"{_BLOCK}.norm1_context.linear": f"{_PROMPT}.adaLN_modulation.1",
+    "norm_out.linear": Place("final_layer.adaLN_modulation.1", swapped=True),  # shift before scale
+    "proj_out": "final_layer.linear",
+}
 
 
 class StableDiffusion3Denoiser(Denoiser):
@@ -64,6 +88,7 @@ class StableDiffusion3(FlowTransformer):
     hub_tag = "stable-diffusion-3"
     namings = {  # noqa: RUF012  a registry too
         "diffusers": Naming(published_name),
+        "kohya": kohya_naming(partial(kohya_place, prefixes=KOHYA_PREFIXES, original=ORIGINAL)),
         "onetrainer": kohya_naming(partial(kohya_name, prefixes=ONETRAINER_PREFIXES)),
     }
 
@@ -79,6 +104,15 @@ class StableDiffusion3(FlowTransformer):
     def unreached(self, pipe: DiffusionPipeline) -> list[nn.Module]:
         """The queries of the prompt in the last block, which gives out nothing but the picture."""
         return [pipe.transformer.transformer_blocks[-1].attn.add_q_proj]
+
+    def naming(self, tool: str, pipe: DiffusionPipeline) -> Naming:
+        """As for all, but that in the last block the prompt's scale and shift lie the other way round."""
+        naming, last = super().naming(tool, pipe), len(pipe.transformer.transformer_blocks) - 1
+        if tool != "kohya":
+            return naming
+        swapped = Place(f"joint_blocks.{last}.context_block.adaLN_modulation.1", swapped=True)
+        original = {**ORIGINAL, f"transformer_blocks.{last}.norm1_context.linear": swapped}
+        return kohya_naming(partial(kohya_place, prefixes=KOHYA_PREFIXES, original=original))
 
     def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
         length = pipe.tokenizer.model_max_length

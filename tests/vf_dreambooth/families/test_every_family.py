@@ -253,7 +253,7 @@ def test_the_merged_pipeline_and_the_difference_hold_the_subject(world, tmp_path
     for kind in ("pipeline", "diff"):
         export.export(world.run.path, base, export.Kind(kind), tmp_path / kind)
     merged, plain, change = load(resolve(str(tmp_path / "pipeline"))), world.pipe(), load_file(tmp_path / "diff")
-    naming, changed = world.family.naming(world.family.diff_naming), 0
+    naming, changed = world.family.naming(world.family.diff_naming, subject), 0
     for name, model in adapted_models(subject).items():
         for path, module in model.named_modules():
             if isinstance(module, vf.layers.VectorFitLayer):

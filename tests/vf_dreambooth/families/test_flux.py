@@ -4,11 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import FluxPipeline
+from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+from torch import nn
 
+from tests.vf_dreambooth.families.publishers import kohya_checkpoint, with_a_subject
 from tests.vf_dreambooth.families.tiny import flux, tiny
 from vectorfit import VectorFitError
+from vectorfit.export import lora
 from vf_dreambooth.engine import Engine, PromptBatch
-from vf_dreambooth.families.flux import Flux
+from vf_dreambooth.families.flux import ORIGINAL, Flux
 from vf_dreambooth.families.stable_diffusion_3 import StableDiffusion3
 from vf_dreambooth.pipeline import GenerationSettings, generate_images
 
@@ -41,5 +46,49 @@ def test_a_size_that_gives_no_whole_tokens_is_refused():
 @pytest.mark.parametrize("family", [Flux(), StableDiffusion3()], ids=lambda family: family.name)
 def test_layers_have_the_names_of_comfyuis_key_map(family):
     path = "transformer.transformer_blocks.3.attn.add_q_proj"
-    assert family.naming("diffusers").layer(path) == path
-    assert family.naming("onetrainer").layer(path) == "lora_transformer_transformer_blocks_3_attn_add_q_proj"
+    assert family.namings["diffusers"].layer(path) == path
+    assert family.namings["onetrainer"].layer(path) == "lora_transformer_transformer_blocks_3_attn_add_q_proj"
+
+
+def flux_of_few_inputs() -> nn.Module:
+    """A module with a layer at every path of Flux's transformer, of the true widths, which diffusers' converters know.
+
+    Two blocks of each kind. To stay small the layers have but 4 inputs, and but 6 outputs where nobody cuts them.
+    """
+    model = nn.Module()
+    for path in (path.replace("#", number) for path in ORIGINAL for number in "01"):
+        outputs = {"proj_mlp": 4 * 3072, "attn": 3072}.get(
+            path.split(".")[2] if ".attn." in path else path.split(".")[-1], 6
+        )
+        module = model
+        for name in path.split(".")[:-1]:
+            if name not in dict(module.named_children()):
+                module.add_module(name, nn.Module())
+            module = module.get_submodule(name)
+        module.add_module(path.split(".")[-1], nn.Linear(4, outputs))
+    return model
+
+
+def test_kohyas_lora_changes_the_publishers_weights_as_the_subject_changes_ours():
+    """diffusers' converter of Black Forest Labs' checkpoints takes every layer of the LoRA back to where it came from."""
+    model = flux_of_few_inputs()
+    changes = with_a_subject(model)
+    marks = [f"{blocks}.{number}.guidance" for blocks in ("double_blocks", "single_blocks") for number in "01"]
+    checkpoint = kohya_checkpoint(model, Flux().namings["kohya"], marks)
+    converted = convert_flux_transformer_checkpoint_to_diffusers(checkpoint)
+    assert not checkpoint.changes
+    assert len(changes) > 40
+    for path, change in changes.items():
+        torch.testing.assert_close(converted[f"{path}.weight"], change, atol=1e-5, rtol=1e-4)
+
+
+def test_diffusers_reads_kohyas_lora():
+    """All layers in the blocks; those outside it reads under other names than it looks for, and leaves out."""
+    model = flux_of_few_inputs()
+    changes = with_a_subject(model)
+    read = FluxPipeline.lora_state_dict(lora({"transformer": model}, 9999, Flux().namings["kohya"]).tensors)
+    for path, change in changes.items():
+        if "transformer_blocks" in path:
+            up, down = (read.pop(f"transformer.{path}.lora_{part}.weight") for part in "BA")
+            torch.testing.assert_close(up @ down, change, atol=1e-5, rtol=1e-4)
+    assert not any(name.startswith("transformer.") for name in read)

@@ -39,7 +39,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_layers_have_the_names_that_other_tools_give_them(path):
     family = StableDiffusionXL()
-    assert tuple(family.naming(tool).layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
+    assert tuple(family.namings[tool].layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
 
 
 def test_a_refiner_and_another_unet_are_refused_with_the_reason():
