@@ -5,11 +5,10 @@
 No weights are needed: the models are built on the meta device. The table is in docs/bases.md.
 """
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from diffusers import (
-    DiffusionPipeline,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -26,12 +25,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-import vectorfit as vf
-from vectorfit.modules import named_modules
 from vf_dreambooth.families import family_of_class
-from vf_training.methods import layers_inside
-
-ADAMW = 16  # bytes of a trained number: itself, its gradient and two moments, in float32
+from vf_dreambooth.footprint import GIB, Footprint, of_parts
 
 
 def clip_l(model: type[nn.Module] = CLIPTextModel) -> nn.Module:
@@ -167,43 +162,11 @@ BASES = {
 }
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What is trained, of how many parameters, and the bytes of frozen weights and factors at a byte a number."""
-
-    trained: int
-    vectors: int
-    total: int
-    factors: int  # numbers in U and Vh of all layers
-    square: int  # numbers in the square one of the two
-
-    def gigabytes(self, weight: int, factor: int, *, square: bool = False) -> float:
-        """Weights, factors and what AdamW keeps. Activations, VAE and frozen text encoders come on top."""
-        factors = self.square if square else self.factors
-        return (weight * self.total + factor * factors + ADAMW * self.trained) / 2**30
-
-
-def count(class_name: str, parts: dict[str, nn.Module], *, text: bool) -> Counts:
-    """The counts of a base, with the text encoders that can be trained or without any."""
-    pipe: DiffusionPipeline = type("Parts", (), parts)()
-    family = family_of_class(class_name)
-    text = text and len(family.adapted_models(pipe)) > 1
-    models = family.models_to_train(pipe, text_encoders=text)
-    unreached = family.unreached(pipe)
-    paths = tuple(path for path, module in named_modules(models) if any(module is left for left in unreached))
-    plan = vf.plan(models, vf.VectorFitConfig(exclude_modules=layers_inside(models, paths)))
-    shapes = [layer.shape for layer in plan.layers if "sigma" in layer.vectors]
-    factors = sum(min(shape) * sum(shape) for shape in shapes)
-    return Counts(
-        plan.num_trainable, plan.num_vectors, plan.num_total, factors, sum(min(shape) ** 2 for shape in shapes)
-    )
-
-
-def row(name: str, parts: str, counts: Counts) -> str:
-    cells = [name, parts, f"{counts.trained:,}", f"{counts.vectors:,}", f"{counts.total:,}"]
-    cells += [f"{100 * counts.trained / counts.total:.4f} %", f"{4 * counts.trained / 1e6:.1f} MB"]
-    memory = [counts.gigabytes(4, 4), counts.gigabytes(2, 2), counts.gigabytes(2, 2, square=True)]
-    return f"| {' | '.join([*cells, *(f'{gigabytes:.1f}' for gigabytes in memory)])} |"
+def row(name: str, parts: str, counts: Footprint) -> str:
+    cells = [name, parts, f"{counts.trained:,}", f"{counts.vectors:,}", f"{counts.weights:,}"]
+    cells += [f"{100 * counts.trained / counts.weights:.4f} %", f"{4 * counts.trained / 1e6:.1f} MB"]
+    memory = [counts.bytes(), counts.bytes(2, 2), counts.bytes(2, 2, square=True)]
+    return f"| {' | '.join([*cells, *(f'{needed / GIB:.1f}' for needed in memory)])} |"
 
 
 def rows() -> list[str]:
@@ -212,10 +175,10 @@ def rows() -> list[str]:
     for name, (class_name, build) in BASES.items():
         with torch.device("meta"):
             parts = build()
-        alone, together = (count(class_name, parts, text=text) for text in (False, True))
-        found.append(row(name, "unet" if "unet" in parts else "transformer", alone))
-        if together != alone:
-            found.append(row(name, "and CLIP", together))
+        family, pipe = family_of_class(class_name), SimpleNamespace(**parts)
+        found.append(row(name, next(iter(parts)), of_parts(family, pipe, text_encoders=False)))
+        if len(family.adapted_models(pipe)) > 1:
+            found.append(row(name, "and CLIP", of_parts(family, pipe, text_encoders=True)))
     return found
 
 

@@ -38,8 +38,8 @@ TUNING = "dog"  # the subject that the rate was chosen on
 RESULT = Path(__file__).with_suffix(".md")
 NAMES = ("dog", "cat", "bear", "bird", "car", "teapot")  # of examples/; fewer nouns than the world's are sooner learnt
 NOUNS = tuple(SUBJECTS[name].cls for name in NAMES)
-SCENES, BATCH, RATE = 12_000, 32, 1e-3
-WIDTH, LAYERS, HEADS = 160, 5, 5
+SCENES, BATCH, RATE = 12_000, 32, 1.5e-3
+WIDTH, LAYERS, HEADS = 128, 5, 4
 SAMPLING = GenerationSettings(num_inference_steps=25, guidance_scale=3.0, resolution=world.SIZE, batch_size=12)
 
 
@@ -228,7 +228,7 @@ seeds 0 to 11, equal for base and subject. Columns are explained in [prior.md](p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4500, help="of the base (default 4500)")
+    parser.add_argument("--steps", type=int, default=2600, help="of the base (default 2600)")
     parser.add_argument("--rate", type=float, default=2e-2, help="of the subjects' vectors (default 2e-2)")
     names = [name for name in NAMES if name != TUNING]
     parser.add_argument("--subjects", nargs="+", default=names, choices=NAMES)

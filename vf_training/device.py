@@ -41,6 +41,18 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def main_memory() -> int:
+    """The bytes of main memory that the machine has in all."""
+    import psutil  # comes with accelerate
+
+    return int(psutil.virtual_memory().total)
+
+
+def accelerator_memory() -> int | None:
+    """The bytes of memory that the CUDA device has in all; None without one: others share the main memory."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
 def use_all_cores(num_processes: int) -> None:
     """Gives each process its share of the CPU's cores. `accelerate launch` sets one thread by default."""
     if os.environ.get("OMP_NUM_THREADS") == "1":

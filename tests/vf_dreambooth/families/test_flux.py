@@ -70,7 +70,7 @@ def flux_of_few_inputs() -> nn.Module:
 
 
 def test_kohyas_lora_changes_the_publishers_weights_as_the_subject_changes_ours():
-    """diffusers' converter of Black Forest Labs' checkpoints takes every layer of the LoRA back to where it came from."""
+    """diffusers' converter of Black Forest Labs' checkpoints takes each layer of it back to where it came from."""
     model = flux_of_few_inputs()
     changes = with_a_subject(model)
     marks = [f"{blocks}.{number}.guidance" for blocks in ("double_blocks", "single_blocks") for number in "01"]
