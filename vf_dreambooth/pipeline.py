@@ -196,6 +196,7 @@ def generate(
             height=settings.resolution,
             width=settings.resolution,
             callback_on_step_end=on_step_end,
+            **family.call_arguments(pipe),
         )
         blanked = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
         generated |= {

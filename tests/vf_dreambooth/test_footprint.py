@@ -9,12 +9,14 @@ from torch import nn
 import vectorfit as vf
 from tests.vf_dreambooth.families.tiny import BUILDERS, tiny
 from vectorfit import VectorFitError
+from vectorfit.modules import named_modules
 from vf_dreambooth import footprint
 from vf_dreambooth.families import FAMILIES, family_at
 from vf_dreambooth.families import skeleton as skeletons
 from vf_dreambooth.families.skeleton import skeleton
 from vf_dreambooth.footprint import Footprint, of_parts
 from vf_dreambooth.setup import prepare
+from vf_training import methods
 
 LARGE = Footprint(trained=2**26, vectors=3, weights=2**30, factors=2**31, square=2**30, frozen=2**30)
 
@@ -31,10 +33,9 @@ def test_the_arithmetic_is_what_the_injected_base_has(family, tmp_path):
     every = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     assert found.weights == sum(p.numel() for model in models.values() for p in model.parameters())
     assert found.weights + found.frozen == sum(p.numel() for part in every for p in part.parameters())
-    left = [path for model in models.values() for path, m in model.named_modules() if any(m is u for u in unreached)]
-    vf.inject(models, vf.VectorFitConfig(exclude_modules=tuple(f"*{path}" for path in left)))
+    left = tuple(path for path, module in named_modules(models) if any(module is each for each in unreached))
+    vectors = methods.put_in("no_avf", models, methods.Options(exclude=left)).parameters
     layers = [m for model in models.values() for m in model.modules() if isinstance(m, vf.layers.VectorFitLayer)]
-    vectors = vf.vector_parameters(models)
     assert (found.vectors, found.trained) == (len(vectors), sum(v.numel() for v in vectors.values()))
     assert found.factors == sum(layer.U.numel() + layer.Vh.numel() for layer in layers)
     assert found.square == sum(min(layer.U.numel(), layer.Vh.numel()) for layer in layers)

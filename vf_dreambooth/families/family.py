@@ -204,6 +204,10 @@ class Family(ABC):
     def latent_shape(self, pipe: DiffusionPipeline, resolution: int) -> tuple[int, int, int]:
         """The shape (c, h, w) of the latents of a square image with sides of `resolution` pixels."""
 
+    def call_arguments(self, pipe: DiffusionPipeline) -> dict[str, Any]:
+        """What the pipeline must be told when it generates, beside prompts, size, steps, guidance and seeds."""
+        return {}
+
     @abstractmethod
     def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
         """Token ids [p, length], padded and cut to the length that the base was trained with.

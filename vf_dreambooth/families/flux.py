@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,7 +18,8 @@ from .layer_names import joined, kohya_name, kohya_naming, kohya_place, publishe
 from .text import FrozenText, token_ids
 
 FLUX_DEV, FLUX_SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
-T5_LENGTH = 512  # tokens, as diffusers' pipeline takes them
+# Tokens of a prompt that the models were trained with. Source: diffusers' documentation of Flux.
+T5_LENGTH = {FLUX_DEV: 512, FLUX_SCHNELL: 256}
 ONETRAINER_PREFIXES = {"transformer": "lora_transformer_", "text_encoder": "lora_te1_"}
 KOHYA_PREFIXES = {"transformer": "lora_unet_", "text_encoder": "lora_te1_"}
 _DOUBLE, _SINGLE, _FEATURES = "transformer_blocks.#", "single_transformer_blocks.#", "time_text_embed"
@@ -112,6 +114,10 @@ class Flux(FlowTransformer):
         "onetrainer": kohya_naming(partial(kohya_name, prefixes=ONETRAINER_PREFIXES)),
     }
 
+    def kind(self, pipe: DiffusionPipeline) -> str:
+        """Which of the two published models a base is or comes from: dev takes its guidance as a number."""
+        return FLUX_DEV if pipe.transformer.config.guidance_embeds else FLUX_SCHNELL
+
     def channels(self, pipe: DiffusionPipeline) -> int:
         return super().channels(pipe) // PATCH**2
 
@@ -119,10 +125,14 @@ class Flux(FlowTransformer):
         return {**super().adapted_models(pipe), "text_encoder": pipe.text_encoder}
 
     def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-        return torch.cat([token_ids(pipe.tokenizer, prompts), token_ids(pipe.tokenizer_2, prompts, T5_LENGTH)], 1)
+        length = T5_LENGTH[self.kind(pipe)]
+        return torch.cat([token_ids(pipe.tokenizer, prompts), token_ids(pipe.tokenizer_2, prompts, length)], 1)
+
+    def call_arguments(self, pipe: DiffusionPipeline) -> dict[str, Any]:
+        return {"max_sequence_length": T5_LENGTH[self.kind(pipe)]}
 
     def denoiser(self, pipe: DiffusionPipeline) -> Denoiser:
         return FluxDenoiser(pipe)
 
     def architecture(self, pipe: DiffusionPipeline) -> str:
-        return "flux-1-dev" if pipe.transformer.config.guidance_embeds else "flux-1-schnell"
+        return {FLUX_DEV: "flux-1-dev", FLUX_SCHNELL: "flux-1-schnell"}[self.kind(pipe)]

@@ -51,10 +51,10 @@ class ZImage(FlowTransformer):
     pipeline_classes = ("ZImagePipeline", "ZImageImg2ImgPipeline")
     parts = ("transformer", "text_encoder", "vae", "tokenizer", "scheduler")
     presets = {  # noqa: RUF012  a registry
-        # Never run on the real weights. The paper's rate; as many class images as diffusers' scripts draw; steps and
-        # guidance are those of the models' cards.
+        # Never run on the real weights. The paper's rate; as many class images as diffusers' scripts draw; Turbo's
+        # steps and guidance are those of diffusers' example, the other's those of its card.
         Z_IMAGE: Preset(1024, 5e-5, 1000, 100, 50, 4.0, train_text_encoder=False),
-        Z_IMAGE_TURBO: Preset(1024, 5e-5, 1000, 100, 9, 0.0, train_text_encoder=False),
+        Z_IMAGE_TURBO: Preset(1024, 5e-5, 1000, 100, 8, 0.0, train_text_encoder=False),
     }
     default_preset = Z_IMAGE
     single_file_types = ("z-image-turbo",)

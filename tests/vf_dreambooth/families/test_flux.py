@@ -28,6 +28,17 @@ def test_without_guidance_embedding_the_model_gets_none():
     assert (family.architecture(pipe), family.architecture(tiny(Flux))) == ("flux-1-schnell", "flux-1-dev")
 
 
+@pytest.mark.parametrize(("guidance", "length"), [(True, 512), (False, 256)], ids=["dev", "schnell"])
+def test_prompts_have_the_length_of_the_bases_training_in_training_and_in_pictures(guidance, length):
+    family, pipe, seen = Flux(), flux(guidance=guidance), []
+    assert family.tokenize(pipe, ["a dog"]).shape[1] == pipe.tokenizer.model_max_length + length
+    pipe.transformer.register_forward_pre_hook(
+        lambda model, args, given: seen.append(given["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+    generate_images(pipe, ["a dog"], [0], SAMPLING)
+    assert seen == [length]
+
+
 def test_it_refuses_a_negative_prompt_and_other_samplers():
     pipe = tiny(Flux)
     with pytest.raises(VectorFitError, match=r"a Flux\.1 takes none, got 'blurry'"):
