@@ -1,6 +1,8 @@
 """The registry: a base belongs to the family of its pipeline's class."""
 
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 from diffusers import DiffusionPipeline
@@ -53,3 +55,10 @@ def test_an_unknown_class_is_refused_with_all_that_are_known(other, tmp_path):
         VectorFitError, match=r"a NoFamilysPipeline, expected a Stable Diffusion 1 or 2 or (.* or )?Other$"
     ):
         families.family_of_folder(tmp_path)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
+def test_a_family_is_a_file_of_at_most_200_lines_and_the_documentation_says_how_many(family):
+    lines = Path(inspect.getfile(type(family))).read_text().count("\n")
+    assert lines <= 200
+    assert f"| {family.name} | {lines} |" in (Path(__file__).parents[3] / "docs" / "bases.md").read_text()
