@@ -17,7 +17,7 @@ from vf_training.device import accelerator_memory, main_memory
 
 from .base_models import BaseModel
 from .config import TrainConfig
-from .families import Family, family_at
+from .families import Family, family_at, family_with_preset
 from .families.skeleton import skeleton
 
 ADAMW = 16  # bytes of a trained number: itself, its gradient and two moments, in float32
@@ -99,7 +99,7 @@ def check(base: BaseModel, config: TrainConfig) -> None:
     if methods.find(config.method).config is None or Path(base.location).is_file():
         return
     try:
-        family = family_at(base.location, base.revision)
+        family = family_with_preset(base.name) or family_at(base.location, base.revision)
         pipe = skeleton(base.location, base.revision)
         footprint = of_parts(family, pipe, text_encoders=bool(config.train_text_encoder))
     except Exception:  # loading, which comes next, fails too and says why
