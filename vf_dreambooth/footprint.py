@@ -88,23 +88,30 @@ def of_parts(family: Family, pipe: Any, *, text_encoders: bool) -> Footprint:
     )
 
 
+def of_training(base: BaseModel, config: TrainConfig) -> Footprint | None:
+    """The footprint of a training; None where it cannot be known without the weights.
+
+    That is so for a checkpoint in a single file, for methods that do not train vectors, and where a configuration
+    cannot be read: then loading fails too, and says why.
+    """
+    if methods.find(config.method).config is None or Path(base.location).is_file():
+        return None
+    try:
+        family = family_with_preset(base.name) or family_at(base.location, base.revision)
+        pipe = skeleton(base.location, base.revision)
+        return of_parts(family, pipe, text_encoders=bool(config.train_text_encoder))
+    except Exception:  # of a hub client, of a class that is gone, of a damaged file
+        return None
+
+
 def check(base: BaseModel, config: TrainConfig) -> None:
     """Refuses a training that cannot fit this machine, before the base's weights are fetched or loaded.
-
-    What cannot be known without the weights, such as a checkpoint in a single file, is let pass.
 
     Raises:
         VectorFitError: it takes more memory than there is, with the arithmetic.
     """
-    if methods.find(config.method).config is None or Path(base.location).is_file():
-        return
-    try:
-        family = family_with_preset(base.name) or family_at(base.location, base.revision)
-        pipe = skeleton(base.location, base.revision)
-        footprint = of_parts(family, pipe, text_encoders=bool(config.train_text_encoder))
-    except Exception:  # loading, which comes next, fails too and says why
-        return
-    shortage = footprint.shortage(main_memory(), accelerator_memory())
+    footprint = of_training(base, config)
+    shortage = footprint.shortage(main_memory(), accelerator_memory()) if footprint else ""
     if shortage:
         raise VectorFitError(
             f"memory: to train {base.name} {shortage}; take a smaller base (docs/bases.md has what each takes, "

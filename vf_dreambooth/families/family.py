@@ -39,6 +39,7 @@ class Preset:
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
     train_text_encoder: bool = True  # by default
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
+    quick: tuple[str, int] | None = None  # diffusers' scheduler and steps for class images and sample grids
     batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
 
 
@@ -109,6 +110,8 @@ class Family(ABC):
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
         takes_other_schedulers: whether it generates with diffusers' schedulers for epsilon and velocity models too.
+        half: the half precision that it generates in where that pays.
+        traceable: whether its denoiser runs on tensors without contents, so that its activations can be counted.
         takes_negative_prompt: whether it generates away from a second prompt.
         diff_naming: the tool among them whose names ComfyUI reads an exact change under.
         namings: how other tools name the layers of its models, by the tools' names.
@@ -123,6 +126,8 @@ class Family(ABC):
     hub_tag: str
     takes_other_schedulers: bool = True
     takes_negative_prompt: bool = True
+    half: torch.dtype = torch.float16
+    traceable: bool = True
     diff_naming: str = "kohya"
     namings: Mapping[str, Naming]
 

@@ -1,5 +1,6 @@
 """What the families of flow-matching transformers share: latents, noise, and a text encoder that is never trained."""
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ class FlowTransformer(Family):
     """A family whose latents a transformer denoises. Text encoders are adapted by no default, T5 and Qwen never."""
 
     takes_other_schedulers = False
+    half = torch.bfloat16  # in float16 T5 overflows
+    traceable = False  # prompts that are encoded once are found again by what they say
     diff_naming = "diffusers"  # ComfyUI reads these models' layers under diffusers' names
 
     def why_unlike(self, pipe: DiffusionPipeline) -> str:

@@ -1,6 +1,7 @@
 """What holds for every family: a tiny base trains, resumes, draws, is recognised, combines subjects and exports."""
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_a_run_is_complete_and_says_its_base(world):
     assert len(list((world.folder / "class_images").glob("*/*.png"))) == 3
     assert world.family.hub_tag in (world.run.path / "README.md").read_text()
     assert metadata["modelspec.architecture"].startswith(world.family.architecture(world.pipe()))
+
+
+def test_a_dry_run_says_how_much_memory_and_writes_nothing(world, capsys):
+    main(world.line("dry", "--dry_run"))
+    out = capsys.readouterr().out
+    assert re.search(r"trainable    .*[\d,]+ of [\d,]+ parameters", out)
+    assert re.search(r"estimated    (at least \d+\.\d GiB )?on a GPU", out)
+    assert not (world.folder / "dry").exists()
 
 
 def test_the_loss_at_fixed_noise_is_lower_after_the_training(world):
