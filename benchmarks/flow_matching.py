@@ -228,7 +228,7 @@ seeds 0 to 11, equal for base and subject. Columns are explained in [prior.md](p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1400, help="of the base (default 1400)")
+    parser.add_argument("--steps", type=int, default=2600, help="of the base (default 2600)")
     parser.add_argument("--rate", type=float, default=2e-2, help="of the subjects' vectors (default 2e-2)")
     names = [name for name in NAMES if name != TUNING]
     parser.add_argument("--subjects", nargs="+", default=names, choices=NAMES)
