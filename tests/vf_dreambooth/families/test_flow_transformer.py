@@ -5,6 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from tests.vf_dreambooth.families.tiny import tiny
+from vf_dreambooth import pipeline
 from vf_dreambooth.families.flux import Flux
 from vf_dreambooth.families.stable_diffusion_3 import StableDiffusion3
 from vf_dreambooth.families.z_image import ZImage
@@ -33,3 +34,10 @@ def test_a_scheduler_of_another_kind_and_other_latents_are_refused(family):
     pipe = tiny(type(family))
     pipe.vae.register_to_config(latent_channels=9)
     assert "a model for inpainting?" in family.why_unfit(pipe)
+
+
+@EACH
+def test_it_generates_in_bfloat16_on_cuda_where_float16_overflows(family):
+    pipe = tiny(type(family))
+    assert pipeline._served_in(pipe, "cuda") == torch.bfloat16
+    assert pipeline._served_in(pipe, "cpu") == torch.float32
