@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-import torch
 from torch import nn
 
 import vectorfit as vf
@@ -12,7 +11,6 @@ from vectorfit import VectorFitError
 from vectorfit.modules import named_modules
 from vf_dreambooth import footprint
 from vf_dreambooth.families import FAMILIES, family_at
-from vf_dreambooth.families import skeleton as skeletons
 from vf_dreambooth.families.skeleton import skeleton
 from vf_dreambooth.footprint import Footprint, of_parts
 from vf_dreambooth.setup import prepare
@@ -91,27 +89,3 @@ def test_what_cannot_be_known_is_let_pass(arguments, tiny_base, tmp_path, monkey
     line = [str(damaged) if part == str(tiny_base) else part for part in arguments(tmp_path / "run")]
     prepare(line)  # loading says what is wrong
     prepare(arguments(tmp_path / "run", "--method", "lora", "--no-avf"))  # it has no factors
-
-
-def test_of_a_model_on_the_hub_its_configuration_alone_is_fetched(tiny_base, monkeypatch):
-    asked = {}
-
-    def snapshot_download(name, **how):
-        asked.update(how, name=name)
-        return str(tiny_base)
-
-    monkeypatch.setattr(skeletons, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(skeletons.network, "answers", lambda address: True)
-    assert vars(skeleton("somebody/model", "main")).keys() == {"unet", "text_encoder", "vae"}
-    assert asked == {
-        "name": "somebody/model",
-        "revision": "main",
-        "allow_patterns": ["model_index.json", "*/config.json"],
-        "local_files_only": False,
-    }
-
-
-def test_models_without_weights_are_on_the_meta_device(tiny_base):
-    models = vars(skeleton(str(tiny_base)))
-    assert models.keys() == {"unet", "text_encoder", "vae"}
-    assert {p.device for model in models.values() for p in model.parameters()} == {torch.device("meta")}
