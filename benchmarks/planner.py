@@ -25,7 +25,7 @@ from vf_dreambooth.pipeline import adapted_models
 from vf_training.device import synchronize
 
 RESULT = Path(__file__).with_suffix(".md")
-REPEATS = 9
+REPEATS = 15
 Case = tuple[int, int, int]  # out, in, tokens
 
 
