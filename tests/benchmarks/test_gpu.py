@@ -38,7 +38,10 @@ def work(tmp_path_factory):
     return tmp_path_factory.mktemp("gpu")
 
 
-@pytest.mark.parametrize("part", PARTS)
+SLOW = [part for part in PARTS if part.endswith("compiled")]  # a quarter of a minute each
+
+
+@pytest.mark.parametrize("part", [pytest.param(part, marks=[pytest.mark.slow] * (part in SLOW)) for part in PARTS])
 def test_every_part_runs_tiny(part, work, in_this_process, monkeypatch):
     monkeypatch.setattr(tasks_speed, "SHAPE", dict(tasks_speed.SHAPE))
     found = PARTS[part](TINY, work)
