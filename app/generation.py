@@ -214,7 +214,7 @@ class Generator:
         by_row = [list(row) for row in zip(*by_column, strict=True)]
         sheet = grid(by_row, row_titles=rows, column_titles=columns, cell=cell)
         bases = sorted({batch.base.name for batch, _ in batches})
-        parameters = {"columns": columns, "rows": rows, "seed": requests[0].seed, "base_model": ", ".join(bases)}
+        parameters = {"columns": columns, "rows": rows, "base_model": ", ".join(bases), **_shared(requests)}
         path = self.new_folder() / "sheet.png"
         write_png(path, sheet, parameters)
         return GenerationResult([SavedImage(path, parameters)], [], _notes(drawn))
@@ -273,6 +273,23 @@ def _parameters(request: ImageRequest, batch: PromptBatch) -> dict:
         "resolution": request.size,
         "sampler": request.sampler,
     }
+
+
+def _shared(requests: Sequence[ImageRequest]) -> dict:
+    """The settings of a sheet: a value where all its requests agree, otherwise the list of the different values."""
+    each = {
+        "prompt": [request.prompt for request in requests],
+        "negative_prompt": [request.negative_prompt for request in requests],
+        "subjects": [name for request in requests for name, _ in request.subjects],
+        "strength": [strength for request in requests for _, strength in request.subjects],
+        "seed": [request.seed for request in requests],
+        "num_inference_steps": [request.steps for request in requests],
+        "guidance_scale": [request.guidance for request in requests],
+        "resolution": [request.size for request in requests],
+        "sampler": [request.sampler for request in requests],
+    }
+    different = {name: list(dict.fromkeys(values)) for name, values in each.items()}
+    return {name: values[0] if len(values) == 1 else values for name, values in different.items()}
 
 
 def _notes(drawn: Sequence[GeneratedImage]) -> list[str]:

@@ -3,6 +3,7 @@
 import functools
 import html
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,11 +16,19 @@ from vectorfit import VectorFitError
 
 from .generation import Cancelled
 
+PATH = re.compile(r"(?<![\w.:/])(?:/[^\s/:'\"<>|]+)+/([^\s/:'\"<>|]+)")
+
+
+def without_paths(message: str) -> str:
+    """The message with the server's paths shortened to their last name."""
+    return PATH.sub(r"\1", message)
+
 
 def shows_errors(handler: Callable) -> Callable:
     """Wraps a handler: any failure becomes one message on the page, and the app keeps running.
 
-    The message is escaped. It may quote a person's input or a file, which must not become part of the page.
+    The message is escaped: it may quote a person's input or a file, which must not become part of the page. gradio
+    shows the messages of queued events only, so every event with such a handler is queued.
     """
 
     @functools.wraps(handler)
@@ -35,7 +44,8 @@ def shows_errors(handler: Callable) -> Callable:
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             message = f"That failed ({type(error).__name__}: {error}). The server's output has the details."
-        raise gr.Error(html.escape(message).replace("\n", "<br>"), print_exception=False)
+        text = html.escape(without_paths(message), quote=False)
+        raise gr.Error(text.replace("\n", "<br>"), print_exception=False, duration=15)
 
     return wrapped
 

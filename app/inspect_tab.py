@@ -74,4 +74,4 @@ class InspectTab:
         if kind != EXPORTS[0]:
             self.generator.engine.release()  # the export loads its own base, and both may not fit
         file = write_export(self.library, self.library.find(name or ""), kind, self.generator.new_folder())
-        return gr.update(value=file, visible=True)
+        return gr.update(value=str(file), visible=True)

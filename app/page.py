@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from .components import PRIVATE
+from .components import OFTEN, PRIVATE
 from .generate_tab import GenerateTab
 from .generation import Generator
 from .inspect_tab import InspectTab
@@ -15,6 +15,7 @@ from .train_tab import TrainTab
 
 TITLE = "VectorFit: prompt your subjects"
 CACHE_CLEANUP = (3600, 3600)  # seconds: how often gradio removes old files from its cache, and from which age
+LIST_SECONDS = 2.0  # how often an open page asks whether the list of subjects changed
 # System fonts, so that the page fetches none.
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "Consolas", "monospace")
 CSS = """
@@ -46,9 +47,10 @@ def build(generator: Generator, jobs: Jobs) -> gr.Blocks:
         with gr.Tab("Sheets"):
             sheets = SheetsTab(generator, sessions)
         with gr.Tab("Train"):
-            train = TrainTab(generator, jobs)
+            TrainTab(generator, jobs)
         with gr.Tab("Inspect"):
             inspect = InspectTab(generator)
+        timer = gr.Timer(LIST_SECONDS)  # outside the tabs: a tab's components live only after its first look
         tabs = (generate, sheets, inspect)
         listed = gr.State([])  # the subjects in this session's lists
 
@@ -66,7 +68,7 @@ def build(generator: Generator, jobs: Jobs) -> gr.Blocks:
             generate.first, generate.subject, generate.subject, **PRIVATE
         ).then(**generate.fill_in_event)
         generate.refresh.click(refreshed, None, lists, **PRIVATE)
-        train.timer.tick(refreshed_if_changed, listed, lists, **PRIVATE)
+        timer.tick(refreshed_if_changed, listed, lists, **OFTEN)
 
         def list_subjects() -> list[dict[str, str]]:
             """All subjects: name, trigger phrase, base model and method of each."""

@@ -13,13 +13,14 @@ from vf_dreambooth.photos import SUFFIXES
 from vf_dreambooth.settings.prior import PRIORS
 from vf_training.problems import Problems
 
-from .components import PRIVATE, uploads_only
+from .components import OFTEN, PRIVATE, uploads_only
 from .generation import Generator
 from .handlers import number, shows_errors, whole_number
 from .jobs import FAILED, MAX_PHOTOS, MIN_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs, Status
 from .photo_check import UNREADABLE, check_photos
 
 REFRESH_SECONDS = 1.0  # how often the page asks for the state of the trainings
+MOST_STEPS, LEAST_RATE, MOST_RATE = 20, 1000, 25  # times the base's own steps and rate
 HEADERS = ["training", "state", "step", "loss", "time left"]
 
 
@@ -135,8 +136,8 @@ class TrainTab:
             self.seed,
         ]
         outputs = [self.started, self.job]
-        self.start.click(shows_errors(self.train), inputs, outputs, api_name="train", queue=False)
-        self.timer.tick(self.refreshed, [self.job, self.sent], self.refreshed_components, **PRIVATE)
+        self.start.click(shows_errors(self.train), inputs, outputs, api_name="train", concurrency_limit=None)
+        self.timer.tick(self.refreshed, [self.job, self.sent], self.refreshed_components, **OFTEN)
         self.stop.click(shows_errors(self.stop_training), self.job, None, **PRIVATE)
         self.resume.click(shows_errors(self.resume_training), self.job, None, **PRIVATE)
 
@@ -184,6 +185,9 @@ class TrainTab:
         flags |= {"learning_rate": str(number(learning_rate, "learning rate"))} if learning_rate is not None else {}
         arguments = [f"--{flag}={value}" for flag, value in flags.items()]
         arguments += [] if train_text_encoder else ["--no-train_text_encoder"]
+        check_range("steps", steps, 1, MOST_STEPS * self.base.preset.max_train_steps)
+        usual = self.base.preset.learning_rate
+        check_range("learning rate", learning_rate, usual / LEAST_RATE, usual * MOST_RATE)
         check_settings(arguments)
         job = self.jobs.add(paths, name or noun, arguments)
         waiting = sum(other.waiting for other in self.jobs.all())
@@ -223,6 +227,12 @@ class TrainTab:
     def resume_training(self, name: str | None) -> None:
         """Resumes the chosen training."""
         self.jobs.resume(name or "")
+
+
+def check_range(name: str, value: float | None, low: float, high: float) -> None:
+    """Raises VectorFitError for a number that can only fail, with the range around the base's own value."""
+    if value is not None and not low <= value <= high:
+        raise VectorFitError(f"{name}: got {value:g}, expected {low:g} to {high:g}")
 
 
 def check_settings(arguments: list[str]) -> None:

@@ -101,7 +101,10 @@ def test_a_sweep_and_a_table_are_one_image_each(generator):
     step = 128 + 4
     reds = [sheet.getpixel((4 + column * step + 64, 100))[0] for column in range(5)]
     assert reds == [0, 50, 100, 150, 200]
-    assert read_parameters(sweep.path)["columns"] == ["0", "0.5", "1", "1.5", "2"]
+    carried = read_parameters(sweep.path)
+    assert carried["columns"] == ["0", "0.5", "1", "1.5", "2"]
+    assert (carried["prompt"], carried["subjects"], carried["strength"]) == ("a photo of sks dog", "rex", strengths)
+    assert (carried["num_inference_steps"], carried["sampler"]) == (5, REQUEST.sampler)
     generator.engine.orders.clear()
     (table,) = generator.prompt_table(
         REQUEST, ["rex"], ["a photo of {}", "{} on the beach"], ignore, threading.Event()

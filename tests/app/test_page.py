@@ -11,7 +11,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from app import server
+from app import access, server
 from app.generation import Generator
 from app.jobs import FINISHED, Job, Jobs
 from app.page import build
@@ -119,11 +119,17 @@ def test_two_clients_at_once_do_not_mix(served):
         assert [each["seed"] for each in parameters] == [1, 2, 2, 3, 3, 4]
 
 
-def test_twenty_requests_at_once_all_answer(served):
-    mine = Client(served[0], verbose=False)
+def test_fifty_requests_of_five_clients_all_answer_and_each_is_told_its_place(served):
+    clients = [Client(served[0], verbose=False) for _ in range(5)]
     asked = {"subject": "uploads/dog", "prompt": "sks dog", **QUICK, "count": 1, "steps": 1, "compare": False}
-    waiting = [mine.submit(**asked, api_name="/generate") for _ in range(20)]
-    assert all(len(files(job.result(timeout=120)[0])) == 1 for job in waiting)
+    waiting = [
+        (seed, client.submit(**{**asked, "seed": seed}, api_name="/generate"))
+        for seed, client in enumerate(clients * 10)
+    ]
+    assert {job.status().rank for _, job in waiting} - {None, 0}
+    for seed, job in waiting:
+        ((image, *_), *_) = [files(job.result(timeout=240)[0])]
+        assert read_parameters(image)["seed"] == seed
 
 
 def outside(served, path: str) -> list[str]:
@@ -147,11 +153,12 @@ def test_no_file_is_served_by_its_path(served, name):
 def test_no_input_reads_a_file_of_the_server(served, client):
     """Only uploaded files are read, whatever path a request names."""
     secret = {"path": str(served[1] / "runs" / "secret.png"), "meta": {"_type": "gradio.FileData"}}
-    for photos in ([secret], [{**secret, "path": "/etc/passwd"}]):
+    for photos in ([secret], *([{**secret, "path": path}] for path in ("/etc/passwd", "file:///etc/passwd"))):
         body = {"data": [photos, "dog", "", 2, 0.01, "none", True, "sks", 0]}
         event = httpx.post(f"{served[0]}gradio_api/call/train", json=body).json()
         answer = httpx.get(f"{served[0]}gradio_api/call/train/{event.get('event_id')}").text
         assert "event: complete" not in answer
+        assert str(ROOT) not in answer
         assert served[2].all() == []
 
 
@@ -208,7 +215,7 @@ def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
             client.predict(photos=photos, **{**asked, **wrong}, api_name="/train")
 
 
-def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
+def test_one_client_cannot_fill_the_queue(root, tmp_path):
     gate = threading.Event()
 
     class Slow(FakeEngine):
@@ -218,7 +225,8 @@ def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
 
     generator = Generator(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
     blocks = build(generator, Jobs(root))
-    blocks.queue(max_size=server.QUEUE, api_open=False)
+    blocks.queue(api_open=False)
+    access.limit_places(blocks)
     address = server.launch(blocks, prevent_thread_lock=True, quiet=True)
     try:
         mine = Client(address, verbose=False)
@@ -226,16 +234,40 @@ def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
         first = mine.submit(**asked, api_name="/generate")
         while not generator.engine.drawing.locked() and first.status().code.name != "PROCESSING":
             time.sleep(0.05)
-        waiting = [mine.submit(**asked, api_name="/generate") for _ in range(server.QUEUE)]
-        while max((job.status().rank or 0) for job in waiting) < server.QUEUE - 1:
+        waiting = [mine.submit(**asked, api_name="/generate") for _ in range(access.PER_SESSION)]
+        while max((job.status().rank or 0) for job in waiting) < access.PER_SESSION - 1:
             time.sleep(0.05)
-        with pytest.raises(Exception, match=r"[Qq]ueue is full"):
+        with pytest.raises(Exception, match=f"{access.PER_SESSION} of your requests are waiting"):
             mine.submit(**asked, api_name="/generate").result(timeout=30)
+        theirs = Client(address, verbose=False).submit(**asked, api_name="/generate")
+        assert mine.predict(api_name="/list_subjects")  # what is quick never waits
         gate.set()
-        assert all(len(job.result(timeout=60)[0]) == 2 for job in [first, *waiting])
+        assert all(len(job.result(timeout=60)[0]) == 2 for job in [first, *waiting, theirs])
     finally:
         gate.set()
         blocks.close()
+
+
+def test_a_foreign_host_name_is_refused(served):
+    for name, status in (("evil.example:7860", 400), ("127.0.0.1", 200), ("localhost:7860", 200)):
+        for path in ("", "config"):
+            assert httpx.get(f"{served[0]}{path}", headers={"Host": name}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1e9}, "learning rate: got 1e.09, expected"),
+        ({"learning_rate": 0}, "learning rate: got 0, expected"),
+        ({"steps": 10**12}, "steps: got 1e.12, expected 1 to"),
+        ({"steps": -1}, "steps: got -1, expected 1 to"),
+    ],
+)
+def test_settings_that_can_only_fail_are_refused_with_their_range(served, client, changes, message):
+    photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]
+    with pytest.raises(Exception, match=message):
+        client.predict(photos=photos, class_noun="clock", **{"steps": 2, **changes}, api_name="/train")
+    assert served[2].all() == []
 
 
 def test_nothing_is_fetched_from_elsewhere(served):
