@@ -8,9 +8,9 @@ import gradio as gr
 from gradio.components.base import Component
 from gradio.utils import get_upload_folder
 
-from .subjects import Library, Subject
+from .cards import NO_SUBJECT as NO_SUBJECT
+from .subjects import Library
 
-NO_SUBJECT = "(none)"  # the menu entry for the base alone
 DEVICE = "device"
 # Options of an event that uses the device: these events run one at a time.
 ON_DEVICE = {"concurrency_id": DEVICE, "concurrency_limit": 1}
@@ -20,15 +20,11 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": Non
 OFTEN: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 
-def subject_label(subject: Subject) -> str:
-    """The text of a subject in a menu."""
-    method = "" if subject.method == "vectorfit" else f", {subject.method}"
-    return f"{subject.name}: “{subject.trigger}” on {subject.base}{method}"
-
-
 def subject_choices(library: Library) -> list[tuple[str, str]]:
-    """A menu's choices: (label, name) of every subject."""
-    return [(subject_label(subject), subject.name) for subject in library.all()]
+    """A menu's choices: (label, name) of every subject. What says a subject apart stands in its label."""
+    subjects = library.all()
+    labels = [subject.label for subject in subjects]
+    return [(f"{s.label} ({s.name})" if labels.count(s.label) > 1 else s.label, s.name) for s in subjects]
 
 
 def uploads_only(component: Component) -> Component:

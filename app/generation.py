@@ -4,7 +4,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,6 +106,7 @@ class Generator:
 
     def __init__(self, library: Library, engine: Draws, default_base: BaseModel, scratch: Path) -> None:
         self.library, self.engine, self.default_base, self.scratch = library, engine, default_base, scratch
+        self._device = threading.Lock()
 
     def sampling(self, name: str | None) -> GenerationSettings:
         """The default sampling of a subject's base."""
@@ -135,10 +136,21 @@ class Generator:
         files = tuple((subject.path, strength) for subject, strength in zip(subjects, strengths, strict=True))
         return PromptBatch(base, files, (request.prompt,) * request.count, seeds, sampling, request.sampler)
 
+    def check(self, request: ImageRequest) -> BaseModel:
+        """The base that a request will use. Raises VectorFitError as `generate` would."""
+        return self._batch(request).base
+
     def generate(
-        self, request: ImageRequest, compare: bool, progress: Progress, cancel: threading.Event
+        self,
+        request: ImageRequest,
+        compare: bool,
+        progress: Progress,
+        cancel: threading.Event,
+        drawn: Callable[[SavedImage, bool], None] = lambda image, base: None,
     ) -> GenerationResult:
-        """Generates the request's images; with `compare` the base's images at the same seeds too.
+        """Generates the request's images; with `compare` the base's images at the same seeds first.
+
+        `drawn` gets every image as soon as its batch is done, and whether it is the base's.
 
         Raises:
             VectorFitError: the request is out of range, or a subject is missing or does not load.
@@ -146,14 +158,18 @@ class Generator:
         """
         batch = self._batch(request)
         base_batch = replace(batch, subjects=())
-        batches = [(base_batch, "base")] if compare and batch.subjects else []
-        name = request.subjects[0][0] if request.subjects else "base"
-        drawn = self._draw([*batches, (batch, name)], progress, cancel)
-        folder = self.new_folder()
-        images = self._write(folder, request, batch, drawn[-1])
-        base_request = replace(request, subjects=())
-        base_images = self._write(folder, base_request, base_batch, drawn[0]) if len(drawn) > 1 else []
-        return GenerationResult(images, base_images, _notes([image for images in drawn for image in images]))
+        parts = [(base_batch, replace(request, subjects=()))] if compare and batch.subjects else []
+        parts = [(small, asked) for whole, asked in [*parts, (batch, request)] for small in _small(whole)]
+        names = [asked.subjects[0][0] if asked.subjects else "base" for _, asked in parts]
+        folder, images, base_images, all_drawn = self.new_folder(), [], [], []
+        batches = [(small, name) for (small, _), name in zip(parts, names, strict=True)]
+        for (small, asked), new in zip(parts, self._draw(batches, progress, cancel), strict=True):
+            is_base = not asked.subjects and bool(request.subjects)
+            for image in self._write(folder, asked, small, new):
+                (base_images if is_base else images).append(image)
+                drawn(image, is_base)
+            all_drawn += new
+        return GenerationResult(images, base_images, _notes(all_drawn))
 
     def strength_sweep(
         self, request: ImageRequest, strengths: Sequence[float], progress: Progress, cancel: threading.Event
@@ -221,8 +237,9 @@ class Generator:
 
     def _draw(
         self, batches: Sequence[tuple[PromptBatch, str]], progress: Progress, cancel: threading.Event
-    ) -> list[list[GeneratedImage]]:
-        total, steps_before, drawn = sum(batch.steps for batch, _ in batches), 0, []
+    ) -> Iterator[list[GeneratedImage]]:
+        """The images of one batch after the other, each as soon as it is drawn."""
+        total, steps_before = sum(batch.steps for batch, _ in batches), 0
         for batch, what in batches:
 
             def after_step(done: int, before: int = steps_before, most: int = batch.steps, what: str = what) -> None:
@@ -230,9 +247,10 @@ class Generator:
                     raise Cancelled
                 progress(before + min(done, most), total, what)  # PNDM takes one step more than it is asked for
 
-            drawn.append(self.engine.generate(batch, after_step))
+            with self._device:
+                drawn = self.engine.generate(batch, after_step)
+            yield drawn
             steps_before += batch.steps
-        return drawn
 
     def new_folder(self) -> Path:
         """A new folder for files that a person will see or download."""
@@ -253,20 +271,30 @@ class Generator:
         saved = []
         name = request.subjects[0][0].rpartition("/")[2] if request.subjects else "base"
         for seed, one in zip(batch.seeds, drawn, strict=True):
-            parameters = _parameters(request, batch) | {"seed": seed}
+            parameters = parameters_of(request, batch.base) | {"seed": seed}
             path = folder / f"{name}-{seed}.png"
             write_png(path, one.image, parameters)
             saved.append(SavedImage(path, parameters))
         return saved
 
 
-def _parameters(request: ImageRequest, batch: PromptBatch) -> dict:
+def _small(batch: PromptBatch) -> list[PromptBatch]:
+    """The batch in parts of neighbouring seeds that the engine draws at once. The pictures stay the same."""
+    size = batch.settings.batch_size
+    starts = range(0, len(batch.seeds), size)
+    return [
+        replace(batch, prompts=batch.prompts[first : first + size], seeds=batch.seeds[first : first + size])
+        for first in starts
+    ]
+
+
+def parameters_of(request: ImageRequest, base: BaseModel) -> dict:
     """The settings that are written into an image file."""
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "subjects": [{"name": name, "strength": strength} for name, strength in request.subjects],
-        "base_model": batch.base.name,
+        "base_model": base.name,
         "seed": request.seed,
         "num_inference_steps": request.steps,
         "guidance_scale": request.guidance,

@@ -19,8 +19,10 @@ from vf_dreambooth.engine import Engine
 from vf_training.commands import exit_clearly
 
 from . import access, page
+from .gallery import Gallery
 from .generation import Generator
 from .jobs import Jobs
+from .picture_files import routes
 from .subjects import Library
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -92,7 +94,9 @@ def build_app(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Ge
     base = resolve(base_model)
     generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
     jobs = Jobs(runs)
-    blocks = page.build(generator, jobs)
+    gallery = Gallery(runs)
+    blocks = page.build(generator, jobs, gallery)
+    blocks.picture_routes = routes(gallery)
     blocks.queue(api_open=False)  # an open API would let a plain POST bypass the queue
     access.limit_places(blocks)
     return blocks, generator, jobs
@@ -103,8 +107,9 @@ def launch(blocks: gr.Blocks, host_names: Sequence[str] | None = (), **options: 
 
     It answers to this machine's names and `host_names`, and with None to any name. `options` are options of gradio.
     """
+    options["app_kwargs"] = {"routes": blocks.picture_routes}
     if host_names is not None:
-        options["app_kwargs"] = {"middleware": access.known_hosts(list(host_names))}
+        options["app_kwargs"]["middleware"] = access.known_hosts(list(host_names))
     _, address, _ = blocks.launch(
         max_file_size=LARGEST_UPLOAD,
         allowed_paths=[],

@@ -1,0 +1,166 @@
+"""The page's own HTML: tiles of subjects, reference photos, results in pairs, the gallery. All text is escaped."""
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from .drawings import Progress
+from .gallery import Drawing
+from .subjects import Subject
+
+NO_SUBJECT = "(none)"
+PICTURES = "pictures"  # where the server serves the galleries
+TILE, TILE_QUALITY = 160, 85  # pixels of a tile and of a reference photo
+# A click on anything with data-action becomes one event of the component.
+ACTIONS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-action]');
+  if (!button) return;
+  if (button.dataset.ask && !window.confirm(button.dataset.ask)) return;
+  trigger('click', {action: button.dataset.action, of: button.dataset.of || ''});
+});
+"""
+
+
+def escaped(text: object) -> str:
+    return html.escape(str(text))
+
+
+def data_url(image: Image.Image) -> str:
+    """A small square JPEG inside the page."""
+    data = BytesIO()
+    fitted = ImageOps.fit(image.convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS)
+    fitted.save(data, "JPEG", quality=TILE_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def action(what: str, of: str, label: str, ask: str = "") -> str:
+    """A button that triggers an action of its component, after a question if there is one."""
+    question = f' data-ask="{escaped(ask)}"' if ask else ""
+    return f'<button type="button" class="act" data-action="{what}" data-of="{escaped(of)}"{question}>{label}</button>'
+
+
+def tiles(subjects: Sequence[Subject], pictures: dict[str, str], chosen: str) -> str:
+    """A button per subject, with its picture; the chosen one is pressed."""
+    entries = [(subject.name, subject.label, subject.trigger, pictures.get(subject.name, "")) for subject in subjects]
+    entries.append((NO_SUBJECT, "No subject", "the base model alone", ""))
+    made = []
+    for name, label, below, picture in entries:
+        image = f'<img src="{picture}" alt="">' if picture else '<span class="blank" aria-hidden="true">∅</span>'
+        made.append(
+            f'<button type="button" class="tile" data-action="choose" data-of="{escaped(name)}" '
+            f'aria-pressed="{str(name == chosen).lower()}">{image}<b>{escaped(label)}</b>'
+            f"<small>{escaped(below)}</small></button>"
+        )
+    return f'<div class="tiles" role="group" aria-label="Subjects">{"".join(made)}</div>'
+
+
+def references(name: str, photos: Sequence[str]) -> str:
+    """The photos a subject was trained on, to judge likeness by."""
+    if not photos:
+        return ""
+    images = "".join(f'<img src="{photo}" alt="photo {n + 1} of {escaped(name)}">' for n, photo in enumerate(photos))
+    return f'<div class="references"><span>Photos of {escaped(name)}</span><div>{images}</div></div>'
+
+
+def _figure(drawing: Drawing, file: str | None, caption: str, waiting: bool, side: int) -> str:
+    shape = f'style="aspect-ratio:1" data-side="{side}"'
+    if file is None:
+        state = "waiting" if waiting else "missing"
+        return f'<figure><div class="empty {state}" {shape}></div><figcaption>{caption}</figcaption></figure>'
+    address = f"{PICTURES}/{drawing.folder.parent.name}/{drawing.id}/{file}"
+    plain = escaped(html.unescape(caption))
+    return (
+        f'<figure><button type="button" class="zoom" data-full="{address}" data-caption="{plain}" '
+        f'aria-label="Full size: {plain}"><img src="{address}" alt="{plain}" {shape}></button>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _subject_words(parameters: dict) -> str:
+    subjects = [f"{str(s['name']).rpartition('/')[2]} × {s['strength']:g}" for s in parameters.get("subjects", [])]
+    return " + ".join(subjects) or "Base model"
+
+
+def pairs(drawing: Drawing, waiting: bool = False) -> str:
+    """The pictures of a drawing, each seed's personalised one beside the base's."""
+    images, bases, side = drawing.images, drawing.base_images, int(drawing.parameters.get("resolution", 0))
+    own, made = escaped(_subject_words(drawing.parameters)), []
+    for seed in drawing.seeds:
+        figures = []
+        if drawing.compare:
+            file = bases[seed].name if seed in bases else None
+            figures.append(_figure(drawing, file, f"Base model · seed {seed}", waiting, side))
+        file = images[seed].name if seed in images else None
+        figures.append(_figure(drawing, file, f"{own} · seed {seed}", waiting, side))
+        made.append(f'<div class="pair">{"".join(figures)}</div>')
+    return f'<div class="pairs {"compared" if drawing.compare else "alone"}">{"".join(made)}</div>'
+
+
+def settings_link(parameters: dict, seed: int) -> str:
+    """The part of an address that holds the settings."""
+    text = json.dumps(parameters | {"seed": seed}, separators=(",", ":"))
+    return f"?settings={base64.urlsafe_b64encode(text.encode()).decode()}"
+
+
+def settings_of_link(text: str) -> dict[str, Any]:
+    """The settings in a link; an empty dict for a damaged one."""
+    try:
+        found = json.loads(base64.urlsafe_b64decode(text.encode()))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _bar(drawing: Drawing) -> str:
+    link = settings_link(drawing.parameters, drawing.seeds[0])
+    zipped = f"{PICTURES}/{drawing.folder.parent.name}/{drawing.id}.zip"
+    return (
+        '<div class="bar">'
+        + action("reuse", drawing.id, "Use these settings")
+        + f'<button type="button" class="act" data-copy="{link}">Copy link</button>'
+        + f'<a class="act" href="{zipped}" download>Download</a>'
+        + action("delete", drawing.id, "Delete", ask="Delete these pictures?")
+        + "</div>"
+    )
+
+
+def results(drawing: Drawing | None, progress: Progress | None = None) -> str:
+    """The newest drawing, large; what will come if there is none."""
+    if drawing is None:
+        return (
+            '<div class="nothing"><b>Your pictures appear here</b><p>Choose a subject, say what to draw, and press '
+            "Generate. Beside each picture stands what the base model draws at the same seed.</p></div>"
+        )
+    notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in drawing.notes)
+    head = ""
+    if progress is not None:
+        name = progress.what.rpartition("/")[2] or "the queue"
+        text = f"Drawing {escaped(name)}: step {progress.done} of {progress.total}" if progress.done else "Preparing"
+        head = (
+            f'<div class="drawing"><progress value="{progress.done}" max="{progress.total}" aria-label="progress">'
+            f"</progress><span>{text}</span></div>"
+        )
+    below = "" if progress is not None else _bar(drawing)
+    return f"{head}{pairs(drawing, progress is not None)}{below}{notes}"
+
+
+def gallery(drawings: Sequence[Drawing]) -> str:
+    """Everything this browser drew, the newest first."""
+    if not drawings:
+        kept = "What you generate is kept here until you delete it."
+        return f'<div class="nothing"><b>Nothing drawn yet</b><p>{kept}</p></div>'
+    made = []
+    for drawing in drawings:
+        p = drawing.parameters
+        details = f"{p.get('num_inference_steps')} steps · guidance {p.get('guidance_scale'):g} · {p.get('sampler')}"
+        made.append(
+            f'<section class="kept"><h3>{escaped(p.get("prompt", ""))}</h3><p class="details">'
+            f"{escaped(_subject_words(p))} · {escaped(details)}</p>{pairs(drawing)}{_bar(drawing)}</section>"
+        )
+    return "".join(made)
