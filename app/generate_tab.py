@@ -41,12 +41,13 @@ class GenerateTab:
         self.library, self.pictures = generator.library, SubjectPictures(generator.library)
         self.key = gr.BrowserState("", storage_key="vectorfit-gallery", secret="vectorfit-gallery")
         self.filled_for = gr.State({"trigger": "", "base": ""})  # what prompt and settings were filled in for
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
+        with gr.Row(elem_id="drawing-table"):  # its three parts: the results are beside, on a phone between
+            with gr.Column(min_width=300, elem_id="asked"):
                 self._subject()
                 self._prompt()
+            with gr.Column(min_width=300, elem_id="fine"):
                 self._settings()
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(min_width=300, elem_id="seen"):
                 self.references = gr.HTML("", elem_id="references")
                 self.results = gr.HTML(cards.results(None), js_on_load=ACTIONS, elem_id="results")
         self._api()
@@ -73,7 +74,9 @@ class GenerateTab:
             self.count = gr.Slider(1, MAX_IMAGES, 2, step=1, label="Pictures", info="each with a seed", min_width=130)
         self.compare = gr.Checkbox(True, label="Draw the base model's picture beside each", container=False)
         with gr.Accordion("Mix with a second subject", open=False):
-            self.second = gr.Dropdown(label="Second subject", value=NO_SUBJECT, choices=[NO_SUBJECT])
+            self.second = gr.Dropdown(
+                label="Second subject", value=NO_SUBJECT, choices=[NO_SUBJECT], allow_custom_value=True
+            )
             self.second_strength = gr.Slider(0, 2, 1, step=0.05, label="Its strength")
             self.hint = gr.HTML("", elem_id="mixing")
         with gr.Accordion("Settings", open=False):
@@ -106,23 +109,27 @@ class GenerateTab:
             *(self.random, self.steps, self.guidance, self.size, self.sampler, self.filled_for),
         ]
 
-    def _wire(self) -> None:
-        fill_in = {
+    @property
+    def filling(self) -> dict[str, Any]:
+        """The event that fills in the prompt and the settings for the chosen subject."""
+        return {
             "fn": self.fill_in,
             "inputs": [self.subject, self.prompt, self.filled_for],
             "outputs": [self.prompt, self.filled_for, self.steps, self.guidance, self.size],
             **PRIVATE,
         }
+
+    def _wire(self) -> None:
         shown = {"fn": self.show_subject, "inputs": self.subject, **PRIVATE}
         shown["outputs"] = [self.tiles, self.references, self.examples]
-        self.tiles.click(self.act, None, self.subject, **PRIVATE).then(**fill_in)
+        self.tiles.click(self.act, None, self.subject, **PRIVATE).then(**self.filling)
         self.subject.change(**shown)
         self.examples.click(self.act, None, self.prompt, **PRIVATE)
         self.prompt.change(
             self.count_tokens, [self.prompt, self.subject], self.tokens, trigger_mode="always_last", **OFTEN
         )
         self.second.input(self.mixing_hint, [self.subject, self.second], self.hint, **PRIVATE)
-        self.upload.upload(shows_errors(self.add), self.upload, self.lists, **PRIVATE).then(**fill_in)
+        self.upload.upload(shows_errors(self.add), self.upload, self.lists, **PRIVATE).then(**self.filling)
         inputs = [
             *(self.subject, self.strength, self.second, self.second_strength, self.prompt, self.negative, self.count),
             *(self.seed, self.random, self.steps, self.guidance, self.size, self.sampler, self.compare),
@@ -190,9 +197,7 @@ class GenerateTab:
             return ""
         text = f"Say both in the prompt: “{one.trigger} and {two.trigger}”."
         if one.trigger == two.trigger:
-            text += (
-                f" Both answer to “{one.trigger}”, so they will blend into one; lower one strength to lean to a side."
-            )
+            text += f" Both answer to “{one.trigger}”, so they blend into one; a lower strength leans to the other."
         elif one.trigger.split()[0] == two.trigger.split()[0]:
             text += " The nouns tell them apart, for both were trained with the same rare word."
         return f'<div class="hint">{html.escape(text)}</div>'
@@ -242,7 +247,9 @@ class GenerateTab:
     def resumed(self, key: str) -> Iterator[tuple[Any, ...]]:
         """Shows the drawing that was in progress when the page was reloaded."""
         progress = self.drawings.running(key)
-        if progress is not None:
+        if progress is None:
+            yield (gr.skip(),) * 3
+        else:
             yield from self._watched(key, progress)
 
     def cancel_drawing(self, key: str) -> Any:

@@ -8,13 +8,14 @@ import json
 import secrets
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -181,6 +182,63 @@ class Jobs:
             job.waiting, job.stop, job.pid, job.queued_at = True, False, None, time.time()
             self._write(job)
         self.start_next()
+
+    def remove(self, name: str) -> None:
+        """Removes a training that does not run, with its photos and its run folder.
+
+        Raises:
+            VectorFitError: it runs or waits.
+        """
+        with self._lock():
+            if self.status(self.find(name)).state in (QUEUED, RUNNING, STOPPING):
+                raise VectorFitError(f"{name} is not finished; stop it first")
+            self._finished.pop(name, None)
+            for folder in (self.root / name, self.root / PHOTOS / name):
+                shutil.rmtree(folder, ignore_errors=True)
+            for file in (self.folder / f"{name}.json", self.output(name)):
+                file.unlink(missing_ok=True)
+
+    def rename(self, name: str, new: str) -> None:
+        """Gives a run another name, with its photos and its record.
+
+        Raises:
+            VectorFitError: the name is taken, or it is being trained.
+        """
+        with self._lock():
+            if new != self._free_name(new):
+                raise VectorFitError(f"{new} exists already; choose another name")
+            jobs = {job.name: job for job in self.all()}
+            if name in jobs and self.status(jobs[name]).state in (QUEUED, RUNNING, STOPPING):
+                raise VectorFitError(f"{name} is being trained; wait until it is finished")
+            for folder in (self.root, self.root / PHOTOS):
+                if (folder / name).exists():
+                    (folder / name).rename(folder / new)
+            if name in jobs:
+                self._write(replace(jobs[name], name=new))
+                if self.output(name).exists():
+                    self.output(name).rename(self.output(new))
+                (self.folder / f"{name}.json").unlink()
+
+    def losses(self, name: str) -> list[float]:
+        """The loss of every step so far."""
+        try:
+            entries = RunFolder(self.root / name).read_log()
+        except VectorFitError:
+            return []
+        return [entry["loss"] for entry in entries if isinstance(entry.get("loss"), float)]
+
+    def seconds_per_step(self, base: str) -> float | None:
+        """How long a step took in the finished trainings on a base, with all around it; None if there is none."""
+        found = []
+        for job in self.all():
+            try:
+                recorded = RunFolder(self.root / job.name).read_config()
+            except VectorFitError:
+                continue
+            steps = recorded.get("settings", {}).get("max_train_steps")
+            if recorded.get("base", {}).get("name") == base and "seconds" in recorded and steps:
+                found.append(recorded["seconds"] / steps)
+        return statistics.median(found) if found else None
 
     def start_next(self) -> None:
         """Starts the next training in the queue, if none runs."""

@@ -12,10 +12,10 @@ from .gallery_tab import DELETE, GalleryTab
 from .generate_tab import GenerateTab
 from .generation import Generator
 from .handlers import shows_errors, streams_errors
-from .inspect_tab import InspectTab
 from .jobs import Jobs
 from .sessions import Sessions
 from .sheets_tab import SheetsTab
+from .subjects_tab import SubjectsTab
 from .theme import CSS, HEAD, theme
 from .train_tab import TrainTab
 
@@ -50,12 +50,14 @@ def build(generator: Generator, jobs: Jobs, gallery: Gallery) -> gr.Blocks:
                 kept = GalleryTab(gallery)
             with gr.Tab("Train", id="train"):
                 train = TrainTab(generator, jobs)
-            with gr.Tab("Subjects", id="subjects"):
-                inspect = InspectTab(generator)
+            with gr.Tab("Subjects", id="subjects") as subjects_page:
+                subjects = SubjectsTab(generator, jobs)
             with gr.Tab("Sheets", id="sheets"):
                 sheets = SheetsTab(generator, sessions)
-        _list_subjects(page, generator, (sheets, inspect), generate)
+        _list_subjects(page, generator, (sheets, subjects), generate)
         _connect(page, tabs, gallery_page, generate, kept)
+        _use(tabs, generate, (train.use, train.job), (subjects.use, subjects.subject))
+        subjects_page.select(subjects.first, subjects.subject, subjects.subject, **PRIVATE)
 
         def page_closed(request: gr.Request) -> None:
             """Cancels the session's sheets: nobody waits for them. What Generate draws goes to the gallery."""
@@ -114,8 +116,15 @@ def _connect(page: gr.Blocks, tabs: gr.Tabs, gallery_page: gr.Tab, generate: Gen
     gallery_page.select(kept.shown, generate.key, kept.components, **PRIVATE)
     watched = [generate.results, generate.go, generate.cancel]
     page.load(opened, generate.key, [generate.key, *generate.form, generate.results], **PRIVATE).then(
-        generate.fill_in,
-        [generate.subject, generate.prompt, generate.filled_for],
-        [generate.prompt, generate.filled_for, generate.steps, generate.guidance, generate.size],
-        **PRIVATE,
+        **generate.filling
     ).then(streams_errors(generate.resumed), generate.key, watched, **PRIVATE)
+
+
+def _use(tabs: gr.Tabs, generate: GenerateTab, *sources: tuple[gr.Button, gr.Dropdown]) -> None:
+    """Buttons that show a subject in Generate, with its prompt filled in."""
+
+    def use(name: str) -> tuple[Any, str]:
+        return gr.Tabs(selected="generate"), generate.library.find(name or "").name
+
+    for button, menu in sources:
+        button.click(shows_errors(use), menu, [tabs, generate.subject], **PRIVATE).then(**generate.filling)

@@ -40,6 +40,7 @@ class PhotoCheck:
     rows: list[list[str]]
     images: list[Image.Image]
     noun: str
+    shown: list[Image.Image | None]  # per row, None for what cannot be read
 
     @property
     def unreadable(self) -> int:
@@ -58,15 +59,18 @@ def check_photos(paths: Sequence[Path], resolution: int) -> PhotoCheck:
             f"the photos have {together / 1e6:.0f} million pixels together, expected at most "
             f"{MAX_PIXELS_TOGETHER / 1e6:.0f}; scale them down"
         )
+    shown: list[Image.Image | None] = []
     rows, readable, first_rows = [], [], {}
     for path in paths:
         try:
             image, size = _opened(path)
         except VectorFitError as error:
+            shown.append(None)
             rows.append(
                 [path.name, UNREADABLE, str(error).replace(str(path), path.name).removeprefix(f"{path.name}: ")]
             )
             continue
+        shown.append(image)
         rows.append([path.name, f"{size[0]} x {size[1]}", "turned upright" if _turned(path) else ""])
         first = first_rows.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), rows[-1])
         if first is rows[-1]:  # a copy needs no further notes
@@ -81,7 +85,7 @@ def check_photos(paths: Sequence[Path], resolution: int) -> PhotoCheck:
         _note(readable_rows[second], f"nearly the same as {readable_rows[first][0]}")
     for row in rows:
         row[2] = row[2] or "good"
-    return PhotoCheck(rows, photos.images, guess_noun([path.stem for path in paths]))
+    return PhotoCheck(rows, photos.images, guess_noun([path.stem for path in paths]), shown)
 
 
 def _note(row: list[str], text: str) -> None:

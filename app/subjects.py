@@ -117,10 +117,8 @@ class Library:
     def photos(self, subject: Subject) -> list[Path]:
         """The photos that a subject was trained on, if they are still here."""
         origin, _, name = subject.name.rpartition("/")
-        if origin == EXAMPLES and self.shipped:
-            folder = self.shipped.parent / name
-        else:
-            folder = self.root / PHOTOS / name
+        shipped = self.shipped.parent if self.shipped and origin == EXAMPLES else None
+        folder = (shipped or self.root / PHOTOS) / name
         paths = sorted(folder.glob("*")) if origin != UPLOADS else []
         return [path for path in paths if path.suffix.lower() in SUFFIXES and ".mask." not in path.name]
 

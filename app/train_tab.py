@@ -1,57 +1,37 @@
-"""The Train tab: upload and check photos, start a training in its own process, watch its progress."""
+"""The Train tab: drop photos, see what is wrong with them, train in another process, watch it."""
 
 import html
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from vectorfit import VectorFitError
 from vf_dreambooth.cli import parse
 from vf_dreambooth.photos import SUFFIXES
 from vf_dreambooth.settings.prior import PRIORS
 from vf_training.problems import Problems
+from vf_training.runs import RunFolder
 
 from .components import OFTEN, PRIVATE, uploads_only
 from .generation import Generator
 from .handlers import number, shows_errors, whole_number
-from .jobs import FAILED, MAX_PHOTOS, MIN_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs, Status
+from .jobs import FAILED, FINISHED, MAX_PHOTOS, MIN_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs
 from .photo_check import UNREADABLE, check_photos
+from .training_cards import NO_TRAINING, SAID, duration, grid_url, photo_cards, progress, timeline
 
 REFRESH_SECONDS = 1.0  # how often the page asks for the state of the trainings
 MOST_STEPS, LEAST_RATE, MOST_RATE = 20, 1000, 25  # times the base's own steps and rate
-HEADERS = ["training", "state", "step", "loss", "time left"]
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as text, such as "2 min 5 s"; empty for None."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def table_row(status: Status) -> list[str]:
-    """A training's row of the table."""
-    steps = f"{status.step} of {status.steps}" if status.steps else ""
-    return [status.name, status.state, steps, "" if status.loss is None else f"{status.loss:.3f}", duration(status.eta)]
-
-
-def progress_bar(status: Status) -> str:
-    """A training's progress as HTML: a bar and a line below it. Names and messages are escaped."""
-    details = f", step {status.step} of {status.steps}" if status.steps else ""
-    details += f", loss {status.loss:.3f}" if status.loss is not None else ""
-    details += f", {duration(status.eta)} left" if status.eta is not None else ""
-    message = f"<pre>{html.escape(status.message)}</pre>" if status.message else ""
-    label = 'aria-label="progress of the training"'
-    element = f'<progress value="{status.step}" max="{status.steps or 1}" {label}></progress>'
-    # Only the state has the role "status": a screen reader would otherwise read out every step.
-    return (
-        f'{element}<div><span role="status">{html.escape(status.name)}: {status.state}</span>{details}</div>{message}'
-    )
+PRESETS = {"Quick": 1 / 3, "Balanced": 1.0, "Thorough": 2.0}  # times the base's own steps
+BALANCED = "Balanced"
+PRIOR_NAMES = {
+    "class_images": "pictures of the class, drawn first",
+    "base_prediction": "the base's own prediction, no pictures needed",
+    "drift": "a penalty on change",
+    "none": "nothing",
+}
 
 
 class TrainTab:
@@ -60,77 +40,58 @@ class TrainTab:
     def __init__(self, generator: Generator, jobs: Jobs) -> None:
         self.generator, self.jobs = generator, jobs
         self.base = generator.default_base
-        self.sent = gr.State({"names": [], "rows": [], "sheet": ""})  # what the page already shows
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
+        self.sent = gr.State({"menu": [], "samples": ""})  # what the page already shows
+        with gr.Row(elem_id="training-table"):
+            with gr.Column(scale=2, min_width=300):
                 self._photos()
                 self._settings()
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=300):
                 self._progress()
         self._wire()
 
     def _photos(self) -> None:
-        label = f"{MIN_PHOTOS} to {MAX_PHOTOS} photos of one subject"
-        self.photos = uploads_only(gr.File(label=label, file_count="multiple", file_types=sorted(SUFFIXES), height=150))
-        self.checked = gr.Dataframe(
-            headers=["photo", "pixels", "note"],
-            label="Check of the photos",
-            interactive=False,
-            wrap=True,
-            visible=False,
-        )
-        self.upright = gr.Gallery(
-            label="Photos as the training sees them",
-            show_label=False,
-            columns=5,
-            fit_columns=False,
-            object_fit="cover",
-            visible=False,
-            buttons=[],
-            interactive=False,
-            elem_id="upright",
-        )
-        self.noun = gr.Textbox("", label="What is it?", info="one noun: dog, backpack, teapot", placeholder="dog")
-        self.name = gr.Textbox("", label="Name of the subject", info="by default the noun", placeholder="rex")
+        label = f"{MIN_PHOTOS} to {MAX_PHOTOS} photos of one thing"
+        self.photos = uploads_only(gr.File(label=label, file_count="multiple", file_types=sorted(SUFFIXES), height=130))
+        self.checked = gr.HTML("", elem_id="photos")
+        with gr.Row():
+            self.noun = gr.Textbox("", label="What is it?", info="one noun", placeholder="dog", min_width=130)
+            self.name = gr.Textbox("", label="Its name", info="by default the noun", placeholder="rex", min_width=130)
 
     def _settings(self) -> None:
         preset = self.base.preset
-        with gr.Accordion("Advanced settings", open=False):
+        self.preset = gr.Radio(list(PRESETS), value=BALANCED, label="How long", info="", elem_id="preset")
+        with gr.Accordion("Settings", open=False):
             self.steps = gr.Number(preset.max_train_steps, precision=0, minimum=1, label="Steps")
             self.rate = gr.Number(preset.learning_rate, label="Learning rate")
-            self.prior = gr.Dropdown(list(PRIORS), value=PRIORS[0], label="Prior preservation: how the class is kept")
+            priors = [(PRIOR_NAMES.get(prior, prior), prior) for prior in PRIORS]
+            self.prior = gr.Dropdown(priors, value=PRIORS[0], label="What keeps the class as it was")
             self.text_encoder = gr.Checkbox(True, label="Train the text encoder too")
-            self.token = gr.Textbox("sks", label="Rare word that names the subject")
+            self.token = gr.Textbox("sks", label="Rare word that calls the subject")
             self.seed = gr.Number(0, precision=0, minimum=0, label="Seed")
-        self.start = gr.Button("Start training", variant="primary", elem_id="train")
-        self.started = gr.Textbox(label="Last started", interactive=False)
+        self.start = gr.Button("Start training", variant="primary", elem_id="train", size="lg")
+        self.started = gr.Textbox(label="Message", visible=False)
 
     def _progress(self) -> None:
-        self.job = gr.Dropdown(label="Training", choices=[], value=None, allow_custom_value=True)
-        self.bar = gr.HTML("No training yet.", elem_id="progress")
-        with gr.Row():
-            self.stop = gr.Button("Stop after this step", variant="stop", interactive=False, elem_id="stop")
-            self.resume = gr.Button("Resume", interactive=False, elem_id="resume")
-        self.samples = gr.Image(
-            label="Samples during the training",
-            type="filepath",
-            format="png",
-            interactive=False,
-            visible=False,
-            elem_id="samples",
-            show_label=False,
-            buttons=["download", "fullscreen"],
+        self.job = gr.Dropdown(
+            label="Training", choices=[], value=None, visible=False, elem_id="job", allow_custom_value=True
         )
-        self.table = gr.Dataframe(headers=HEADERS, label="All trainings", interactive=False)
+        self.state = gr.HTML(NO_TRAINING, elem_id="progress")
+        with gr.Row():
+            self.use = gr.Button("Generate with it", variant="primary", visible=False, elem_id="use")
+            self.stop = gr.Button("Stop and save", visible=False, elem_id="stop")
+            self.resume = gr.Button("Continue", visible=False, elem_id="resume")
+            self.remove = gr.Button("Remove", visible=False, elem_id="remove")
+        self.samples = gr.HTML("", elem_id="samples")
         self.timer = gr.Timer(REFRESH_SECONDS)
 
     def _wire(self) -> None:
         self.photos.change(
             shows_errors(self.show_photos),
             [self.photos, self.noun],
-            [self.checked, self.upright, self.noun],
+            [self.checked, self.noun, self.preset],
             **{**PRIVATE, "show_progress": "minimal"},
         )
+        self.preset.input(self.steps_of, self.preset, self.steps, **PRIVATE)
         inputs = [
             *(self.photos, self.noun, self.name, self.steps, self.rate, self.prior, self.text_encoder, self.token),
             self.seed,
@@ -140,21 +101,39 @@ class TrainTab:
         self.timer.tick(self.refreshed, [self.job, self.sent], self.refreshed_components, **OFTEN)
         self.stop.click(shows_errors(self.stop_training), self.job, None, **PRIVATE)
         self.resume.click(shows_errors(self.resume_training), self.job, None, **PRIVATE)
+        asked = "(name) => { if (!confirm(`Remove ${name} with its photos?`)) throw 'kept'; return name; }"
+        self.remove.click(shows_errors(self.remove_training), self.job, None, js=asked, **PRIVATE)
 
     @property
     def refreshed_components(self) -> list[Any]:
         """The components that `refreshed` fills."""
-        return [self.job, self.bar, self.table, self.samples, self.sent, self.stop, self.resume]
+        return [self.job, self.state, self.samples, self.sent, self.use, self.stop, self.resume, self.remove]
 
     def show_photos(self, files: list[str] | None, noun: str) -> tuple[Any, ...]:
-        """The check of the uploaded photos, and a guess of their class noun."""
+        """The uploaded photos with their check, a guess of their class noun, and how long a training takes."""
         if not files:
-            return gr.update(visible=False), gr.update(visible=False), gr.skip()
+            return "", gr.skip(), gr.skip()
         checked = check_photos([Path(file) for file in files[: 2 * MAX_PHOTOS]], self.base.preset.resolution)
         if not MIN_PHOTOS <= len(files) <= MAX_PHOTOS:
             gr.Warning(f"{len(files)} photos; expected {MIN_PHOTOS} to {MAX_PHOTOS}")
-        images = gr.update(value=checked.images, visible=bool(checked.images))
-        return gr.update(value=checked.rows, visible=True), images, noun or checked.noun
+        return photo_cards(checked), noun or checked.noun, self.presets()
+
+    def steps_of(self, preset: str) -> int:
+        """The steps of a preset."""
+        return max(1, round(PRESETS.get(preset, 1.0) * self.base.preset.max_train_steps))
+
+    def presets(self) -> Any:
+        """The presets with the time each takes here, once a training on this base has been measured."""
+        pace = self.jobs.seconds_per_step(self.base.name)
+        told = (
+            "; ".join(f"{name.lower()} about {duration(pace * self.steps_of(name))}" for name in PRESETS)
+            if pace
+            else ""
+        )
+        steps = ", ".join(f"{self.steps_of(name)}" for name in PRESETS)
+        return gr.update(
+            info=f"{told} on this machine" if told else f"{steps} steps; timed here after the first training"
+        )
 
     def train(
         self,
@@ -170,6 +149,7 @@ class TrainTab:
     ) -> tuple[str, str]:
         """Queues a training on the photos. Returns a message and the training's name."""
         paths = [Path(file) for file in photos or []]
+        check_number(len(paths))
         checked = check_photos(paths[: MAX_PHOTOS + 1], self.base.preset.resolution)
         if checked.unreadable:
             reasons = "\n".join(f"{name}: {note}" for name, pixels, note in checked.rows if pixels == UNREADABLE)
@@ -191,42 +171,60 @@ class TrainTab:
         check_settings(arguments)
         job = self.jobs.add(paths, name or noun, arguments)
         waiting = sum(other.waiting for other in self.jobs.all())
-        message = f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}"
-        return message, job.name
+        return f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}", job.name
 
     def refreshed(self, name: str | None, sent: dict) -> tuple[Any, ...]:
         """The current state of the trainings. Unchanged parts are not sent again, and the chosen training stays."""
         statuses = [self.jobs.status(job) for job in reversed(self.jobs.all())]
+        hidden = [gr.update(visible=False)] * 4
         if not statuses:
-            return (gr.skip(),) * len(self.refreshed_components)
-        names, rows = [status.name for status in statuses], [table_row(status) for status in statuses]
+            empty = {"menu": [], "samples": ""}
+            return gr.update(visible=False, value=None), NO_TRAINING, "", empty, *hidden
+        names = [status.name for status in statuses]
         running = next((status.name for status in statuses if status.state == RUNNING), names[0])
         chosen = statuses[names.index(name if name in names else running)]
+        labels = [[f"{status.name} {SAID[status.state]}", status.name] for status in statuses]
         menu = {"value": chosen.name} if name not in names else {}
-        menu |= {"choices": names} if names != sent["names"] else {}
-        sheet = f"{chosen.samples} {chosen.samples.stat().st_mtime_ns}" if chosen.samples else ""
+        menu |= {"choices": [tuple(label) for label in labels], "visible": True} if labels != sent["menu"] else {}
+        grids = RunFolder(self.jobs.root / chosen.name).sample_grids()
+        samples = f"{chosen.name} {[path.name for path in grids]}"
+        buttons = {FINISHED: (1, 0, 0, 1), RUNNING: (0, 1, 0, 0), QUEUED: (0, 1, 0, 0)}
+        buttons |= {STOPPED: (0, 0, 1, 1), FAILED: (0, 0, 1, 1)}
         return (
             gr.update(**menu) if menu else gr.skip(),
-            progress_bar(chosen),
-            gr.skip() if rows == sent["rows"] else rows,
-            gr.skip() if sheet == sent["sheet"] else self._samples(chosen.samples),
-            {"names": names, "rows": rows, "sheet": sheet},
-            gr.update(interactive=chosen.state in (RUNNING, QUEUED)),
-            gr.update(interactive=chosen.state in (STOPPED, FAILED)),
+            progress(chosen, self.jobs.losses(chosen.name)),
+            gr.skip() if samples == sent["samples"] else self._samples(grids),
+            {"menu": labels, "samples": samples},
+            *(gr.update(visible=bool(shown)) for shown in buttons.get(chosen.state, (0, 0, 0, 0))),
         )
 
-    def _samples(self, samples: Path | None) -> Any:
-        """A copy of the sample grid: gradio serves no file of the run folder."""
-        copy = shutil.copyfile(samples, self.generator.new_folder() / "samples.png") if samples else None
-        return gr.update(value=copy, visible=samples is not None)
+    @staticmethod
+    def _samples(grids: Sequence[Path]) -> str:
+        """The sample grids inside the page: gradio serves no file of the run folder."""
+        found = []
+        for path in grids:
+            with Image.open(path, formats=["PNG"]) as image:
+                found.append((int(path.stem.rpartition("_")[2]), grid_url(image)))
+        return timeline(found)
 
     def stop_training(self, name: str | None) -> None:
         """Stops the chosen training after its current step; it writes a checkpoint."""
         self.jobs.stop(name or "")
 
     def resume_training(self, name: str | None) -> None:
-        """Resumes the chosen training."""
+        """Continues the chosen training."""
         self.jobs.resume(name or "")
+
+    def remove_training(self, name: str | None) -> None:
+        """Removes the chosen training, its subject and its photos."""
+        self.jobs.remove(name or "")
+        gr.Info(f"{html.escape(name or '')} is removed.")
+
+
+def check_number(photos: int) -> None:
+    """Raises VectorFitError for too few or too many photos."""
+    if not MIN_PHOTOS <= photos <= MAX_PHOTOS:
+        raise VectorFitError(f"{photos} photos; expected {MIN_PHOTOS} to {MAX_PHOTOS} of one thing")
 
 
 def check_range(name: str, value: float | None, low: float, high: float) -> None:
