@@ -49,6 +49,7 @@ class Pace:
     seen: deque[tuple[float, int]] = field(default_factory=deque)  # (seconds, step) while it trained
     grid_seconds: float = 0.0  # that the last sample grid took
     grid_began: float | None = None
+    step_seconds: float | None = None  # kept during a pause
 
     def observe(self, phase: str, step: int, now: float | None = None) -> None:
         """Notes the phase and the step of this moment."""
@@ -59,14 +60,16 @@ class Pace:
             self.grid_seconds, self.grid_began = now - self.grid_began, None
         if phase != TRAINING or (self.seen and step < self.seen[-1][1]):
             self.seen.clear()
-        elif not self.seen or step > self.seen[-1][1]:
+        if phase == TRAINING and (not self.seen or step > self.seen[-1][1]):
             self.seen.append((now, step))
             while now - self.seen[0][0] > WINDOW and len(self.seen) > SETTLED + 1:
                 self.seen.popleft()
 
     def left(self, step: int, steps: int, grids: int) -> float | None:
         """Seconds for the remaining steps and sample grids; None before some steps were seen."""
-        if len(self.seen) < 2 or self.seen[-1][1] - self.seen[0][1] < SETTLED:
+        if len(self.seen) > 1 and self.seen[-1][1] - self.seen[0][1] >= SETTLED:
+            (began, first), (ended, last) = self.seen[0], self.seen[-1]
+            self.step_seconds = (ended - began) / (last - first)
+        if self.step_seconds is None:
             return None
-        (began, first), (ended, last) = self.seen[0], self.seen[-1]
-        return (steps - step) * (ended - began) / (last - first) + grids * self.grid_seconds
+        return (steps - step) * self.step_seconds + grids * self.grid_seconds

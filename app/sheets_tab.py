@@ -58,12 +58,12 @@ class SheetsTab:
 
     def _wire(self) -> None:
         outputs = [self.sheet, self.note]
-        options = {"show_progress_on": [self.sheet], "api_visibility": "private", **ON_DEVICE}
+        options = {"show_progress_on": [self.sheet], **ON_DEVICE}
         self.subject.input(self.fill_in, [self.subject, self.prompt], self.prompt, **PRIVATE)
         sweep_inputs = [self.subject, self.prompt, self.seed, self.count, self.low, self.high, self.columns]
-        sweep = self.sweep.click(shows_errors(self.generate_sweep), sweep_inputs, outputs, **options)
+        sweep = self.sweep.click(shows_errors(self.generate_sweep), sweep_inputs, outputs, api_name="sweep", **options)
         table_inputs = [self.subjects, self.prompts, self.seed]
-        table = self.table.click(shows_errors(self.generate_table), table_inputs, outputs, **options)
+        table = self.table.click(shows_errors(self.generate_table), table_inputs, outputs, api_name="table", **options)
         self.cancel.click(self.cancel_generation, None, self.note, cancels=[sweep, table], **PRIVATE)
 
     @property

@@ -99,10 +99,11 @@ class TrainTab:
         outputs = [self.started, self.job]
         self.start.click(shows_errors(self.train), inputs, outputs, api_name="train", concurrency_limit=None)
         self.timer.tick(self.refreshed, [self.job, self.sent], self.refreshed_components, **OFTEN)
-        self.stop.click(shows_errors(self.stop_training), self.job, None, **PRIVATE)
-        self.resume.click(shows_errors(self.resume_training), self.job, None, **PRIVATE)
+        quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
+        self.stop.click(shows_errors(self.stop_training), self.job, None, api_name="stop", **quick)
+        self.resume.click(shows_errors(self.resume_training), self.job, None, api_name="resume", **quick)
         asked = "(name) => { if (!confirm(`Remove ${name} with its photos?`)) throw 'kept'; return name; }"
-        self.remove.click(shows_errors(self.remove_training), self.job, None, js=asked, **PRIVATE)
+        self.remove.click(shows_errors(self.remove_training), self.job, None, js=asked, api_name="remove", **quick)
 
     @property
     def refreshed_components(self) -> list[Any]:
