@@ -1,8 +1,10 @@
 """Who may ask and how much: the names that the page answers to, and the places that one client has in the queue."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -20,11 +22,16 @@ def known_hosts(names: list[str]) -> list[Middleware]:
 
 
 def limit_places(blocks: gr.Blocks) -> None:
-    """Refuses a request for the device whose client has enough of them waiting. Quick events never wait."""
+    """Refuses a request for the device whose client has enough of them waiting, and one that names a path.
+
+    Quick events never wait.
+    """
     queue = blocks._queue
     push = queue.push
 
     async def push_within_limits(body: Any, request: Any, username: str | None) -> Any:
+        if _names_a_path(body.data):
+            return False, "A path instead of a file: upload the file itself.", "error"
         function = blocks.fns.get(body.fn_index)
         if function is not None and function.concurrency_id == DEVICE:
             waiting = list(queue.event_queue_per_concurrency_id[DEVICE].queue) if _has_device(queue) else []
@@ -33,12 +40,23 @@ def limit_places(blocks: gr.Blocks) -> None:
             near = sum(bool(event.request.client) and event.request.client.host == address for event in waiting)
             if mine >= PER_SESSION or near >= PER_ADDRESS:
                 message = f"{max(mine, near)} of your requests are waiting. Try again when one is done."
-                return False, message, "queue_full"
+                return False, message, "error"  # gradio replaces the message of a full queue by its own
             if len(waiting) >= PLACES:
-                return False, f"The queue is full: {len(waiting)} requests are waiting. Try again soon.", "queue_full"
+                return False, f"The queue is full: {len(waiting)} requests are waiting. Try again soon.", "error"
         return await push(body, request, username)
 
     queue.push = push_within_limits
+
+
+def _names_a_path(data: Any) -> bool:
+    """Whether a request names a file of the server that was not uploaded. gradio's own refusal tells where it runs."""
+    if isinstance(data, dict):
+        path = data.get("path")
+        if isinstance(path, str) and not path.lower().startswith(("http:", "https:")):
+            uploads = Path(get_upload_folder()).resolve()
+            return not Path(path).resolve().is_relative_to(uploads)
+        return any(_names_a_path(value) for value in data.values())
+    return isinstance(data, list) and any(_names_a_path(value) for value in data)
 
 
 def _has_device(queue: Any) -> bool:

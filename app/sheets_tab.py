@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from .components import NO_SUBJECT, ON_DEVICE, PRIVATE, step_progress, subject_choices
+from .components import NO_SUBJECT, OFTEN, ON_DEVICE, PRIVATE, step_progress, subject_choices
 from .generation import GenerationResult, Generator, ImageRequest, strengths_between
 from .handlers import number, shows_errors, whole_number
 from .sessions import Sessions
@@ -34,15 +34,15 @@ class SheetsTab:
     def _form(self) -> None:
         with gr.Row():
             self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed")
-            self.count = gr.Slider(1, 4, 2, step=1, label="Seeds of a sweep")
+            self.count = gr.Slider(1, 4, 2, step=1, label="Rows of the sweep", info="a seed each")
         with gr.Group():
             gr.Markdown("### Sweep of strengths", padding=True)
             self.subject = gr.Dropdown(label="Subject", value=NO_SUBJECT, choices=[NO_SUBJECT], allow_custom_value=True)
             self.prompt = gr.Textbox(label="Prompt", placeholder="a photo of sks dog in the snow")
             with gr.Row():
                 self.low = gr.Slider(0, 2, 0, step=0.05, label="From strength")
-                self.high = gr.Slider(0, 2, 1.5, step=0.05, label="to strength")
-                self.columns = gr.Slider(2, 9, 7, step=1, label="number of columns")
+                self.high = gr.Slider(0, 2, 1.5, step=0.05, label="To strength")
+                self.columns = gr.Slider(2, 9, 7, step=1, label="Columns")
             self.sweep = gr.Button("Generate the sweep", variant="primary")
         with gr.Group():
             gr.Markdown("### Prompts × subjects", padding=True)
@@ -53,8 +53,8 @@ class SheetsTab:
                 label="Prompts, one per line",
                 info="{} stands for each subject's trigger phrase",
             )
-            self.table = gr.Button("Generate the table", variant="primary")
-        self.cancel = gr.Button("Cancel", variant="stop")
+            self.table = gr.Button("Generate the table")
+        self.cancel = gr.Button("Cancel", visible=False)
 
     def _wire(self) -> None:
         outputs = [self.sheet, self.note]
@@ -64,7 +64,10 @@ class SheetsTab:
         sweep = self.sweep.click(shows_errors(self.generate_sweep), sweep_inputs, outputs, api_name="sweep", **options)
         table_inputs = [self.subjects, self.prompts, self.seed]
         table = self.table.click(shows_errors(self.generate_table), table_inputs, outputs, api_name="table", **options)
-        self.cancel.click(self.cancel_generation, None, self.note, cancels=[sweep, table], **PRIVATE)
+        gr.on([self.sweep.click, self.table.click], lambda: gr.update(visible=True), None, self.cancel, **OFTEN)
+        for event in (sweep, table):
+            event.then(lambda: gr.update(visible=False), None, self.cancel, **PRIVATE)
+        self.cancel.click(self.cancel_generation, None, [self.note, self.cancel], cancels=[sweep, table], **PRIVATE)
 
     @property
     def lists(self) -> list[Any]:
@@ -124,10 +127,10 @@ class SheetsTab:
         with self.sessions.generating(request.session_hash) as cancel:
             return _sheet(self.generator.prompt_table(wanted, subjects or [], lines, step_progress(progress), cancel))
 
-    def cancel_generation(self, request: gr.Request) -> str:
+    def cancel_generation(self, request: gr.Request) -> tuple[str, Any]:
         """Cancels this session's generation."""
         self.sessions.cancel(request.session_hash)
-        return "Cancelled."
+        return "Cancelled.", gr.update(visible=False)
 
 
 def _sheet(result: GenerationResult) -> tuple[str, str]:

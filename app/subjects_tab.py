@@ -56,7 +56,9 @@ class SubjectsTab:
             headers=["score", "mean", "interval", "protocol"], label="Scores", interactive=False, visible=False
         )
         options = {"format": "png", "interactive": False, "type": "filepath", "show_label": False, "visible": False}
-        self.figures = {title: gr.Image(label=title, buttons=["download"], **options) for title in TITLES}
+        self.figures = {
+            title: gr.Image(label=title, buttons=["download"], elem_classes="plot", **options) for title in TITLES
+        }
         with gr.Accordion("What its file records", open=False):
             self.facts = gr.Dataframe(headers=["about", "value"], show_label=False, interactive=False, wrap=True)
             self.settings = gr.Dataframe(headers=["setting", "value"], show_label=False, interactive=False)

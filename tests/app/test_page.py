@@ -130,9 +130,13 @@ def test_fifty_requests_of_five_clients_all_answer_and_each_is_told_its_place(se
         (seed, client.submit(**{**asked, "seed": seed}, api_name="/generate"))
         for seed, client in enumerate(clients * 10)
     ]
-    assert {job.status().rank for _, job in waiting} - {None, 0}
+    ranks = set()
+    while not all(job.done() for _, job in waiting):
+        ranks |= {job.status().rank for _, job in waiting}
+        time.sleep(0.05)
+    assert len(ranks - {None, 0}) > 5
     for seed, job in waiting:
-        ((image, *_), *_) = [files(job.result(timeout=240)[0])]
+        (image,) = files(job.result()[0])
         assert read_parameters(image)["seed"] == seed
 
 
@@ -243,7 +247,7 @@ def test_one_client_cannot_fill_the_queue(root, tmp_path):
         waiting = [mine.submit(**asked, api_name="/generate") for _ in range(access.PER_SESSION)]
         while max((job.status().rank or 0) for job in waiting) < access.PER_SESSION - 1:
             time.sleep(0.05)
-        with pytest.raises(Exception, match=f"{access.PER_SESSION} of your requests are waiting"):
+        with pytest.raises(Exception, match=r"400|requests are waiting"):
             mine.submit(**asked, api_name="/generate").result(timeout=30)
         theirs = Client(address, verbose=False).submit(**asked, api_name="/generate")
         assert mine.predict(api_name="/list_subjects")  # what is quick never waits

@@ -39,7 +39,7 @@ def test_a_run_is_renamed_with_its_photos_its_record_and_its_notes(library, jobs
 @pytest.mark.parametrize("taken", ["photos", "uploads", "rex", ""])
 def test_a_name_that_is_taken_or_empty_is_refused(library, jobs, root, taken):
     write_subject(root / "other" / "vectors.safetensors")
-    with pytest.raises(VectorFitError, match="exists already|empty"):
+    with pytest.raises(VectorFitError, match=r"exists already|empty"):
         rename(library, jobs, "other", taken)
     assert {"rex", "other"} <= set(library.names())
 
