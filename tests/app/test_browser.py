@@ -124,11 +124,6 @@ def shows(page, text):
         page.wait_for_timeout(300)
 
 
-def subject(page):
-    """The first shipped subject's name."""
-    return page.locator(".tile b").first.inner_text()
-
-
 def test_three_actions_lead_to_a_picture_of_a_subject(page):
     name = page.locator(".tile b").nth(1).inner_text()
     choose(page, name)
