@@ -123,11 +123,10 @@ class GenerateTab:
         shown = {"fn": self.show_subject, "inputs": self.subject, **PRIVATE}
         shown["outputs"] = [self.tiles, self.references, self.examples]
         self.tiles.click(self.act, None, self.subject, **PRIVATE).then(**self.filling)
-        self.subject.change(**shown)
+        counted = {"inputs": [self.prompt, self.subject], "outputs": self.tokens, **OFTEN}
+        self.subject.change(**shown).then(self.count_tokens, **counted)
         self.examples.click(self.act, None, self.prompt, **PRIVATE)
-        self.prompt.change(
-            self.count_tokens, [self.prompt, self.subject], self.tokens, trigger_mode="always_last", **OFTEN
-        )
+        self.prompt.change(self.count_tokens, trigger_mode="always_last", **counted)
         self.second.input(self.mixing_hint, [self.subject, self.second], self.hint, **PRIVATE)
         self.upload.upload(shows_errors(self.add), self.upload, self.lists, **PRIVATE).then(**self.filling)
         inputs = [
@@ -182,13 +181,15 @@ class GenerateTab:
         return self._tiles(name), photos, f'<div class="chips">{chips}</div>'
 
     def count_tokens(self, prompt: str, name: str) -> str:
-        """How much of the prompt the base's text encoder reads."""
+        """How much of the prompt the base's text encoder reads, and whether it calls the subject."""
         subject = self._subject_of(name)
         try:
             base = self.library.base_of(subject) if subject else self.generator.default_base
         except VectorFitError:
             return ""
-        return prompt_tokens.as_html(prompt or "", base)
+        missing = subject is not None and bool((prompt or "").strip()) and subject.trigger not in prompt
+        hint = f' <span class="unsaid">It does not say “{html.escape(subject.trigger)}”.</span>' if missing else ""
+        return prompt_tokens.as_html(prompt or "", base) + hint
 
     def mixing_hint(self, name: str, second: str) -> str:
         """How to write a prompt for two subjects."""

@@ -57,7 +57,7 @@ def fields_of(parameters: dict) -> tuple[Any, ...]:
 
 
 def with_trigger(prompt: str, previous: str, trigger: str) -> str:
-    """The prompt with the previous subject's trigger phrase replaced by the new one."""
+    """The prompt with the previous subject's trigger phrase replaced by the new one; what a person wrote stays."""
     if previous and previous in prompt:
         return prompt.replace(previous, trigger or previous.split()[-1])
-    return prompt if not trigger or trigger in prompt else f"a photo of {trigger}"
+    return prompt if not trigger or prompt.strip() else f"a photo of {trigger}"
