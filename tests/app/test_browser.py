@@ -415,3 +415,35 @@ def test_it_can_be_read_on_a_telephone(browser, address, scheme):
     )
     assert unnamed == []
     page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_a_contrast_of_four_and_a_half(browser, address, scheme):
+    page, _ = opened(browser, address, viewport=SIZES["desktop"], color_scheme=scheme)
+    weak = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
+    for name in ("Generate", "Gallery", "Train", "Subjects", "Sheets"):
+        tab(page, name)
+        page.wait_for_timeout(1500)
+        assert page.evaluate(weak) == []
+    page.evaluate(
+        "document.querySelector('#title').insertAdjacentHTML('beforeend', '<i style=\"color:#888\">weak</i>')"
+    )
+    assert [text.partition(":")[0] for text in page.evaluate(weak)] == ["weak"]  # the check can fail
+    page.context.close()
+
+
+def test_the_keyboard_alone_gets_through_generate(browser, address):
+    page, _ = opened(browser, address, viewport=SIZES["desktop"])
+    page.get_by_role("tab", name="Generate").first.focus()
+    reached = []
+    while "Generate" not in reached and len(reached) < 60:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.innerText || document.activeElement.tagName").strip())
+        if reached[-1].startswith(page.locator(".tile b").nth(1).inner_text()):
+            page.keyboard.press("Enter")
+    assert reached[-1] == "Generate"
+    assert reached.index("TEXTAREA") < reached.index("Generate")
+    expect(page.locator(".tile").nth(1)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .bar")).to_be_visible(timeout=WAIT)
+    page.context.close()
