@@ -94,20 +94,18 @@ def build_app(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Ge
     base = resolve(base_model)
     generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
     jobs = Jobs(runs)
-    gallery = Gallery(runs)
-    blocks = page.build(generator, jobs, gallery)
-    blocks.picture_routes = routes(gallery)
+    blocks = page.build(generator, jobs, Gallery(runs))
     blocks.queue(api_open=False)  # an open API would let a plain POST bypass the queue
     access.limit_places(blocks)
     return blocks, generator, jobs
 
 
-def launch(blocks: gr.Blocks, host_names: Sequence[str] | None = (), **options: Any) -> str:
-    """Serves the page with our limits and returns its address.
+def launch(blocks: gr.Blocks, gallery: Gallery, host_names: Sequence[str] | None = (), **options: Any) -> str:
+    """Serves the page and the pictures of its gallery with our limits, and returns its address.
 
     It answers to this machine's names and `host_names`, and with None to any name. `options` are options of gradio.
     """
-    options["app_kwargs"] = {"routes": blocks.picture_routes}
+    options["app_kwargs"] = {"routes": routes(gallery)}
     if host_names is not None:
         options["app_kwargs"]["middleware"] = access.known_hosts(list(host_names))
     _, address, _ = blocks.launch(
@@ -150,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             launch(
                 blocks,
+                Gallery(flags.runs),
                 # Beyond this machine the names are not known.
                 None if flags.share or flags.server_name not in LOOPBACK else flags.host_name,
                 server_name=flags.server_name,

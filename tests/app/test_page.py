@@ -36,7 +36,7 @@ def served(tmp_path_factory):
     (folder / "secret.txt").write_text("kept to itself")
     (folder / "runs" / "secret.png").write_bytes(b"kept to itself")
     blocks, _, jobs = server.build_app(folder / "runs", "starter", folder / "scratch")
-    address = server.launch(blocks, prevent_thread_lock=True, quiet=True)
+    address = server.launch(blocks, Gallery(folder / "runs"), prevent_thread_lock=True, quiet=True)
     yield address, folder, jobs
     blocks.close()
 
@@ -163,10 +163,10 @@ def test_no_input_reads_a_file_of_the_server(served, client):
     secret = {"path": str(served[1] / "runs" / "secret.png"), "meta": {"_type": "gradio.FileData"}}
     for photos in ([secret], *([{**secret, "path": path}] for path in ("/etc/passwd", "file:///etc/passwd"))):
         body = {"data": [photos, "dog", "", 2, 0.01, "none", True, "sks", 0]}
-        event = httpx.post(f"{served[0]}gradio_api/call/train", json=body).json()
-        answer = httpx.get(f"{served[0]}gradio_api/call/train/{event.get('event_id')}").text
-        assert "event: complete" not in answer
-        assert str(ROOT) not in answer
+        refusal = httpx.post(f"{served[0]}gradio_api/call/train", json=body)
+        assert refusal.status_code == 400
+        assert "upload the file itself" in refusal.text
+        assert str(ROOT) not in refusal.text
         assert served[2].all() == []
 
 
@@ -234,10 +234,9 @@ def test_one_client_cannot_fill_the_queue(root, tmp_path):
 
     generator = Generator(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
     blocks = build(generator, Jobs(root), Gallery(root))
-    blocks.picture_routes = []
     blocks.queue(api_open=False)
     access.limit_places(blocks)
-    address = server.launch(blocks, prevent_thread_lock=True, quiet=True)
+    address = server.launch(blocks, Gallery(root), prevent_thread_lock=True, quiet=True)
     try:
         mine = Client(address, verbose=False)
         asked = {"subject": "rex", "prompt": "sks dog", **QUICK, "compare": False}
@@ -301,7 +300,7 @@ def test_nothing_is_fetched_from_elsewhere(served):
     ],
 )
 def test_serving_beyond_this_machine_without_a_password_warns(arguments, warned, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(server, "launch", lambda blocks, hosts, **options: "")
+    monkeypatch.setattr(server, "launch", lambda blocks, gallery, hosts, **options: "")
     server.main(["--runs", str(tmp_path / "runs"), "--base_model", "starter", *arguments])
     assert ("without a password" in capsys.readouterr().err) == warned
 
