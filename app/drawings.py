@@ -4,8 +4,12 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vectorfit import VectorFitError
+
 from .gallery import Drawing, Gallery
 from .generation import Generator, ImageRequest, SavedImage, parameters_of
+
+MOST = 20  # drawings in progress, with those whose page was left
 
 
 @dataclass
@@ -29,7 +33,13 @@ class Drawings:
         self._running: dict[str, Progress] = {}
 
     def start(self, key: str, request: ImageRequest, compare: bool) -> Progress:
-        """Begins to draw. Raises VectorFitError if the request is out of range or its subject is missing."""
+        """Begins to draw.
+
+        Raises:
+            VectorFitError: the request is out of range, its subject is missing, or this browser draws already.
+        """
+        if key in self._running or len(self._running) >= MOST:
+            raise VectorFitError("a drawing is still in progress; cancel it, or wait until it is done")
         base = self.generator.check(request)
         seeds = range(request.seed, request.seed + request.count)
         parameters = parameters_of(request, base)
