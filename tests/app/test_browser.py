@@ -28,6 +28,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 WAIT = int(os.environ.get("BROWSER_WAIT", "240")) * 1000  # milliseconds; a training may run beside
 SIZES = {"desktop": {"width": 1400, "height": 1000}, "phone": {"width": 390, "height": 844}}
+sync_api.expect.set_options(timeout=WAIT)
 PHOTOS = sorted((ROOT / "examples" / "clock").glob("*.png"))
 
 
