@@ -383,19 +383,21 @@ def test_two_browsers_do_not_mix(browser, address):
 
 def test_the_gallery_survives_a_killed_server(browser, tmp_path):
     app, address = served(tmp_path / "runs")
-    page, _ = opened(browser, address)
-    generate(page)
-    sources = [image.get_attribute("src") for image in page.locator("#results img").all()]
-    app.kill()
-    app.wait()
-    app, _ = served(tmp_path / "runs", address.rstrip("/").rpartition(":")[2])
     try:
+        page, _ = opened(browser, address)
+        generate(page)
+        pictures = page.locator("#results img")
+        sources = [image.get_attribute("src") for image in pictures.all()]
+        app.kill()
+        app.wait()
+        app, _ = served(tmp_path / "runs", address.rstrip("/").rpartition(":")[2])
         page.goto(address, wait_until="domcontentloaded")
-        expect(page.locator("#results img")).to_have_count(4, timeout=WAIT)
-        assert [image.get_attribute("src") for image in page.locator("#results img").all()] == sources
-        assert all(page.locator("#results img").evaluate_all("all => all.map(one => one.naturalWidth > 0)"))
+        expect(pictures).to_have_count(4)
+        assert [image.get_attribute("src") for image in pictures.all()] == sources
+        page.wait_for_timeout(1000)
+        assert all(pictures.evaluate_all("all => all.map(one => one.naturalWidth > 0)"))
     finally:
-        app.terminate()
+        app.kill()
         app.wait()
 
 
