@@ -34,7 +34,7 @@ demo: .venv/installed
 	@echo "subject file runs/demo/vectors.safetensors"
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow

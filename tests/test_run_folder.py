@@ -26,10 +26,11 @@ def documented(heading: str, *writers: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def dreambooth(tmp_path_factory):
-    """A run of two steps on the starter, with its own rate for the text encoder."""
+    """A run of two steps on the starter, with its own rate for the text encoder and photos to validate on."""
     folder = tmp_path_factory.mktemp("runs") / "clock"
     flags = {"--instance_dir": ROOT / "examples" / "clock", "--base_model": "starter", "--output_dir": folder}
     flags |= {"--max_train_steps": 2, "--prior": "none", "--num_validation_images": 1, "--text_encoder_lr": 0.01}
+    flags |= {"--validation_data_dir": ROOT / "examples" / "car"}
     train_dreambooth([str(part) for pair in flags.items() for part in pair])
     AcceleratorState._reset_state(reset_partial_state=True)
     return RunFolder(folder)

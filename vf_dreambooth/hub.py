@@ -39,9 +39,9 @@ def fetch_subject(hub_id: str) -> Path:
     Raises:
         VectorFitError: the hub has no such subject, or cannot be reached.
     """
-    found = HUB_ID.fullmatch(hub_id)
-    assert found is not None
-    repository, revision = found["repository"], found["revision"]
+    parts = HUB_ID.fullmatch(hub_id)
+    assert parts is not None
+    repository, revision = parts["repository"], parts["revision"]
     try:
         kept_only = not network.answers(constants.ENDPOINT)
         return Path(hf_hub_download(repository, VECTORS, revision=revision, local_files_only=kept_only))

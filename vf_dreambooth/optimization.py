@@ -53,8 +53,8 @@ class Optimization:
     def rates(self) -> dict[str, float]:
         """The learning rate of every parameter group, by its key in the log."""
         # Prodigy's rate is a factor of the one that it finds, d.
-        found = [group.get("d", 1.0) for group in self.optimizer.param_groups]
-        rates = [rate * d for rate, d in zip(self.schedule.get_last_lr(), found, strict=True)]
+        factors = [group.get("d", 1.0) for group in self.optimizer.param_groups]
+        rates = [rate * d for rate, d in zip(self.schedule.get_last_lr(), factors, strict=True)]
         return dict(zip(self.log_keys, rates, strict=True))
 
     def freeze(self, step: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ def settings(**given) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    ("prior", "reason"), [("drift", "what vectors changed"), ("base_prediction", "while vectors are disabled")]
+    ("prior", "reason"), [("drift", "what vectors changed"), ("base_prediction", "found by disabling vectors")]
 )
 def test_a_prior_that_needs_vectors_refuses_methods_without(prior, reason):
     assert settings(prior=prior).prior == prior

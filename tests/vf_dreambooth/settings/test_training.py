@@ -32,5 +32,8 @@ def test_what_contradicts_is_refused(given, message):
 
 
 def test_what_belongs_together_is_taken():
-    settings(loss_type="huber", huber_c=0.2, lr_scheduler="polynomial", lr_power=2.0, optimizer="prodigy")
-    settings(lr_scheduler="cosine_with_restarts", lr_num_cycles=3, lr_warmup_steps=5)
+    given = {"loss_type": "huber", "huber_c": 0.2, "lr_scheduler": "polynomial", "lr_power": 2.0}
+    restarts = {"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 3, "lr_warmup_steps": 5}
+    for together in ({**given, "optimizer": "prodigy"}, restarts):
+        taken = settings(**together)
+        assert {name: getattr(taken, name) for name in together} == together
