@@ -39,10 +39,14 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def action(what: str, of: str, label: str, ask: str = "") -> str:
-    """A button that triggers an action of its component, after a question if there is one."""
-    question = f' data-ask="{escaped(ask)}"' if ask else ""
-    return f'<button type="button" class="act" data-action="{what}" data-of="{escaped(of)}"{question}>{label}</button>'
+def action(what: str, of: str, label: str, ask: str = "", named: str = "") -> str:
+    """A button that triggers an action of its component, after a question if there is one.
+
+    `named` is what a screen reader says, where the label alone is not enough.
+    """
+    more = f' data-ask="{escaped(ask)}"' if ask else ""
+    more += f' aria-label="{named}"' if named else ""
+    return f'<button type="button" class="act" data-action="{what}" data-of="{escaped(of)}"{more}>{label}</button>'
 
 
 def tiles(subjects: Sequence[Subject], pictures: dict[str, str], chosen: str) -> str:
@@ -68,6 +72,24 @@ def references(name: str, photos: Sequence[str]) -> str:
     return f'<div class="references"><span>Photos of {escaped(name)}</span><div>{images}</div></div>'
 
 
+def subject_card(subject: Subject, photos: Sequence[str], lines: Sequence[str], shipped: bool) -> str:
+    """What a subject is: its photos, the words that call it, a line of facts."""
+    images = "".join(
+        f'<img src="{one}" alt="photo {n + 1} of {escaped(subject.label)}">' for n, one in enumerate(photos)
+    )
+    stays = "<p>It came with VectorFit and stays as it is.</p>" if shipped else ""
+    return (
+        f'<section class="subject"><h2>{escaped(subject.label)}</h2><div class="photo-row">{images}</div>'
+        f"<p>Say <b>{escaped(subject.trigger)}</b> in a prompt.</p>"
+        f'<p class="details">{escaped(" · ".join(lines))}</p>{stays}</section>'
+    )
+
+
+def plots(drawn: dict[str, str]) -> str:
+    """Figures of a training; each has its title in it."""
+    return "".join(f'<div class="plot" role="img" aria-label="{title}">{svg}</div>' for title, svg in drawn.items())
+
+
 def _figure(drawing: Drawing, file: str | None, caption: str, waiting: bool, side: int) -> str:
     shape = f'style="aspect-ratio:1" data-side="{side}"'
     if file is None:
@@ -83,23 +105,29 @@ def _figure(drawing: Drawing, file: str | None, caption: str, waiting: bool, sid
 
 
 def _subject_words(parameters: dict) -> str:
-    subjects = [f"{str(s['name']).rpartition('/')[2]} × {s['strength']:g}" for s in parameters.get("subjects", [])]
-    return " + ".join(subjects) or "Base model"
+    """The subjects of a drawing, with the strength of those that are not as trained."""
+    subjects = [(str(each["name"]).rpartition("/")[2], each["strength"]) for each in parameters.get("subjects", [])]
+    return (
+        " + ".join(name if strength == 1 else f"{name} at {strength:g}" for name, strength in subjects) or "Base model"
+    )
 
 
 def pairs(drawing: Drawing, waiting: bool = False) -> str:
-    """The pictures of a drawing, each seed's personalised one beside the base's."""
+    """The pictures of a drawing by seed, each beside the base's; of two subjects, the base's is in a corner."""
     images, bases, side = drawing.images, drawing.base_images, int(drawing.parameters.get("resolution", 0))
     own, made = escaped(_subject_words(drawing.parameters)), []
+    mixed = " mixed" if drawing.compare and len(drawing.parameters.get("subjects", [])) > 1 else ""
     for seed in drawing.seeds:
         figures = []
         if drawing.compare:
             file = bases[seed].name if seed in bases else None
-            figures.append(_figure(drawing, file, f"Base model · seed {seed}", waiting, side))
+            figures.append(
+                _figure(drawing, file, "Base model" if mixed else f"Base model · seed {seed}", waiting, side)
+            )
         file = images[seed].name if seed in images else None
         figures.append(_figure(drawing, file, f"{own} · seed {seed}", waiting, side))
-        made.append(f'<div class="pair">{"".join(figures)}</div>')
-    return f'<div class="pairs {"compared" if drawing.compare else "alone"}">{"".join(made)}</div>'
+        made.append(f'<div class="pair{mixed}">{"".join(figures)}</div>')
+    return f'<div class="pairs {"compared" if drawing.compare and not mixed else "alone"}">{"".join(made)}</div>'
 
 
 def settings_link(parameters: dict, seed: int) -> str:

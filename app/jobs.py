@@ -20,20 +20,18 @@ from pathlib import Path
 
 import psutil
 from filelock import FileLock
-from PIL import Image
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vf_dreambooth.photos import open_photo
 from vf_training.runs import RunFolder
 
 from .pace import SAMPLES, Pace, phase_of
+from .photo_edits import PhotoEdit, store
 from .subjects import PHOTOS, RESERVED_FOLDERS, slug
 
 SCRIPT = "train_dreambooth_vectorfit"
 MIN_PHOTOS, MAX_PHOTOS = 3, 10
 MAX_WAITING = 20
-STORED_SIZE = 2048  # pixels of the longer side of a stored photo
 TAIL = 16_384  # bytes of a process's output that are read
 ENDED = "It ended before it was finished: someone or the system ended its process, perhaps for lack of memory."
 QUEUED, RUNNING, STOPPING, STOPPED, FINISHED, FAILED = "queued", "running", "stopping", "stopped", "finished", "failed"
@@ -117,10 +115,11 @@ class Jobs:
                 return job
         raise VectorFitError(f"no training is called {name!r}; there are: {', '.join(j.name for j in self.all())}")
 
-    def add(self, photos: Sequence[Path], name: str, arguments: Sequence[str]) -> Job:
+    def add(self, photos: Sequence[Path], name: str, arguments: Sequence[str], edits: Sequence[PhotoEdit] = ()) -> Job:
         """Copies the photos, queues a training, and starts it if no other training runs.
 
-        `arguments` are those of the training script, without the two folders.
+        `arguments` are those of the training script, without the two folders. `edits` are squares and captions, one
+        per photo; without any the photos stay as they are.
 
         Raises:
             VectorFitError: there are too few or too many photos, a photo is unreadable, or the queue is full.
@@ -130,7 +129,7 @@ class Jobs:
         # Encoding takes seconds, so it is done before locking.
         temporary = self.root / PHOTOS / f".{secrets.token_hex(8)}"
         try:
-            _store(photos, temporary)
+            store(photos, edits or [PhotoEdit()] * len(photos), temporary)
             with self._lock():
                 waiting = sum(job.waiting for job in self.all())
                 if waiting >= MAX_WAITING:
@@ -335,18 +334,6 @@ class Jobs:
             return None
         grids = -(-steps // every) - step // every if every else 0
         return pace.left(step, steps, grids - (phase == SAMPLES and grids > 0))
-
-
-def _store(photos: Sequence[Path], folder: Path) -> None:
-    """Saves photos under names of ours: upright, without a camera's metadata, and no larger than any training needs.
-
-    One photo at a time is in memory.
-    """
-    folder.mkdir(parents=True)
-    for number, path in enumerate(photos):
-        image = open_photo(path)
-        image.thumbnail((STORED_SIZE, STORED_SIZE), Image.Resampling.LANCZOS)
-        image.save(folder / f"{number:02d}.png")
 
 
 def _tail(output: Path) -> str:

@@ -73,3 +73,18 @@ class Pace:
         if self.step_seconds is None:
             return None
         return (steps - step) * self.step_seconds + grids * self.grid_seconds
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as text, such as "2 min 5 s"; empty for None."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def about(seconds: float) -> str:
+    """Seconds as rough text: whole minutes from two minutes on."""
+    return f"about {duration(seconds if seconds < 120 else 60 * round(seconds / 60)).removesuffix(' 0 s')}"

@@ -52,12 +52,14 @@ def build(generator: Generator, jobs: Jobs, gallery: Gallery) -> gr.Blocks:
                 train = TrainTab(generator, jobs)
             with gr.Tab("Subjects", id="subjects") as subjects_page:
                 subjects = SubjectsTab(generator, jobs)
-            with gr.Tab("Sheets", id="sheets"):
+            with gr.Tab("Sheets", id="sheets") as sheets_page:
                 sheets = SheetsTab(generator, sessions)
+        page.load(train.presets, None, train.preset, **PRIVATE)
         _list_subjects(page, generator, (sheets, subjects), generate)
         _connect(page, tabs, gallery_page, generate, kept)
         _use(tabs, generate, (train.use, train.job), (subjects.use, subjects.subject))
         subjects_page.select(subjects.first, subjects.subject, subjects.subject, **PRIVATE)
+        sheets_page.select(sheets.first, [sheets.subject, sheets.prompt], [sheets.subject, sheets.prompt], **PRIVATE)
 
         def page_closed(request: gr.Request) -> None:
             """Cancels the session's sheets: nobody waits for them. What Generate draws goes to the gallery."""

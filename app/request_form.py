@@ -6,8 +6,10 @@ from typing import Any
 from vectorfit import VectorFitError
 
 from .cards import NO_SUBJECT
-from .generation import MAX_IMAGES, ImageRequest
+from .generation import ImageRequest
 from .handlers import number, whole_number
+
+NEW_SEEDS = 10**6  # a new seed is below this, short enough to read and to write down
 
 
 def request_of(
@@ -31,7 +33,7 @@ def request_of(
         tuple((name, number(value, field)) for name, value, field in strengths if name not in (None, "", NO_SUBJECT)),
         prompt or "",
         negative_prompt or "",
-        random.randrange(2**32 - MAX_IMAGES) if random_seed else whole_number(seed, "seed"),
+        random.randrange(NEW_SEEDS) if random_seed else whole_number(seed, "seed"),
         whole_number(count, "images"),
         whole_number(steps, "steps"),
         number(guidance, "guidance"),

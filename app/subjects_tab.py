@@ -12,10 +12,14 @@ from .components import ON_DEVICE, PRIVATE, subject_choices
 from .generation import Generator
 from .handlers import shows_errors
 from .jobs import Jobs
-from .subject_details import EXPORTS, facts, scores, settings, write_export, write_figures
+from .subject_details import EXPORTS, facts, figures, scores, settings, summary, write_export
 from .subject_tiles import SubjectPictures
+from .subjects import EXAMPLES
 
-TITLES = ("Loss", "Training strength", "Frozen vectors")
+NO_SUBJECTS = (
+    '<div class="nothing"><b>No subject yet</b><p>Train one from a few photos, or add a subject file in Generate.</p>'
+    "</div>"
+)
 ASK_DELETE = "(name) => { if (!confirm('Delete this subject with its photos?')) throw 'kept'; return name; }"
 
 
@@ -26,47 +30,47 @@ class SubjectsTab:
         self.generator, self.library, self.jobs = generator, generator.library, jobs
         self.pictures = SubjectPictures(generator.library)
         with gr.Row():
-            self.subject = gr.Dropdown(
-                label="Subject", choices=[], value=None, scale=3, elem_id="looked-at", allow_custom_value=True
-            )
-            self.use = gr.Button("Generate with it", variant="primary", scale=1, elem_id="use-subject")
-        self.photos = gr.HTML("", elem_id="subject-photos")
-        with gr.Row():
-            with gr.Column(min_width=300):
+            with gr.Column(scale=3, min_width=300):
+                self.subject = gr.Dropdown(
+                    label="Subject", choices=[], value=None, elem_id="looked-at", allow_custom_value=True
+                )
+                self.card = gr.HTML(NO_SUBJECTS, elem_id="subject-card")
+                self.use = gr.Button("Generate with it", variant="primary", elem_id="use-subject")
+            with gr.Column(scale=2, min_width=300):
                 self._care()
-            with gr.Column(min_width=300):
-                self._recorded()
+        with gr.Accordion("How it was trained", open=False):
+            self._recorded()
         self._wire()
 
     def _care(self) -> None:
-        with gr.Row():
-            self.kind = gr.Dropdown(list(EXPORTS), value=EXPORTS[0], label="Export as", min_width=150, scale=2)
-            self.make = gr.Button("Export", min_width=100, elem_id="export")
-        self.file = gr.File(label="Download", interactive=False, visible=False, elem_id="exported")
-        with gr.Row():
-            self.new_name = gr.Textbox("", label="New name", min_width=150, scale=2)
-            self.rename = gr.Button("Rename", min_width=100, elem_id="rename")
         self.notes = gr.Textbox("", label="Notes", lines=3, placeholder="What works with it, what does not")
-        with gr.Row():
-            self.keep = gr.Button("Save the notes", elem_id="keep-notes")
-            self.delete = gr.Button("Delete", variant="stop", elem_id="delete-subject")
+        self.keep = gr.Button("Save the notes", elem_id="keep-notes", size="md")
+        with gr.Row(elem_classes="beside"):
+            self.kind = gr.Dropdown(list(EXPORTS), value=EXPORTS[0], label="Export as", min_width=150, scale=3)
+            self.make = gr.Button("Export", min_width=90, elem_id="export", size="md")
+        self.file = gr.File(label="Download", interactive=False, visible=False, elem_id="exported")
+        with gr.Row(elem_classes="beside", visible=False) as self.naming:
+            self.new_name = gr.Textbox("", label="New name", min_width=150, scale=3)
+            self.rename = gr.Button("Rename", min_width=90, elem_id="rename", size="md")
+        self.delete = gr.Button("Delete", variant="stop", elem_id="delete-subject", size="md", visible=False)
 
     def _recorded(self) -> None:
         self.scores = gr.Dataframe(
             headers=["score", "mean", "interval", "protocol"], label="Scores", interactive=False, visible=False
         )
-        options = {"format": "png", "interactive": False, "type": "filepath", "show_label": False, "visible": False}
-        self.figures = {
-            title: gr.Image(label=title, buttons=["download"], elem_classes="plot", **options) for title in TITLES
-        }
-        with gr.Accordion("What its file records", open=False):
-            self.facts = gr.Dataframe(headers=["about", "value"], show_label=False, interactive=False, wrap=True)
-            self.settings = gr.Dataframe(headers=["setting", "value"], show_label=False, interactive=False)
+        self.plots = gr.HTML("", elem_id="plots")
+        with gr.Row():
+            self.facts = gr.Dataframe(
+                headers=["about", "value"], label="Its file", interactive=False, wrap=True, min_width=300
+            )
+            self.settings = gr.Dataframe(
+                headers=["setting", "value"], label="Settings", interactive=False, wrap=True, min_width=300
+            )
 
     def _wire(self) -> None:
         details = [
-            *(self.photos, self.facts, self.scores, self.settings, *self.figures.values(), self.file, self.notes),
-            self.new_name,
+            *(self.card, self.facts, self.scores, self.settings, self.plots, self.file, self.notes, self.new_name),
+            *(self.naming, self.delete),
         ]
         self.subject.change(shows_errors(self.show), self.subject, details, **PRIVATE)
         chosen = [self.subject, self.kind]
@@ -103,19 +107,21 @@ class SubjectsTab:
     def show(self, name: str | None) -> tuple[Any, ...]:
         """Everything that is recorded of a subject."""
         if not name or name not in self.library.names():
-            return (gr.skip(),) * (7 + len(self.figures))
+            return (gr.skip(),) * 10
         subject = self.library.find(name)
-        files = write_figures(subject, self.generator.new_folder())
-        score_rows = scores(subject)
+        origin, _, own_name = subject.name.rpartition("/")
+        score_rows, photos = scores(subject), self.pictures.photos(subject)
+        lines = summary(subject, len(self.library.photos(subject)))
         return (
-            cards.references(subject.label, self.pictures.photos(subject)),
+            cards.subject_card(subject, photos, lines, origin == EXAMPLES),
             facts(subject),
             gr.update(value=score_rows, visible=bool(score_rows)),
             settings(subject),
-            *(gr.update(value=files.get(title), visible=title in files) for title in self.figures),
+            cards.plots(figures(subject)),
             gr.update(value=None, visible=False),
             subject_care.note_of(self.library, name),
-            subject.name.rpartition("/")[2],
+            own_name,
+            *(gr.update(visible=origin != EXAMPLES),) * 2,
         )
 
     def export(self, subject: str, kind: str = EXPORTS[0]) -> Any:

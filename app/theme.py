@@ -1,4 +1,4 @@
-"""How the page looks, and the little that its own script does: full size, copied links, Ctrl+Enter."""
+"""How the page looks, and the little that its own scripts do: full size, copied links, Ctrl+Enter, cutting photos."""
 
 from pathlib import Path
 
@@ -54,4 +54,5 @@ def theme() -> gr.themes.Base:
 
 
 CSS = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8")
-HEAD = f"<script>\n{(Path(__file__).parent / 'theme.js').read_text(encoding='utf-8')}</script>"
+SCRIPTS = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("theme.js", "photos.js")]
+HEAD = "".join(f"<script>\n{script}</script>" for script in SCRIPTS)

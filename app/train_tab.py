@@ -1,6 +1,7 @@
 """The Train tab: drop photos, see what is wrong with them, train in another process, watch it."""
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,23 @@ from PIL import Image
 
 from vectorfit import VectorFitError
 from vf_dreambooth.cli import parse
-from vf_dreambooth.photos import SUFFIXES
 from vf_dreambooth.settings.prior import PRIORS
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
-from .components import OFTEN, PRIVATE, uploads_only
+from .components import OFTEN, PRIVATE
 from .generation import Generator
 from .handlers import number, shows_errors, whole_number
-from .jobs import FAILED, FINISHED, MAX_PHOTOS, MIN_PHOTOS, QUEUED, RUNNING, STOPPED, Jobs
-from .photo_check import UNREADABLE, check_photos
-from .training_cards import NO_TRAINING, SAID, duration, grid_url, photo_cards, progress, timeline
+from .jobs import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Jobs
+from .pace import about
+from .photo_table import PhotoTable
+from .training_cards import NO_TRAINING, SAID, grid_url, progress, step_title, timeline
 
 REFRESH_SECONDS = 1.0  # how often the page asks for the state of the trainings
 MOST_STEPS, LEAST_RATE, MOST_RATE = 20, 1000, 25  # times the base's own steps and rate
 PRESETS = {"Quick": 1 / 3, "Balanced": 1.0, "Thorough": 2.0}  # times the base's own steps
 BALANCED = "Balanced"
+TOKEN = "sks"
 PRIOR_NAMES = {
     "class_images": "pictures of the class, drawn first",
     "base_prediction": "the base's own prediction, no pictures needed",
@@ -42,32 +44,36 @@ class TrainTab:
         self.base = generator.default_base
         self.sent = gr.State({"menu": [], "samples": ""})  # what the page already shows
         with gr.Row(elem_id="training-table"):
-            with gr.Column(scale=2, min_width=300):
-                self._photos()
+            with gr.Column(scale=2, min_width=300, elem_id="taught"):
+                self._subject()
                 self._settings()
             with gr.Column(scale=3, min_width=300):
                 self._progress()
         self._wire()
 
-    def _photos(self) -> None:
-        label = f"{MIN_PHOTOS} to {MAX_PHOTOS} photos of one thing"
-        self.photos = uploads_only(gr.File(label=label, file_count="multiple", file_types=sorted(SUFFIXES), height=130))
-        self.checked = gr.HTML("", elem_id="photos")
+    def _subject(self) -> None:
+        gr.HTML(step_title(1, "Photos", "one thing, in different places and lights"))
+        self.table = PhotoTable(self.base.preset.resolution)
+        gr.HTML(step_title(2, "What is it?"))
         with gr.Row():
-            self.noun = gr.Textbox("", label="What is it?", info="one noun", placeholder="dog", min_width=130)
-            self.name = gr.Textbox("", label="Its name", info="by default the noun", placeholder="rex", min_width=130)
+            self.noun = gr.Textbox("", label="Class noun", placeholder="dog", min_width=130, elem_id="noun")
+            self.name = gr.Textbox("", label="Name, if you like", placeholder="rex", min_width=130)
+        self.called = gr.HTML("", elem_id="called")
 
     def _settings(self) -> None:
         preset = self.base.preset
-        self.preset = gr.Radio(list(PRESETS), value=BALANCED, label="How long", info="", elem_id="preset")
+        gr.HTML(step_title(3, "How long?"))
+        self.preset = gr.Radio(list(PRESETS), value=BALANCED, show_label=False, label="How long?", elem_id="preset")
         with gr.Accordion("Settings", open=False):
-            self.steps = gr.Number(preset.max_train_steps, precision=0, minimum=1, label="Steps")
-            self.rate = gr.Number(preset.learning_rate, label="Learning rate")
+            with gr.Row():
+                self.steps = gr.Number(preset.max_train_steps, precision=0, minimum=1, label="Steps", min_width=120)
+                self.rate = gr.Number(preset.learning_rate, label="Learning rate", min_width=120)
             priors = [(PRIOR_NAMES.get(prior, prior), prior) for prior in PRIORS]
-            self.prior = gr.Dropdown(priors, value=PRIORS[0], label="What keeps the class as it was")
+            self.prior = gr.Dropdown(priors, value=PRIORS[0], label="Prior: what keeps the class as it was")
             self.text_encoder = gr.Checkbox(True, label="Train the text encoder too")
-            self.token = gr.Textbox("sks", label="Rare word that calls the subject")
-            self.seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+            with gr.Row():
+                self.token = gr.Textbox(TOKEN, label="Rare word that calls it", min_width=120)
+                self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=120)
         self.start = gr.Button("Start training", variant="primary", elem_id="train", size="lg")
         self.started = gr.Textbox(label="Message", visible=False)
 
@@ -76,28 +82,31 @@ class TrainTab:
             label="Training", choices=[], value=None, visible=False, elem_id="job", allow_custom_value=True
         )
         self.state = gr.HTML(NO_TRAINING, elem_id="progress")
-        with gr.Row():
+        with gr.Row(elem_id="training-actions"):
             self.use = gr.Button("Generate with it", variant="primary", visible=False, elem_id="use")
             self.stop = gr.Button("Stop and save", visible=False, elem_id="stop")
-            self.resume = gr.Button("Continue", visible=False, elem_id="resume")
-            self.remove = gr.Button("Remove", visible=False, elem_id="remove")
+            self.resume = gr.Button("Continue", variant="primary", visible=False, elem_id="resume")
+            self.remove = gr.Button("Remove", visible=False, elem_id="remove", scale=0, min_width=110)
         self.samples = gr.HTML("", elem_id="samples")
         self.timer = gr.Timer(REFRESH_SECONDS)
 
     def _wire(self) -> None:
-        self.photos.change(
-            shows_errors(self.show_photos),
-            [self.photos, self.noun],
-            [self.checked, self.noun, self.preset],
-            **{**PRIVATE, "show_progress": "minimal"},
-        )
+        self.table.wire(self.noun)
+        for field in (self.noun, self.token):
+            field.change(self.call, [self.noun, self.token], self.called, trigger_mode="always_last", **OFTEN)
         self.preset.input(self.steps_of, self.preset, self.steps, **PRIVATE)
         inputs = [
-            *(self.photos, self.noun, self.name, self.steps, self.rate, self.prior, self.text_encoder, self.token),
-            self.seed,
+            *(self.table.photos, self.noun, self.name, self.steps, self.rate, self.prior, self.text_encoder),
+            *(self.token, self.seed, self.table.edits),
         ]
-        outputs = [self.started, self.job]
-        self.start.click(shows_errors(self.train), inputs, outputs, api_name="train", concurrency_limit=None)
+        self.start.click(
+            shows_errors(self.train),
+            inputs,
+            [self.started, self.job],
+            api_name="train",
+            concurrency_limit=None,
+            js=PhotoTable.COLLECT,
+        )
         self.timer.tick(self.refreshed, [self.job, self.sent], self.refreshed_components, **OFTEN)
         quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
         self.stop.click(shows_errors(self.stop_training), self.job, None, api_name="stop", **quick)
@@ -110,14 +119,20 @@ class TrainTab:
         """The components that `refreshed` fills."""
         return [self.job, self.state, self.samples, self.sent, self.use, self.stop, self.resume, self.remove]
 
-    def show_photos(self, files: list[str] | None, noun: str) -> tuple[Any, ...]:
-        """The uploaded photos with their check, a guess of their class noun, and how long a training takes."""
-        if not files:
-            return "", gr.skip(), gr.skip()
-        checked = check_photos([Path(file) for file in files[: 2 * MAX_PHOTOS]], self.base.preset.resolution)
-        if not MIN_PHOTOS <= len(files) <= MAX_PHOTOS:
-            gr.Warning(f"{len(files)} photos; expected {MIN_PHOTOS} to {MAX_PHOTOS}")
-        return photo_cards(checked), noun or checked.noun, self.presets()
+    def call(self, noun: str, token: str) -> str:
+        """What will call the subject in a prompt, and which subjects the same words call already."""
+        token = (token or "").strip() or TOKEN
+        if not (noun or "").strip():
+            return ""
+        phrase = f"{token} {noun.strip()}"
+        text = f"In a prompt, <b>{html.escape(phrase)}</b> will call it."
+        same = [subject.label for subject in self.generator.library.all() if subject.trigger == phrase]
+        if same:
+            text += (
+                f" {html.escape(' and '.join(same))} answers to that too: to mix them in one picture, choose another "
+                "rare word in the settings."
+            )
+        return f'<p class="note">{text}</p>'
 
     def steps_of(self, preset: str) -> int:
         """The steps of a preset."""
@@ -126,15 +141,11 @@ class TrainTab:
     def presets(self) -> Any:
         """The presets with the time each takes here, once a training on this base has been measured."""
         pace = self.jobs.seconds_per_step(self.base.name)
-        told = (
-            "; ".join(f"{name.lower()} about {duration(pace * self.steps_of(name))}" for name in PRESETS)
-            if pace
-            else ""
-        )
-        steps = ", ".join(f"{self.steps_of(name)}" for name in PRESETS)
-        return gr.update(
-            info=f"{told} on this machine" if told else f"{steps} steps; timed here after the first training"
-        )
+        choices = [
+            (f"{name} · {about(pace * steps) if pace else f'{steps} steps'}", name)
+            for name, steps in ((name, self.steps_of(name)) for name in PRESETS)
+        ]
+        return gr.update(choices=choices)
 
     def train(
         self,
@@ -145,23 +156,22 @@ class TrainTab:
         learning_rate: float | None = None,
         prior: str = PRIORS[0],
         train_text_encoder: bool = True,
-        token: str = "sks",
+        token: str = TOKEN,
         seed: float = 0,
+        edits: list[dict] | None = None,
     ) -> tuple[str, str]:
-        """Queues a training on the photos. Returns a message and the training's name."""
-        paths = [Path(file) for file in photos or []]
-        check_number(len(paths))
-        checked = check_photos(paths[: MAX_PHOTOS + 1], self.base.preset.resolution)
-        if checked.unreadable:
-            reasons = "\n".join(f"{name}: {note}" for name, pixels, note in checked.rows if pixels == UNREADABLE)
-            raise VectorFitError(f"{checked.unreadable} of {len(paths)} photos cannot be used; remove them:\n{reasons}")
+        """Queues a training on the photos. Returns a message and the training's name.
+
+        `edits` holds {"caption": its own prompt, "crop": [left, top, side]} or null for every photo, in their order.
+        """
+        checked = self.table.checked(photos, edits)
         noun = (class_noun or "").strip() or checked.noun
         if not noun:
             raise VectorFitError(
                 "class noun: missing, and the names of the photos do not give one; expected one noun, such as dog"
             )
         flags = {"base_model": self.base.location if self.base.name != "starter" else "starter", "class_noun": noun}
-        flags |= {"token": (token or "sks").strip(), "prior": prior, "seed": str(whole_number(seed or 0, "seed"))}
+        flags |= {"token": (token or TOKEN).strip(), "prior": prior, "seed": str(whole_number(seed or 0, "seed"))}
         flags |= {"max_train_steps": str(whole_number(steps, "steps"))} if steps is not None else {}
         flags |= {"learning_rate": str(number(learning_rate, "learning rate"))} if learning_rate is not None else {}
         arguments = [f"--{flag}={value}" for flag, value in flags.items()]
@@ -170,7 +180,8 @@ class TrainTab:
         usual = self.base.preset.learning_rate
         check_range("learning rate", learning_rate, usual / LEAST_RATE, usual * MOST_RATE)
         check_settings(arguments)
-        job = self.jobs.add(paths, name or noun, arguments)
+        check_captions([edit.caption for edit in checked.edits], flags["token"])
+        job = self.jobs.add(checked.paths, name or noun, arguments, checked.edits)
         waiting = sum(other.waiting for other in self.jobs.all())
         return f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}", job.name
 
@@ -222,16 +233,23 @@ class TrainTab:
         gr.Info(f"{html.escape(name or '')} is removed.")
 
 
-def check_number(photos: int) -> None:
-    """Raises VectorFitError for too few or too many photos."""
-    if not MIN_PHOTOS <= photos <= MAX_PHOTOS:
-        raise VectorFitError(f"{photos} photos; expected {MIN_PHOTOS} to {MAX_PHOTOS} of one thing")
-
-
 def check_range(name: str, value: float | None, low: float, high: float) -> None:
     """Raises VectorFitError for a number that can only fail, with the range around the base's own value."""
     if value is not None and not low <= value <= high:
         raise VectorFitError(f"{name}: got {value:g}, expected {low:g} to {high:g}")
+
+
+def check_captions(captions: Sequence[str], token: str) -> None:
+    """Tells of captions that do not call the subject. Raises VectorFitError for unknown words in braces."""
+    for caption in captions:
+        unknown = set(re.findall(r"{(\w*)}", caption)) - {"token", "class"}
+        if unknown:
+            raise VectorFitError(
+                f"{caption!r}: unknown placeholder {{{unknown.pop()}}}; expected {{token}} or {{class}}"
+            )
+    without = sum(bool(caption) and not {token, "{token}"} & set(caption.split()) for caption in captions)
+    if without:
+        gr.Warning(f"{without} captions do not say {html.escape(token)}, the word that will call the subject.")
 
 
 def check_settings(arguments: list[str]) -> None:

@@ -2,19 +2,22 @@
 
 import base64
 import html
+import json
 from collections.abc import Sequence
 from io import BytesIO
 
 from PIL import Image
 
-from .cards import data_url, escaped
+from .cards import action, data_url, escaped
 from .jobs import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, STOPPING, Status
-from .pace import CLASS_IMAGES, LOADING, SAMPLES, SAVING, TRAINING
+from .pace import CLASS_IMAGES, LOADING, SAMPLES, SAVING, TRAINING, duration
 from .photo_check import PhotoCheck
+from .photo_edits import PhotoEdit
 
 NUMBERED = (LOADING, CLASS_IMAGES, TRAINING, SAVING)
 POINTS, WIDTH, HEIGHT = 200, 600, 120  # of the loss curve
 SMOOTHING = 0.9
+WHOLE = 640  # pixels of the longer side of a photo that is being cut
 SAID = {
     QUEUED: "waits",
     RUNNING: "is training",
@@ -25,25 +28,41 @@ SAID = {
 }
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as text, such as "2 min 5 s"; empty for None."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def step_title(number: int, title: str, more: str = "") -> str:
+    """The heading of a numbered step."""
+    return f'<h2 class="step"><i>{number}</i>{title} <small>{more}</small></h2>'
 
 
-def photo_cards(checked: PhotoCheck) -> str:
-    """Every photo once: its square as the training sees it, its name, and what is wrong with it."""
-    made = []
-    for (name, pixels, note), image in zip(checked.rows, checked.shown, strict=True):
-        picture = f'<img src="{data_url(image)}" alt="{escaped(name)}">' if image else '<span class="bad">✕</span>'
-        warned = "" if note == "good" else ' class="warned"'
-        said = escaped(pixels if note == "good" else f"{pixels}: {note}")
-        made.append(f"<figure{warned}>{picture}<figcaption><b>{escaped(name)}</b><br>{said}</figcaption></figure>")
-    return f'<div class="photos">{"".join(made)}</div>'
+def photo_cards(checked: PhotoCheck, edits: Sequence[PhotoEdit]) -> str:
+    """Every photo once: its square as the training sees it, what is wrong with it, its caption; cut, remove."""
+    made = [_photo(number, *each) for number, each in enumerate(zip(checked.rows, checked.shown, edits, strict=True))]
+    hint = "A caption is the prompt that a photo is trained with; without one it is “a photo of” your subject."
+    return f'<div class="photos">{"".join(made)}</div><p class="note">{hint}</p>' if made else ""
+
+
+def _photo(number: int, row: Sequence[str], image: Image.Image | None, edit: PhotoEdit) -> str:
+    name, pixels, note = (escaped(text) for text in row)
+    warned = "" if note == "good" else " warned"
+    said = f"<b>{name}</b><br>{pixels if note == 'good' else f'{pixels}: {note}'}"
+    remove = action("remove", str(number), "Remove", named=f"Remove {name}")
+    if image is None:
+        below = f'<figcaption>{said}</figcaption><div class="bar">{remove}</div>'
+        return f'<figure class="photo{warned}"><span class="bad">✕</span>{below}</figure>'
+    crop = f' data-crop="{escaped(json.dumps(edit.crop))}"' if edit.crop else ""
+    return (
+        f'<figure class="photo{warned}" data-name="{name}" data-whole="{whole_url(image)}"{crop}>'
+        f'<img src="{data_url(edit.cut(image))}" alt="{name}"><figcaption>{said}</figcaption>'
+        f'<input class="caption" value="{escaped(edit.caption)}" placeholder="caption" aria-label="Caption of {name}">'
+        f'<div class="bar"><button type="button" class="act" data-cut aria-label="Crop {name}">Crop</button>{remove}'
+        "</div></figure>"
+    )
+
+
+def whole_url(image: Image.Image) -> str:
+    """A photo inside the page, whole, to cut."""
+    small = image.copy()
+    small.thumbnail((WHOLE, WHOLE))
+    return grid_url(small)
 
 
 def _phases(status: Status) -> str:
@@ -133,7 +152,7 @@ NO_TRAINING = (
 
 
 def grid_url(image: Image.Image) -> str:
-    """A sample grid inside the page, at its own size."""
+    """A picture inside the page, at its own size."""
     data = BytesIO()
     image.convert("RGB").save(data, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
