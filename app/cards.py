@@ -90,11 +90,23 @@ def plots(drawn: dict[str, str]) -> str:
     return "".join(f'<div class="plot" role="img" aria-label="{title}">{svg}</div>' for title, svg in drawn.items())
 
 
-def _figure(drawing: Drawing, file: str | None, caption: str, waiting: bool, side: int) -> str:
+def sketch_url(image: Image.Image) -> str:
+    """A rough picture of a few pixels inside the page."""
+    data = BytesIO()
+    image.save(data, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _unfinished(caption: str, progress: Progress | None, sketch: Image.Image | None) -> str:
+    """The place of a picture that is not there: it waits, is being drawn, or was never drawn."""
+    state = "missing" if progress is None else "waiting" if sketch is None else "sketched"
+    rough = f'<img src="{sketch_url(sketch)}" alt="being drawn">' if progress and sketch else ""
+    box = f'<div class="empty {state}" style="aspect-ratio:1">{rough}</div>'
+    return f"<figure>{box}<figcaption>{caption}</figcaption></figure>"
+
+
+def _figure(drawing: Drawing, file: str, caption: str, side: int) -> str:
     shape = f'style="aspect-ratio:1" data-side="{side}"'
-    if file is None:
-        state = "waiting" if waiting else "missing"
-        return f'<figure><div class="empty {state}" {shape}></div><figcaption>{caption}</figcaption></figure>'
     address = f"{PICTURES}/{drawing.folder.parent.name}/{drawing.id}/{file}"
     plain = escaped(html.unescape(caption))
     return (
@@ -112,20 +124,21 @@ def _subject_words(parameters: dict) -> str:
     )
 
 
-def pairs(drawing: Drawing, waiting: bool = False) -> str:
+def pairs(drawing: Drawing, progress: Progress | None = None) -> str:
     """The pictures of a drawing by seed, each beside the base's; of two subjects, the base's is in a corner."""
-    images, bases, side = drawing.images, drawing.base_images, int(drawing.parameters.get("resolution", 0))
+    side, sketches = int(drawing.parameters.get("resolution", 0)), dict(progress.sketches) if progress else {}
     own, made = escaped(_subject_words(drawing.parameters)), []
     mixed = " mixed" if drawing.compare and len(drawing.parameters.get("subjects", [])) > 1 else ""
+    kinds = [("Base model", True, drawing.base_images)] if drawing.compare else []
+    kinds.append((own, False, drawing.images))
     for seed in drawing.seeds:
         figures = []
-        if drawing.compare:
-            file = bases[seed].name if seed in bases else None
-            figures.append(
-                _figure(drawing, file, "Base model" if mixed else f"Base model · seed {seed}", waiting, side)
-            )
-        file = images[seed].name if seed in images else None
-        figures.append(_figure(drawing, file, f"{own} · seed {seed}", waiting, side))
+        for what, base, pictures in kinds:
+            caption = what if base and mixed else f"{what} · seed {seed}"
+            if seed in pictures:
+                figures.append(_figure(drawing, pictures[seed].name, caption, side))
+            else:
+                figures.append(_unfinished(caption, progress, sketches.get((seed, base))))
         made.append(f'<div class="pair{mixed}">{"".join(figures)}</div>')
     return f'<div class="pairs {"compared" if drawing.compare and not mixed else "alone"}">{"".join(made)}</div>'
 
@@ -166,16 +179,20 @@ def results(drawing: Drawing | None, progress: Progress | None = None) -> str:
             "Generate. Beside each picture stands what the base model draws at the same seed.</p></div>"
         )
     notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in drawing.notes)
+    if progress is None and len(drawing.images) < len(drawing.seeds):
+        notes += '<p class="note">It ended early; what was drawn is kept.</p>'
     head = ""
     if progress is not None:
-        name = progress.what.rpartition("/")[2] or "the queue"
+        name = progress.what.rpartition("/")[2]
+        before = f"{progress.ahead} {'drawing' if progress.ahead == 1 else 'drawings'} before yours"
         text = f"Drawing {escaped(name)}: step {progress.done} of {progress.total}" if progress.done else "Preparing"
+        text = before if progress.ahead else text
         head = (
             f'<div class="drawing"><progress value="{progress.done}" max="{progress.total}" aria-label="progress">'
             f"</progress><span>{text}</span></div>"
         )
     below = "" if progress is not None else _bar(drawing)
-    return f"{head}{pairs(drawing, progress is not None)}{below}{notes}"
+    return f"{head}{pairs(drawing, progress)}{below}{notes}"
 
 
 def gallery(drawings: Sequence[Drawing]) -> str:

@@ -82,7 +82,7 @@ class Gallery:
         shutil.move(image.path, drawing.folder / f"{'base' if base else 'picture'}-{image.parameters['seed']}.png")
 
     def all(self, key: str) -> list[Drawing]:
-        """A browser's drawings, the newest first. Damaged records are left out."""
+        """A browser's drawings, the newest first. Those without a picture and damaged records are left out."""
         if not key:
             return []
         found = []
@@ -91,7 +91,7 @@ class Gallery:
                 found.append(self._read(file.parent))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-        return found
+        return [drawing for drawing in found if drawing.images or drawing.base_images]
 
     def find(self, key: str, drawing: str) -> Drawing:
         """One drawing. Raises VectorFitError if it is gone."""
@@ -116,6 +116,12 @@ class Gallery:
         if not any(source.rglob("*.png")):
             raise VectorFitError("there is no picture in the gallery yet")
         return Path(shutil.make_archive(str(folder / (drawing or "gallery")), "zip", source))
+
+    def remove_empty(self) -> None:
+        """Removes the drawings without a picture that a killed server left; none may be in progress."""
+        for record in self.folder.glob(f"*/*/{RECORD}"):
+            if not any(record.parent.glob("*.png")):
+                shutil.rmtree(record.parent, ignore_errors=True)
 
     def _make_room(self, key: str) -> None:
         own = self.all(key)

@@ -137,10 +137,7 @@ class GenerateTab:
             streams_errors(self.draw),
             [self.key, *inputs],
             [self.results, self.go, self.cancel],
-            api_visibility="private",
-            show_progress="minimal",
-            show_progress_on=[self.results],
-            **ON_DEVICE,
+            **PRIVATE,
         )
         self.cancel.click(self.cancel_drawing, self.key, self.cancel, **PRIVATE)
         self.from_image.upload(shows_errors(self.load_settings), self.from_image, self.form, **PRIVATE)
@@ -223,18 +220,19 @@ class GenerateTab:
         prompt = with_trigger(prompt, filled_for["trigger"], trigger)
         return prompt, {"trigger": trigger, "base": base}, *settings
 
-    def draw(self, key: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def draw(self, request: gr.Request, key: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draws for the page, and shows every picture as soon as it is done."""
         *fields, compare = values
-        progress = self.drawings.start(key, request_of(*fields), compare)
+        address = request.client.host if request.client else ""
+        progress = self.drawings.start(key, request_of(*fields), compare, address)
         yield from self._watched(key, progress)
 
     def _watched(self, key: str, progress: Progress) -> Iterator[tuple[Any, ...]]:
         """What the page shows until a drawing is finished."""
         hidden, visible = gr.update(visible=False), gr.update(visible=True, interactive=True)
         seen: object = None
-        while not progress.finished.wait(REFRESH):
-            now = progress.done, len(progress.drawing.images), len(progress.drawing.base_images)
+        while not progress.finished.wait(REFRESH if seen else 0):
+            now = progress.ahead, progress.done, len(progress.drawing.images), len(progress.drawing.base_images)
             if now != seen:
                 seen = now
                 yield cards.results(progress.drawing, progress), hidden, visible

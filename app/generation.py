@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from PIL import Image
+
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import BaseModel
 from vf_dreambooth.engine import OWN_SCHEDULER, PromptBatch
@@ -32,7 +34,12 @@ class Cancelled(Exception):
 class Draws(Protocol):
     """An engine that generates images: `vf_dreambooth.engine.Engine`, or a test's stand-in."""
 
-    def generate(self, batch: PromptBatch, after_step: Callable[[int], None]) -> list[GeneratedImage]: ...
+    def generate(
+        self,
+        batch: PromptBatch,
+        after_step: Callable[[int], None],
+        preview: Callable[[int, Image.Image], None] | None = None,
+    ) -> list[GeneratedImage]: ...
 
     def release(self) -> None: ...
 
@@ -147,10 +154,12 @@ class Generator:
         progress: Progress,
         cancel: threading.Event,
         drawn: Callable[[SavedImage, bool], None] = lambda image, base: None,
+        preview: Callable[[int, bool, Image.Image], None] | None = None,
     ) -> GenerationResult:
         """Generates the request's images; with `compare` the base's images at the same seeds first.
 
-        `drawn` gets every image as soon as its batch is done, and whether it is the base's.
+        `drawn` gets every image as soon as its batch is done, and whether it is the base's. `preview` gets the seed of
+        an image in progress, whether it is the base's, and a rough picture of it.
 
         Raises:
             VectorFitError: the request is out of range, or a subject is missing or does not load.
@@ -163,7 +172,7 @@ class Generator:
         names = [asked.subjects[0][0] if asked.subjects else "base" for _, asked in parts]
         folder, images, base_images, all_drawn = self.new_folder(), [], [], []
         batches = [(small, name) for (small, _), name in zip(parts, names, strict=True)]
-        for (small, asked), new in zip(parts, self._draw(batches, progress, cancel), strict=True):
+        for (small, asked), new in zip(parts, self._draw(batches, progress, cancel, preview), strict=True):
             is_base = not asked.subjects and bool(request.subjects)
             for image in self._write(folder, asked, small, new):
                 (base_images if is_base else images).append(image)
@@ -236,7 +245,11 @@ class Generator:
         return GenerationResult([SavedImage(path, parameters)], [], _notes(drawn))
 
     def _draw(
-        self, batches: Sequence[tuple[PromptBatch, str]], progress: Progress, cancel: threading.Event
+        self,
+        batches: Sequence[tuple[PromptBatch, str]],
+        progress: Progress,
+        cancel: threading.Event,
+        preview: Callable[[int, bool, Image.Image], None] | None = None,
     ) -> Iterator[list[GeneratedImage]]:
         """The images of one batch after the other, each as soon as it is drawn."""
         total, steps_before = sum(batch.steps for batch, _ in batches), 0
@@ -248,7 +261,7 @@ class Generator:
                 progress(before + min(done, most), total, what)  # PNDM takes one step more than it is asked for
 
             with self._device:
-                drawn = self.engine.generate(batch, after_step)
+                drawn = self.engine.generate(batch, after_step, _by_seed(batch, preview))
             yield drawn
             steps_before += batch.steps
 
@@ -276,6 +289,15 @@ class Generator:
             write_png(path, one.image, parameters)
             saved.append(SavedImage(path, parameters))
         return saved
+
+
+def _by_seed(
+    batch: PromptBatch, preview: Callable[[int, bool, Image.Image], None] | None
+) -> Callable[[int, Image.Image], None] | None:
+    """A preview by an image's place in a batch, for one by its seed."""
+    if preview is None:
+        return None
+    return lambda index, image: preview(batch.seeds[index], not batch.subjects, image)
 
 
 def _small(batch: PromptBatch) -> list[PromptBatch]:

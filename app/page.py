@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from . import cards
+from .api import Api
 from .components import OFTEN, PRIVATE
 from .drawings import Drawings
 from .gallery import Gallery
@@ -54,6 +55,7 @@ def build(generator: Generator, jobs: Jobs, gallery: Gallery) -> gr.Blocks:
                 subjects = SubjectsTab(generator, jobs)
             with gr.Tab("Sheets", id="sheets") as sheets_page:
                 sheets = SheetsTab(generator, sessions)
+        Api(generator, jobs)
         page.load(train.presets, None, train.preset, **PRIVATE)
         _list_subjects(page, generator, (sheets, subjects), generate)
         _connect(page, tabs, gallery_page, generate, kept)
@@ -85,14 +87,8 @@ def _list_subjects(page: gr.Blocks, generator: Generator, tabs: tuple[Any, ...],
         """The lists, if a subject was added or removed since this session's lists were filled."""
         return [gr.skip()] * len(lists) if listed_names == generator.library.names() else refreshed(chosen)
 
-    def list_subjects() -> list[dict[str, str]]:
-        """All subjects: name, trigger phrase, base model and method of each."""
-        subjects = generator.library.all()
-        return [{"name": s.name, "trigger": s.trigger, "base": s.base, "method": s.method} for s in subjects]
-
     page.load(refreshed, generate.subject, lists, **PRIVATE)
     timer.tick(refreshed_if_changed, [listed, generate.subject], lists, **OFTEN)
-    gr.api(list_subjects, api_name="list_subjects", queue=False)
 
 
 def _connect(page: gr.Blocks, tabs: gr.Tabs, gallery_page: gr.Tab, generate: GenerateTab, kept: GalleryTab) -> None:

@@ -93,8 +93,9 @@ def build_app(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Ge
         raise VectorFitError(f"--runs {runs}: cannot be created ({error.strerror}); name another folder") from error
     base = resolve(base_model)
     generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
-    jobs = Jobs(runs)
-    blocks = page.build(generator, jobs, Gallery(runs))
+    jobs, gallery = Jobs(runs), Gallery(runs)
+    gallery.remove_empty()
+    blocks = page.build(generator, jobs, gallery)
     blocks.queue(api_open=False)  # an open API would let a plain POST bypass the queue
     access.limit_places(blocks)
     return blocks, generator, jobs

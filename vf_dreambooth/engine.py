@@ -9,10 +9,14 @@ from pathlib import Path
 
 import diffusers
 from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
 
 from vectorfit import VectorFitError
 
 from .base_models import BaseModel
+from .families import family_of
+from .latent_colours import LatentColours
 from .pipeline import GeneratedImage, GenerationSettings, batches, generate, load_pipeline, set_subjects, subject_file
 
 # Name on the page -> class in diffusers.
@@ -50,15 +54,20 @@ class Engine:
         self._lock = threading.Lock()
         self._base: BaseModel | None = None
         self._pipe: DiffusionPipeline | None = None
+        self._map: LatentColours | None = None  # of the base's latents, once a preview was asked for
         self._composed: object = None  # the subjects that are in the pipeline's weights now
 
     def generate(
-        self, request: PromptBatch, after_step: Callable[[int], None] = lambda done: None
+        self,
+        request: PromptBatch,
+        after_step: Callable[[int], None] = lambda done: None,
+        preview: Callable[[int, Image.Image], None] | None = None,
     ) -> list[GeneratedImage]:
         """Generates the images of a request.
 
         `after_step` is called with 0 when the request's turn comes, then after every denoising step with the number of
-        steps so far. An exception in it ends the generation.
+        steps so far. An exception in it ends the generation. `preview` gets a rough picture of every image after every
+        step, with the index of its prompt.
 
         Raises:
             VectorFitError: the base cannot be loaded, a subject is damaged or of another base, or an unknown scheduler.
@@ -66,16 +75,25 @@ class Engine:
         if request.scheduler != OWN_SCHEDULER and request.scheduler not in SCHEDULERS:
             raise VectorFitError(f"scheduler {request.scheduler!r}: expected {', '.join((OWN_SCHEDULER, *SCHEDULERS))}")
         steps = itertools.count(1)
+
+        def step_ended(latents: dict[int, Tensor]) -> None:
+            after_step(next(steps))
+            for index, one in latents.items() if preview else ():
+                if one.ndim == 3:  # some families pack latents into rows without a place
+                    preview(index, self._colours(pipe).image(one))
+
         with self._lock:
             after_step(0)
             pipe = self._pipeline(request)
             with _scheduler(pipe, request.scheduler):
-                return generate(pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps)))
+                return generate(pipe, request.prompts, request.seeds, request.settings, step_ended)
 
     def _pipeline(self, request: PromptBatch) -> DiffusionPipeline:
         """The base's pipeline with the request's subjects."""
         if self._pipe is None or self._base != request.base:
-            self._pipe = self._base = self._composed = None  # frees the memory before the next base is loaded
+            self._pipe = self._base = self._map = self._composed = (
+                None  # frees the memory before the next base is loaded
+            )
             self._pipe, self._base = load_pipeline(request.base), request.base
         subjects = tuple((path, strength, _version(path)) for path, strength in request.subjects)
         if self._composed != subjects:
@@ -84,10 +102,16 @@ class Engine:
             self._composed = subjects
         return self._pipe
 
+    def _colours(self, pipe: DiffusionPipeline) -> LatentColours:
+        """The colours of the base's latents."""
+        if self._map is None:
+            self._map = LatentColours(family_of(pipe), pipe)
+        return self._map
+
     def release(self) -> None:
         """Frees the base and its memory, after the request in progress."""
         with self._lock:
-            self._pipe = self._base = self._composed = None
+            self._pipe = self._base = self._map = self._composed = None
 
 
 def _version(path: Path) -> tuple[int, int]:

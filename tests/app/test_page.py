@@ -54,7 +54,14 @@ def test_the_named_endpoints_are_the_documented_ones(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
         *("/generate", "/list_subjects", "/train", "/stop", "/resume", "/remove"),
         *("/export", "/rename", "/keep_notes", "/delete", "/sweep", "/table"),
+        *("/list_trainings", "/samples", "/subject", "/add_subject", "/check_photos", "/count_tokens", "/settings_of"),
     }
+
+
+def test_every_endpoint_is_described(client):
+    text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
+    for name in client.view_api(return_format="dict")["named_endpoints"]:
+        assert f"`{name}`" in text, name
 
 
 def test_subjects_are_listed(client):
@@ -63,6 +70,45 @@ def test_subjects_are_listed(client):
     assert triggers["uploads/dog"] == "sks dog"
     assert triggers["uploads/cat"] == "sks cat"
     assert set(subjects[0]) == {"name", "trigger", "base", "method"}
+
+
+def test_what_the_page_shows_of_a_subject_a_program_can_ask_for(client):
+    client.predict("uploads/dog", "best at 0.8", api_name="/keep_notes")
+    told = client.predict("uploads/dog", api_name="/subject")
+    assert told["facts"]["trigger phrase"] == "sks dog"
+    assert told["settings"]["class_noun"] == "dog"
+    assert told["notes"] == "best at 0.8"
+    counted = client.predict("a dog", "uploads/dog", api_name="/count_tokens")
+    assert (counted["tokens"], counted["cut"]) == (2, "")
+    cut = client.predict("dog " * 500 + "snow", api_name="/count_tokens")
+    assert cut["cut"].endswith("snow")
+    with pytest.raises(Exception, match="no subject is called"):
+        client.predict("nobody", api_name="/subject")
+
+
+def test_a_program_adds_and_deletes_a_subject(client, tmp_path):
+    file = write_subject(tmp_path / "third.safetensors", "cat", scale=0.25)
+    added = client.predict(handle_file(str(file)), api_name="/add_subject")
+    assert added == {"name": "uploads/third", "trigger": "sks cat"}
+    assert added["name"] in {subject["name"] for subject in client.predict(api_name="/list_subjects")}
+    client.predict("uploads/third", "fourth", api_name="/rename")
+    client.predict("uploads/fourth", api_name="/delete")
+    names = {subject["name"] for subject in client.predict(api_name="/list_subjects")}
+    assert not {"uploads/third", "uploads/fourth"} & names
+    with pytest.raises(Exception, match="examples|came with VectorFit"):
+        client.predict(min(names), api_name="/delete")
+
+
+def test_a_program_reads_the_settings_of_a_picture_and_the_check_of_photos(client, tmp_path):
+    asked = {"subject": "uploads/dog", "prompt": "a photo of sks dog", "compare": False, **QUICK}
+    own, *_ = client.predict(**asked, api_name="/generate")
+    settings = client.predict(handle_file(str(files(own)[0])), api_name="/settings_of")
+    assert (settings["prompt"], settings["seed"]) == ("a photo of sks dog", 5)
+    Image.new("RGB", (4, 4)).save(tmp_path / "foreign.png")
+    with pytest.raises(Exception, match="holds no settings"):
+        client.predict(handle_file(str(tmp_path / "foreign.png")), api_name="/settings_of")
+    told = client.predict([handle_file(str(tmp_path / "foreign.png"))], api_name="/check_photos")
+    assert told["photos"][0]["note"].startswith("smaller than the")
 
 
 def test_images_carry_their_settings_and_strength_zero_is_the_base(client):
@@ -208,7 +254,8 @@ def test_the_samples_of_a_root_anywhere_are_shown(root, tmp_path):
 def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
     monkeypatch.chdir(ROOT)
     photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]
-    asked = {"class_noun": "clock", "name": "My Clock", "steps": 2, "prior": "none"}
+    edits = [{"caption": "{token} {class} at night", "crop": [0.1, 0.2, 0.5]}, None, {}, *[{"caption": ""}] * 2]
+    asked = {"class_noun": "clock", "name": "My Clock", "steps": 2, "prior": "none", "edits": edits}
     message, name = client.predict(photos=photos, **asked, api_name="/train")
     jobs: Jobs = served[2]
     assert (message, name) == ("my-clock: started", "my-clock")
@@ -218,6 +265,15 @@ def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
         assert status.state == "running", status
         time.sleep(0.5)
     assert status.step == status.steps == 2
+    assert (jobs.root / "photos" / "my-clock" / "00.txt").read_text() == "{token} {class} at night\n"
+    sizes = [Image.open(path).size for path in sorted((jobs.root / "photos" / "my-clock").glob("*.png"))]
+    assert sizes[0] == (sizes[1][0] // 2,) * 2
+    (training,) = client.predict(api_name="/list_trainings")
+    assert (training["name"], training["state"], training["step"]) == ("my-clock", "finished", 2)
+    assert str(ROOT) not in str(training)
+    assert [Image.open(grid["image"]).size[0] > 0 for grid in client.predict("my-clock", api_name="/samples")] == [
+        True
+    ] * 2
     assert "my-clock" in {subject["name"] for subject in client.predict(api_name="/list_subjects")}
     for wrong, message in (({"steps": 2, "prior": "magic"}, "magic"), ({"class_noun": "", "name": ""}, "one noun")):
         with pytest.raises(Exception, match=message):
@@ -228,7 +284,7 @@ def test_one_client_cannot_fill_the_queue(root, tmp_path):
     gate = threading.Event()
 
     class Slow(FakeEngine):
-        def generate(self, order, told):
+        def generate(self, order, told, preview=None):
             gate.wait(60)
             return super().generate(order, told)
 
