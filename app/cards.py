@@ -64,6 +64,15 @@ def tiles(subjects: Sequence[Subject], pictures: dict[str, str], chosen: str) ->
     return f'<div class="tiles" role="group" aria-label="Subjects">{"".join(made)}</div>'
 
 
+def chips(prompts: Sequence[str]) -> str:
+    """Prompts to click."""
+    made = [
+        f'<button type="button" class="chip" data-action="example" data-of="{escaped(text)}">{escaped(text)}</button>'
+        for text in prompts
+    ]
+    return f'<div class="chips">{"".join(made)}</div>'
+
+
 def references(name: str, photos: Sequence[str]) -> str:
     """The photos a subject was trained on, to judge likeness by."""
     if not photos:
@@ -134,13 +143,14 @@ def pairs(drawing: Drawing, progress: Progress | None = None) -> str:
     for seed in drawing.seeds:
         figures = []
         for what, base, pictures in kinds:
-            caption = what if base and mixed else f"{what} · seed {seed}"
+            caption = "base" if base and mixed else f"{what} · seed {seed}"
             if seed in pictures:
                 figures.append(_figure(drawing, pictures[seed].name, caption, side))
             else:
                 figures.append(_unfinished(caption, progress, sketches.get((seed, base))))
         made.append(f'<div class="pair{mixed}">{"".join(figures)}</div>')
-    return f'<div class="pairs {"compared" if drawing.compare and not mixed else "alone"}">{"".join(made)}</div>'
+    kind = "mixes" if mixed else "compared" if drawing.compare else "alone"
+    return f'<div class="pairs {kind}">{"".join(made)}</div>'
 
 
 def settings_link(parameters: dict, seed: int) -> str:

@@ -78,7 +78,7 @@ class GenerateTab:
                 label="Second subject", value=NO_SUBJECT, choices=[NO_SUBJECT], allow_custom_value=True
             )
             self.second_strength = gr.Slider(0, 2, 1, step=0.05, label="Its strength")
-            self.hint = gr.HTML("", elem_id="mixing")
+            self.hint = gr.HTML("", js_on_load=ACTIONS, elem_id="mixing")
         with gr.Accordion("Settings", open=False):
             with gr.Row():
                 self.seed = gr.Number(
@@ -127,7 +127,14 @@ class GenerateTab:
         self.subject.change(**shown).then(self.count_tokens, **counted)
         self.examples.click(self.act, None, self.prompt, **PRIVATE)
         self.prompt.change(self.count_tokens, trigger_mode="always_last", **counted)
-        self.second.input(self.mixing_hint, [self.subject, self.second], self.hint, **PRIVATE)
+        gr.on(
+            [self.second.change, self.subject.change],
+            self.mixing_hint,
+            [self.subject, self.second],
+            self.hint,
+            **PRIVATE,
+        )
+        self.hint.click(self.act, None, self.prompt, **PRIVATE)
         self.upload.upload(shows_errors(self.add), self.upload, self.lists, **PRIVATE).then(**self.filling)
         inputs = [
             *(self.subject, self.strength, self.second, self.second_strength, self.prompt, self.negative, self.count),
@@ -170,12 +177,7 @@ class GenerateTab:
         subject = self._subject_of(name)
         photos = cards.references(subject.label, self.pictures.photos(subject)) if subject else ""
         prompts = [text.format(subject.trigger) for text in EXAMPLES] if subject else list(CLASS_EXAMPLES)
-        chips = "".join(
-            f'<button type="button" class="chip" data-action="example" data-of="{html.escape(text)}">'
-            f"{html.escape(text)}</button>"
-            for text in prompts
-        )
-        return self._tiles(name), photos, f'<div class="chips">{chips}</div>'
+        return self._tiles(name), photos, cards.chips(prompts)
 
     def count_tokens(self, prompt: str, name: str) -> str:
         """How much of the prompt the base's text encoder reads, and whether it calls the subject."""
@@ -193,12 +195,14 @@ class GenerateTab:
         one, two = self._subject_of(name), self._subject_of(second)
         if not (one and two):
             return ""
-        text = f"Say both in the prompt: “{one.trigger} and {two.trigger}”."
+        text, prompt = "Say both in the prompt:", f"a photo of {one.trigger} and {two.trigger}"
+        more = ""
         if one.trigger == two.trigger:
-            text += f" Both answer to “{one.trigger}”, so they blend into one; a lower strength leans to the other."
+            text, prompt = "Both answer to the same words, so they blend into one thing:", f"a photo of {one.trigger}"
+            more = "A lower strength leans to the other."
         elif one.trigger.split()[0] == two.trigger.split()[0]:
-            text += " The nouns tell them apart, for both were trained with the same rare word."
-        return f'<div class="hint">{html.escape(text)}</div>'
+            more = "Both were trained with the same rare word, so only the nouns tell them apart."
+        return f'<div class="hint">{text}{cards.chips([prompt])}{more}</div>'
 
     def add(self, file: str) -> tuple[Any, ...]:
         """Adds an uploaded subject file to the library."""

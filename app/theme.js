@@ -36,7 +36,9 @@
     if (full) show(full);
     else if (target.closest('[data-step]')) step(Number(target.dataset.step));
     else if (target.closest('[data-close]') || target.id === 'full') dialog().close();
-    else if (copy) {
+    else if (target.closest('#generate') && innerWidth <= 900) {
+      setTimeout(() => document.querySelector('#seen')?.scrollIntoView({behavior: 'smooth'}), 200);
+    } else if (copy) {
       const link = location.origin + location.pathname + copy.dataset.copy;
       const told = () => { copy.textContent = 'Link copied'; setTimeout(() => { copy.textContent = 'Copy link'; }, 2000); };
       if (navigator.clipboard) navigator.clipboard.writeText(link).then(told); else { prompt('Link', link); told(); }

@@ -5,10 +5,7 @@ Needs Playwright and a Chromium (`CHROMIUM` names it).
 
 import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -18,30 +15,18 @@ import pytest
 from PIL import Image
 
 import vectorfit as vf
+from benchmarks.page_server import CHROMIUM, ROOT, serve, untrained
 from tests.app.stand_ins import write_subject
 from vf_dreambooth.images import read_parameters
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
-ROOT = Path(__file__).parents[2]
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 WAIT = int(os.environ.get("BROWSER_WAIT", "240")) * 1000  # milliseconds; a training may run beside
 SIZES = {"desktop": {"width": 1400, "height": 1000}, "phone": {"width": 390, "height": 844}}
 sync_api.expect.set_options(timeout=WAIT)
-PHOTOS = sorted((ROOT / "examples" / "clock").glob("*.png"))
-
-
-def served(runs, port=None):
-    """The app as a process, and its address."""
-    command = [sys.executable, "-m", "app.server", "--runs", str(runs), "--base_model", "starter"]
-    command += ["--server_port", str(port)] if port else []
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    app = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
-    for line in app.stdout:
-        if "Running on local URL" in line:
-            return app, line.split()[-1]
-    raise AssertionError("the app did not start")
+NOUN = untrained().name
+PHOTOS = sorted(untrained().glob("*.png"))[:5]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +36,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(runs):
-    app, address = served(runs)
+    app, address = serve(runs)
     yield address
     app.terminate()
     app.wait()
@@ -100,9 +85,13 @@ def tab(page, name):
     button.click()
 
 
-def choose(page, name):
-    page.locator(".tile", has_text=re.compile(rf"^{name}")).first.click()
-    expect(page.locator("#prompt textarea")).to_have_value(re.compile(f"sks {name}"))
+def choose(page, number):
+    """Clicks a tile; gives the subject's name and the words that call it."""
+    tile = page.locator(".tile").nth(number)
+    name, trigger = (tile.locator(part).text_content() for part in ("b", "small"))
+    tile.click()
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile(trigger))
+    return name, trigger
 
 
 def generate(page):
@@ -126,18 +115,19 @@ def shows(page, text):
 
 
 def test_three_actions_lead_to_a_picture_of_a_subject(page):
-    name = page.locator(".tile b").nth(1).inner_text()
-    choose(page, name)
-    page.locator("#examples .chip", has_text="snow").click()
-    expect(page.locator("#prompt textarea")).to_have_value(f"sks {name} in the snow")
+    name, trigger = choose(page, 1)
+    page.locator("#examples .chip", has_text=f"{trigger} in the snow").click()
+    expect(page.locator("#prompt textarea")).to_have_value(f"{trigger} in the snow")
     generate(page)
     assert page.locator("#results .pair").count() == 2
     for pair in page.locator("#results .pair").all():
         base, own = pair.locator("figcaption").all_inner_texts()
         assert base.startswith("Base model · seed")
-        assert own == f"{name} × 1 · seed {base.split()[-1]}"
+        assert own == f"{name} · seed {base.split()[-1]}"
+    expect(page.locator("#results img").first).to_be_in_viewport()
+    page.evaluate("scrollTo(0, 0)")
     top = page.locator("#results img").first.bounding_box()["y"]
-    assert top < 1000, "the results stand under Generate, not under the settings"
+    assert top < 760, "the results stand under Generate, not under the settings"
     assert page.locator("#references img").count() >= 3
 
 
@@ -222,8 +212,19 @@ def test_a_prompt_that_is_too_long_says_what_is_cut(page):
 def test_mixing_says_how_to_write_the_prompt(page):
     page.get_by_role("button", name="Mix with a second subject").click()
     page.get_by_label("Second subject").click()
-    page.get_by_role("option").nth(2).click()
+    page.get_by_role("option").nth(2).click()  # after "(none)" and the first, which is chosen already
     expect(page.locator("#mixing")).to_contain_text("Say both in the prompt")
+    one, two = page.locator(".tile small").all_text_contents()[:2]
+    page.locator("#mixing .chip").click()
+    expect(page.locator("#prompt textarea")).to_have_value(f"a photo of {one} and {two}")
+    generate(page)
+    pair = page.locator("#results .pair").first
+    base, mixed = (figure.bounding_box() for figure in pair.locator("figure").all())
+    assert base["width"] < 0.4 * mixed["width"]
+    assert mixed["x"] < base["x"]
+    assert base["x"] + base["width"] <= mixed["x"] + mixed["width"]
+    pair.locator(".zoom").first.click()  # the corner opens like any other picture
+    expect(page.locator("dialog#full p").first).to_have_text("base")
 
 
 def test_what_generate_refuses_is_read_on_the_screen(page, tmp_path):
@@ -263,7 +264,7 @@ def test_settings_that_can_only_fail_are_refused_with_their_range(page, field):
     tab(page, "Train")
     page.locator('input[type=file][accept*=".jpg"]').first.set_input_files([str(path) for path in PHOTOS])
     expect(page.locator("#photos img")).to_have_count(5, timeout=WAIT)
-    page.get_by_label("What is it?").fill("clock")
+    page.get_by_label("Class noun").fill(NOUN)
     page.get_by_role("button", name="Settings").locator("visible=true").click()
     page.get_by_label(field, exact=True).locator("visible=true").fill("1000000000000")
     page.locator("#train").click()
@@ -272,20 +273,75 @@ def test_settings_that_can_only_fail_are_refused_with_their_range(page, field):
 
 def test_what_sheets_and_subjects_refuse_is_read_on_the_screen(page):
     tab(page, "Sheets")
+    page.get_by_label("Subject", exact=True).locator("visible=true").click()
+    page.get_by_role("option", name="(none)").click()
     page.get_by_role("button", name="Generate the sweep").click()
     shows(page, "a sweep of strengths needs a subject")
+    page.get_by_role("tab", name="Prompts × subjects").click()
     page.get_by_role("button", name="Generate the table").click()
     shows(page, "got 0 subjects and 3 prompts")
     tab(page, "Subjects")
-    expect(page.get_by_label("New name")).not_to_have_value("")
-    page.get_by_label("New name").fill("mine")
-    page.locator("#rename").click()
-    shows(page, "came with VectorFit")
+    expect(page.locator("#subject-card")).to_contain_text("came with VectorFit")
+    expect(page.locator("#rename")).not_to_be_visible()
+    expect(page.locator("#delete-subject")).not_to_be_visible()
+
+
+def test_a_sheet_is_drawn_and_carries_its_settings(page, tmp_path):
+    tab(page, "Sheets")
+    expect(page.locator("#no-sheet")).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True).locator("visible=true")).not_to_have_value("")
+    page.get_by_label("number input for Columns").fill("2")
+    page.get_by_label("number input for Rows, a seed each").fill("1")
+    page.get_by_role("button", name="Generate the sweep").click()
+    expect(page.locator("#sheet img")).to_be_visible()
+    expect(page.locator("#no-sheet")).not_to_be_visible()
+    with page.expect_download() as download:
+        page.locator("#sheet").get_by_label("Download").click()
+    download.value.save_as(tmp_path / "sheet.png")
+    assert read_parameters(tmp_path / "sheet.png")["columns"] == ["0", "1.5"]
+
+
+def test_a_photo_is_cut_captioned_and_removed(page, runs):
+    name = f"cut-{page.viewport_size['width']}"
+    tab(page, "Train")
+    page.locator("#drop input[type=file]").first.set_input_files([str(path) for path in PHOTOS])
+    expect(page.locator("#photos .photo")).to_have_count(5)
+    page.locator(".photo .caption").nth(1).fill("a photo of {token} {class} <b>at sea</b>")
+    page.locator("[data-cut]").nth(2).click()
+    for field, value in (("side", "0.5"), ("x", "1"), ("y", "0")):
+        page.locator(f"dialog#crop [name={field}]").fill(value)
+    page.locator("dialog#crop [name=done]").click()
+    page.locator("#photos [data-action=remove]").first.click()
+    expect(page.locator("#photos .photo")).to_have_count(4)
+    expect(page.locator(".photo .caption").first).to_have_value("a photo of {token} {class} <b>at sea</b>")
+    expect(page.locator(".photo .caption").nth(1)).to_have_value("")
+    page.get_by_label("Class noun").fill(NOUN)
+    page.get_by_label("Name, if you like").fill(name)
+    expect(page.locator("#called")).to_contain_text(f"sks {NOUN} will call it")
+    page.get_by_role("button", name="Settings").locator("visible=true").click()
+    page.get_by_label("Steps", exact=True).locator("visible=true").fill("500")
+    page.locator(".photo .caption").nth(3).fill("a clock that is {nothing}")
+    page.locator("#train").click()
+    shows(page, "unknown placeholder {nothing}")
+    page.locator(".photo .caption").nth(3).fill("")
+    page.locator("#train").click()
+    expect(page.locator("#progress")).to_contain_text(name)
+    stored = runs / "photos" / name
+    assert (stored / "00.txt").read_text() == "a photo of {token} {class} <b>at sea</b>\n"
+    assert sorted(path.name for path in stored.glob("*.txt")) == ["00.txt"]
+    with Image.open(stored / "01.png") as cut, Image.open(PHOTOS[2]) as whole:
+        side = whole.width // 2
+        assert cut.tobytes() == whole.convert("RGB").crop((whole.width - side, 0, whole.width, side)).tobytes()
+    page.locator("#stop").click()
+    expect(page.locator("#progress")).to_contain_text(f"{name} is stopped")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#remove").click()
+    shows(page, f"{name} is removed")
 
 
 def test_every_export_is_downloaded_and_opens(page, tmp_path):
     tab(page, "Subjects")
-    expect(page.get_by_label("New name")).not_to_have_value("")
+    expect(page.locator("#subject-card")).to_contain_text("in a prompt")
     for kind, suffix in (("subject file", ".safetensors"), ("LoRA", ".safetensors"), ("merged", ".zip")):
         page.get_by_label("Export as").click()
         page.get_by_role("option", name=re.compile(kind)).first.click()
@@ -319,6 +375,9 @@ def test_an_added_subject_is_in_every_list_can_be_noted_renamed_and_deleted(page
     page.get_by_label("Notes").fill("best at 0.8")
     page.locator("#keep-notes").click()
     shows(page, "The notes are saved")
+    page.get_by_label("New name").fill("")
+    page.locator("#rename").click()
+    shows(page, "new name: empty")
     page.get_by_label("New name").fill(f"{name} two")
     page.locator("#rename").click()
     shows(page, f"{name}-two")
@@ -335,8 +394,8 @@ def test_train_stop_continue_and_generate_with_it(browser, address, runs):
     tab(page, "Train")
     page.locator('input[type=file][accept*=".jpg"]').first.set_input_files([str(path) for path in PHOTOS])
     expect(page.locator("#photos figure")).to_have_count(5, timeout=WAIT)
-    page.get_by_label("What is it?").fill("clock")
-    page.get_by_label("Its name").fill("mantel")
+    page.get_by_label("Class noun").fill(NOUN)
+    page.get_by_label("Name, if you like").fill("mantel")
     page.get_by_role("button", name="Settings").locator("visible=true").click()
     page.get_by_label("Steps", exact=True).locator("visible=true").fill("30")
     page.locator("#train").click()
@@ -362,27 +421,29 @@ def test_train_stop_continue_and_generate_with_it(browser, address, runs):
     expect(progress).to_contain_text("mantel is finished")
     assert page.locator("#samples figure").count() >= 2
     page.locator("#use").click()
-    expect(page.locator("#prompt textarea")).to_have_value("a photo of sks clock")
+    expect(page.locator("#prompt textarea")).to_have_value(f"a photo of sks {NOUN}")
     generate(page)
     page.context.close()
 
 
 def test_two_browsers_do_not_mix(browser, address):
     pages = [opened(browser, address)[0] for _ in range(2)]
-    names = [pages[0].locator(".tile b").nth(number).inner_text() for number in (0, 1)]
-    for page, name in zip(pages, names, strict=True):
-        choose(page, name)
+    names = []
+    for number, page in enumerate(pages):
+        names.append(choose(page, number)[0])
         page.locator("#generate").click()
+    expect(pages[1].locator("#results .drawing")).to_contain_text("1 drawing before yours")
+    expect(pages[0].locator("#results .sketched").first).to_be_visible()  # a live preview
     for page, name in zip(pages, names, strict=True):
         expect(page.locator("#results .bar")).to_be_visible(timeout=WAIT)
         captions = page.locator("#results figcaption").all_inner_texts()
-        assert all(text.startswith(("Base model", f"{name} ×")) for text in captions)
+        assert all(text.startswith(("Base model", f"{name} ·")) for text in captions)
         tab(page, "Gallery")
         expect(page.locator("#gallery .kept")).to_have_count(1)
 
 
 def test_the_gallery_survives_a_killed_server(browser, tmp_path):
-    app, address = served(tmp_path / "runs")
+    app, address = serve(tmp_path / "runs")
     try:
         page, _ = opened(browser, address)
         generate(page)
@@ -390,7 +451,7 @@ def test_the_gallery_survives_a_killed_server(browser, tmp_path):
         sources = [image.get_attribute("src") for image in pictures.all()]
         app.kill()
         app.wait()
-        app, _ = served(tmp_path / "runs", address.rstrip("/").rpartition(":")[2])
+        app, _ = serve(tmp_path / "runs", int(address.rstrip("/").rpartition(":")[2]))
         page.goto(address, wait_until="domcontentloaded")
         expect(pictures).to_have_count(4)
         assert [image.get_attribute("src") for image in pictures.all()] == sources
@@ -408,8 +469,8 @@ def test_it_can_be_read_on_a_telephone(browser, address, scheme):
         tab(page, name)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        outside = "[...document.querySelectorAll('.tile, button.act, #generate')].filter(e => e.offsetParent)"
-        outside += ".filter(e => e.getBoundingClientRect().right > 391).length"
+        outside = "[...document.querySelectorAll('.tiles, .chips, button.act, #generate, [role=tab]')]"
+        outside += ".filter(e => e.offsetParent && e.getBoundingClientRect().right > 391).length"
         assert page.evaluate(outside) == 0
     unnamed = page.evaluate(
         "[...document.querySelectorAll('input:not([type=file]):not([type=hidden]), textarea, select')]"
