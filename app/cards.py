@@ -52,7 +52,7 @@ def action(what: str, of: str, label: str, ask: str = "", named: str = "") -> st
 def tiles(subjects: Sequence[Subject], pictures: dict[str, str], chosen: str) -> str:
     """A button per subject, with its picture; the chosen one is pressed."""
     entries = [(subject.name, subject.label, subject.trigger, pictures.get(subject.name, "")) for subject in subjects]
-    entries.append((NO_SUBJECT, "No subject", "the base model alone", ""))
+    entries.append((NO_SUBJECT, "No subject", "base model", ""))
     made = []
     for name, label, below, picture in entries:
         image = f'<img src="{picture}" alt="">' if picture else '<span class="blank" aria-hidden="true">∅</span>'

@@ -124,9 +124,9 @@ class GenerateTab:
         shown["outputs"] = [self.tiles, self.references, self.examples]
         self.tiles.click(self.act, None, self.subject, **PRIVATE).then(**self.filling)
         counted = {"inputs": [self.prompt, self.subject], "outputs": self.tokens, **OFTEN}
-        self.subject.change(**shown).then(self.count_tokens, **counted)
+        self.subject.change(**shown).then(self.tokens_of, **counted)
         self.examples.click(self.act, None, self.prompt, **PRIVATE)
-        self.prompt.change(self.count_tokens, trigger_mode="always_last", **counted)
+        self.prompt.change(self.tokens_of, trigger_mode="always_last", **counted)
         gr.on(
             [self.second.change, self.subject.change],
             self.mixing_hint,
@@ -179,7 +179,7 @@ class GenerateTab:
         prompts = [text.format(subject.trigger) for text in EXAMPLES] if subject else list(CLASS_EXAMPLES)
         return self._tiles(name), photos, cards.chips(prompts)
 
-    def count_tokens(self, prompt: str, name: str) -> str:
+    def tokens_of(self, prompt: str, name: str) -> str:
         """How much of the prompt the base's text encoder reads, and whether it calls the subject."""
         subject = self._subject_of(name)
         try:

@@ -53,7 +53,7 @@ class PhotoTable:
             js=self.COLLECT,
             **{**PRIVATE, "show_progress": "minimal"},
         )
-        self.cards.click(shows_errors(self.remove), self.photos, self.photos, **PRIVATE)
+        self.cards.click(shows_errors(self.without), self.photos, self.photos, **PRIVATE)
 
     def show(self, files: list[str] | None, noun: str, shown: list[str], edits: Any) -> tuple[Any, ...]:
         """The photos with their check, and a guess of their class noun. What was changed on a photo stays with it."""
@@ -68,7 +68,7 @@ class PhotoTable:
         of_each = edits_of([kept.get(file) or {} for file in files], [Path(file).name for file in files])
         return photo_cards(checked, of_each), noun or checked.noun, files
 
-    def remove(self, files: list[str] | None, event: gr.EventData) -> list[str]:
+    def without(self, files: list[str] | None, event: gr.EventData) -> list[str]:
         """The photos without one."""
         return [file for number, file in enumerate(files or []) if str(number) != event.of]
 
