@@ -10,7 +10,7 @@ from PIL import Image
 from vectorfit import VectorFitError
 
 from .gallery import Drawing, Gallery
-from .generation import Cancelled, Generator, ImageRequest, SavedImage, parameters_of
+from .generation import Cancelled, Generator, GenerationRequest, SavedImage, parameters_of
 
 MOST, MOST_OF_ADDRESS = 30, 20  # drawings in progress: of all, of one address
 
@@ -37,10 +37,10 @@ class Drawings:
     def __init__(self, generator: Generator, gallery: Gallery) -> None:
         self.generator, self.gallery = generator, gallery
         self._running: dict[str, Progress] = {}  # in the order they came
-        self._queue: SimpleQueue[tuple[str, Progress, ImageRequest, bool]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[str, Progress, GenerationRequest, bool]] = SimpleQueue()
         threading.Thread(target=self._work, daemon=True).start()
 
-    def start(self, key: str, request: ImageRequest, compare: bool, address: str = "") -> Progress:
+    def start(self, key: str, request: GenerationRequest, compare: bool, address: str = "") -> Progress:
         """Begins to draw, or waits in the queue. `address` is the client's.
 
         Raises:
@@ -77,7 +77,7 @@ class Drawings:
         while True:
             self._draw(*self._queue.get())
 
-    def _draw(self, key: str, progress: Progress, request: ImageRequest, compare: bool) -> None:
+    def _draw(self, key: str, progress: Progress, request: GenerationRequest, compare: bool) -> None:
         if progress.finished.is_set():  # it was cancelled in the queue
             return
         drawing = progress.drawing

@@ -51,7 +51,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageRequest:
+class GenerationRequest:
     """What to generate: subjects by name with their strengths (none: the base alone), prompt, and sampling."""
 
     subjects: tuple[tuple[str, float], ...]
@@ -127,7 +127,7 @@ class Generator:
             raise VectorFitError(f"{names}: subjects of different base models do not mix; choose two of one base")
         return bases[0]
 
-    def _batch(self, request: ImageRequest) -> PromptBatch:
+    def _batch(self, request: GenerationRequest) -> PromptBatch:
         request.check()
         subjects = [self.library.find(name) for name, _ in request.subjects]
         base = self._base(subjects)
@@ -143,13 +143,13 @@ class Generator:
         files = tuple((subject.path, strength) for subject, strength in zip(subjects, strengths, strict=True))
         return PromptBatch(base, files, (request.prompt,) * request.count, seeds, sampling, request.sampler)
 
-    def check(self, request: ImageRequest) -> BaseModel:
+    def check(self, request: GenerationRequest) -> BaseModel:
         """The base that a request will use. Raises VectorFitError as `generate` would."""
         return self._batch(request).base
 
     def generate(
         self,
-        request: ImageRequest,
+        request: GenerationRequest,
         compare: bool,
         progress: Progress,
         cancel: threading.Event,
@@ -181,7 +181,7 @@ class Generator:
         return GenerationResult(images, base_images, _notes(all_drawn))
 
     def strength_sweep(
-        self, request: ImageRequest, strengths: Sequence[float], progress: Progress, cancel: threading.Event
+        self, request: GenerationRequest, strengths: Sequence[float], progress: Progress, cancel: threading.Event
     ) -> GenerationResult:
         """One sheet of the first subject at several strengths: a row per seed, a column per strength."""
         if not request.subjects:
@@ -194,7 +194,7 @@ class Generator:
 
     def prompt_table(
         self,
-        request: ImageRequest,
+        request: GenerationRequest,
         names: Sequence[str],
         prompts: Sequence[str],
         progress: Progress,
@@ -222,7 +222,7 @@ class Generator:
 
     def _sheet(
         self,
-        requests: Sequence[ImageRequest],
+        requests: Sequence[GenerationRequest],
         columns: list[str],
         rows: list[str],
         progress: Progress,
@@ -279,7 +279,7 @@ class Generator:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _write(
-        self, folder: Path, request: ImageRequest, batch: PromptBatch, drawn: Sequence[GeneratedImage]
+        self, folder: Path, request: GenerationRequest, batch: PromptBatch, drawn: Sequence[GeneratedImage]
     ) -> list[SavedImage]:
         saved = []
         name = request.subjects[0][0].rpartition("/")[2] if request.subjects else "base"
@@ -310,7 +310,7 @@ def _small(batch: PromptBatch) -> list[PromptBatch]:
     ]
 
 
-def parameters_of(request: ImageRequest, base: BaseModel) -> dict:
+def parameters_of(request: GenerationRequest, base: BaseModel) -> dict:
     """The settings that are written into an image file."""
     return {
         "prompt": request.prompt,
@@ -325,7 +325,7 @@ def parameters_of(request: ImageRequest, base: BaseModel) -> dict:
     }
 
 
-def _shared(requests: Sequence[ImageRequest]) -> dict:
+def _shared(requests: Sequence[GenerationRequest]) -> dict:
     """The settings of a sheet: a value where all its requests agree, otherwise the list of the different values."""
     each = {
         "prompt": [request.prompt for request in requests],

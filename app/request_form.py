@@ -6,7 +6,7 @@ from typing import Any
 from vectorfit import VectorFitError
 
 from .cards import NO_SUBJECT
-from .generation import ImageRequest
+from .generation import GenerationRequest
 from .handlers import number, whole_number
 
 NEW_SEEDS = 10**6  # a new seed is below this, short enough to read and to write down
@@ -26,10 +26,10 @@ def request_of(
     guidance: float,
     size: int,
     sampler: str,
-) -> ImageRequest:
+) -> GenerationRequest:
     """The request that the fields ask for. Raises VectorFitError for a field without a number."""
     strengths = ((subject, strength, "strength"), (second, second_strength, "strength of the second"))
-    return ImageRequest(
+    return GenerationRequest(
         tuple((name, number(value, field)) for name, value, field in strengths if name not in (None, "", NO_SUBJECT)),
         prompt or "",
         negative_prompt or "",

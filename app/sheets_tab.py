@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from .components import NO_SUBJECT, OFTEN, ON_DEVICE, PRIVATE, step_progress, subject_choices
-from .generation import GenerationResult, Generator, ImageRequest, strengths_between
+from .generation import GenerationResult, Generator, GenerationRequest, strengths_between
 from .handlers import number, shows_errors, whole_number
 from .sessions import Sessions
 
@@ -101,9 +101,9 @@ class SheetsTab:
         subjects = {subject.name: subject for subject in self.generator.library.all()}
         return gr.skip() if prompt or name not in subjects else f"a photo of {subjects[name].trigger}"
 
-    def _request(self, name: str, prompt: str, seed: float, count: int) -> ImageRequest:
+    def _request(self, name: str, prompt: str, seed: float, count: int) -> GenerationRequest:
         sampling = self.generator.sampling(name or None)
-        return ImageRequest(
+        return GenerationRequest(
             ((name, 1.0),) if name else (),
             prompt or "",
             seed=whole_number(seed, "seed"),

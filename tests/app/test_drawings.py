@@ -7,13 +7,13 @@ import pytest
 from app import cards
 from app.drawings import MOST_OF_ADDRESS, Drawings
 from app.gallery import Gallery
-from app.generation import Cancelled, Generator, ImageRequest
+from app.generation import Cancelled, Generator, GenerationRequest
 from app.subjects import Library
 from tests.app.stand_ins import FakeEngine
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
 
-REQUEST = ImageRequest((("rex", 1.0),), "a photo of sks dog", seed=7, count=3, steps=5)
+REQUEST = GenerationRequest((("rex", 1.0),), "a photo of sks dog", seed=7, count=3, steps=5)
 
 
 class GatedEngine(FakeEngine):
@@ -73,7 +73,7 @@ def test_cancelling_keeps_what_is_drawn_and_leaves_no_empty_drawing(drawings):
 def test_a_request_out_of_range_begins_nothing(drawings):
     key = drawings.gallery.new_key()
     with pytest.raises(VectorFitError, match="prompt: empty"):
-        drawings.start(key, ImageRequest((), ""), compare=True)
+        drawings.start(key, GenerationRequest((), ""), compare=True)
     assert drawings.gallery.all(key) == []
     assert drawings.running(key) is None
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from app.generation import BLANKED, MAX_IMAGES, Cancelled, Generator, ImageRequest, strengths_between
+from app.generation import BLANKED, MAX_IMAGES, Cancelled, Generator, GenerationRequest, strengths_between
 from app.subjects import Library
 from tests.app.stand_ins import FakeEngine
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.images import read_parameters
 
-REQUEST = ImageRequest((("rex", 1.0),), "a photo of sks dog", seed=7, count=3, steps=5)
+REQUEST = GenerationRequest((("rex", 1.0),), "a photo of sks dog", seed=7, count=3, steps=5)
 
 
 @pytest.fixture

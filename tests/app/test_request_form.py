@@ -3,18 +3,18 @@
 import pytest
 
 from app.cards import NO_SUBJECT
-from app.generation import ImageRequest, parameters_of
+from app.generation import GenerationRequest, parameters_of
 from app.request_form import fields_of, request_of, with_trigger
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
 
-REQUEST = ImageRequest((("rex", 0.5), ("tom", 1.5)), "sks dog and sks cat", "rain", 7, 1, 9, 3.5, 128, "DDIM")
+REQUEST = GenerationRequest((("rex", 0.5), ("tom", 1.5)), "sks dog and sks cat", "rain", 7, 1, 9, 3.5, 128, "DDIM")
 
 
 def test_the_settings_of_an_image_fill_the_form_that_made_it():
     fields = fields_of(parameters_of(REQUEST, resolve("starter")))
     assert request_of(*fields[:6], 1, *fields[6:]) == REQUEST
-    alone = ImageRequest((), "a dog")
+    alone = GenerationRequest((), "a dog")
     fields = fields_of(parameters_of(alone, resolve("starter")))
     assert fields[0] == fields[2] == NO_SUBJECT
     assert request_of(*fields[:6], 1, *fields[6:]).subjects == ()
