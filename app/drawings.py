@@ -10,7 +10,7 @@ from PIL import Image
 from vectorfit import VectorFitError
 
 from .gallery import Drawing, Gallery
-from .generation import Cancelled, Generator, GenerationRequest, SavedImage, parameters_of
+from .generation import Cancelled, GenerationRequest, Generator, SavedImage, parameters_of
 
 MOST, MOST_OF_ADDRESS = 30, 20  # drawings in progress: of all, of one address
 

@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from .components import NO_SUBJECT, OFTEN, ON_DEVICE, PRIVATE, step_progress, subject_choices
-from .generation import GenerationResult, Generator, GenerationRequest, strengths_between
+from .generation import GenerationRequest, GenerationResult, Generator, strengths_between
 from .handlers import number, shows_errors, whole_number
 from .sessions import Sessions
 

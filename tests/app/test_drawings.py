@@ -7,7 +7,7 @@ import pytest
 from app import cards
 from app.drawings import MOST_OF_ADDRESS, Drawings
 from app.gallery import Gallery
-from app.generation import Cancelled, Generator, GenerationRequest
+from app.generation import Cancelled, GenerationRequest, Generator
 from app.subjects import Library
 from tests.app.stand_ins import FakeEngine
 from vectorfit import VectorFitError

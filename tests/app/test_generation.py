@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from app.generation import BLANKED, MAX_IMAGES, Cancelled, Generator, GenerationRequest, strengths_between
+from app.generation import BLANKED, MAX_IMAGES, Cancelled, GenerationRequest, Generator, strengths_between
 from app.subjects import Library
 from tests.app.stand_ins import FakeEngine
 from vectorfit import VectorFitError
