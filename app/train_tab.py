@@ -67,7 +67,9 @@ class TrainTab:
         with gr.Accordion("Settings", open=False):
             with gr.Row():
                 self.steps = gr.Number(preset.max_train_steps, precision=0, minimum=1, label="Steps", min_width=120)
-                self.rate = gr.Number(preset.learning_rate, label="Learning rate", min_width=120)
+                self.rate = gr.Number(
+                    None, label="Learning rate", placeholder=f"the preset's: {preset.learning_rate:g}", min_width=120
+                )
             priors = [(PRIOR_NAMES.get(prior, prior), prior) for prior in PRIORS]
             self.prior = gr.Dropdown(priors, value=PRIORS[0], label="Prior: what keeps the class as it was")
             self.text_encoder = gr.Checkbox(True, label="Train the text encoder too")

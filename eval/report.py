@@ -66,10 +66,21 @@ def _amount(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def _frame(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows that scores are read between: the photos themselves, and the base's images of the class."""
+    names = {"photos": "the photos themselves", "base": "the base, asked for the class"}
+    rows = []
+    for key, title in names.items():
+        scores = next((result["overall"][key] for result in results if key in result["overall"]), None)
+        if scores:
+            rows.append([f"<i>{title}</i>", *(_amount(scores[kind], ".3f") for kind in KINDS), *["–"] * 4])
+    return rows
+
+
 def _summary(results: Sequence[Mapping[str, Any]]) -> str:
     labels = results[0]["labels"]
     header = ["method", *(labels[kind] for kind in KINDS), "parameters", "bytes", "seconds", "peak GiB"]
-    rows = []
+    rows = _frame(results)
     for result in results:
         facts, scores = result["facts"], result["overall"]
         memory = facts.get("memory")
