@@ -22,8 +22,8 @@ SETTLED = 700  # milliseconds until what moves on the page stands still
 class Tour:
     """A page in a browser, its pictures, and how many actions the person needed."""
 
-    def __init__(self, page: Any, folder: Path) -> None:
-        self.page, self.folder, self.actions, self.shots = page, folder, 0, 0
+    def __init__(self, page: Any, folder: Path, whole_way: bool = True) -> None:
+        self.page, self.folder, self.whole_way, self.actions = page, folder, whole_way, 0
         page.set_default_timeout(PATIENCE)
 
     def open(self, address: str) -> None:
@@ -44,7 +44,9 @@ class Tour:
         self.page.locator(selector).fill(text)
         self.actions += 1
 
-    def shoot(self, name: str, whole: bool = False) -> None:
+    def shoot(self, name: str, whole: bool = False, last: bool = False) -> None:
+        if not (self.whole_way or last):
+            return
         self.page.wait_for_timeout(SETTLED)
         path = self.folder / f"{name}.jpg"
         self.page.screenshot(path=path, type="jpeg", quality=82, full_page=whole)
@@ -66,7 +68,7 @@ def to_a_picture(tour: Tour, address: str, name: str) -> None:
     tour.page.locator("#results .sketched").first.wait_for()
     tour.shoot(f"{name}-3-drawing")
     tour.page.locator("#results .bar").wait_for()
-    tour.shoot(f"{name}-4-pictures")
+    tour.shoot(f"{name}-4-pictures", last=True)
     require(tour, TO_A_PICTURE)
 
 
@@ -113,7 +115,7 @@ def film(folder: Path, steps: int | None = None) -> None:
                 ("phone", PHONE, "light"),
             ):
                 page = chromium.new_page(viewport=size, color_scheme=scheme)
-                to_a_picture(Tour(page, folder), address, name)
+                to_a_picture(Tour(page, folder, whole_way=name == "page"), address, name)
                 page.close()
             page = chromium.new_page(viewport=DESKTOP, color_scheme="light")
             to_a_subject(Tour(page, folder), address, sorted(photos.glob("*.png"))[:5], photos.name, steps)

@@ -17,6 +17,7 @@ from PIL import Image
 import vectorfit as vf
 from benchmarks.page_server import CHROMIUM, ROOT, serve, untrained
 from tests.app.stand_ins import write_subject
+from vf_dreambooth.base_models import resolve
 from vf_dreambooth.images import read_parameters
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -243,6 +244,53 @@ def test_what_generate_refuses_is_read_on_the_screen(page, tmp_path):
     page.locator("#prompt textarea").fill("a dog")
     page.locator("#generate").click()
     shows(page, "0")
+
+
+def test_every_setting_of_generate_reaches_the_picture_and_comes_back_from_it(page, tmp_path):
+    page.get_by_label("number input for Strength").locator("visible=true").fill("0.5")
+    page.get_by_label("number input for Pictures").fill("1")
+    page.get_by_label("Draw the base model's picture beside each").uncheck()
+    page.get_by_role("button", name="Settings").locator("visible=true").click()
+    page.get_by_label("A new seed each time").uncheck()
+    page.get_by_label("First seed").fill("7")
+    page.get_by_label("Negative prompt").fill("rain")
+    for field, value in (("Steps", "3"), ("Guidance", "2.5"), ("Width and height in pixels", "128")):
+        page.get_by_label(f"number input for {field}").locator("visible=true").fill(value)
+    page.get_by_label("Scheduler").click()
+    page.get_by_role("option", name="DDIM").click()
+    generate(page)
+    expect(page.locator("#results .zoom")).to_have_count(1)
+    picture = page.locator("#results img").get_attribute("src")
+    (tmp_path / "drawn.png").write_bytes(page.request.get(f"{page.url}{picture}").body())
+    told = read_parameters(tmp_path / "drawn.png")
+    expected = {"negative_prompt": "rain", "seed": 7, "num_inference_steps": 3, "guidance_scale": 2.5}
+    expected |= {"resolution": 128, "sampler": "DDIM"}
+    assert {key: told[key] for key in expected} == expected
+    assert [each["strength"] for each in told["subjects"]] == [0.5]
+    page.get_by_label("Negative prompt").fill("")
+    page.get_by_label("number input for Steps").locator("visible=true").fill("9")
+    page.locator("#prompt textarea").fill("something else")
+    page.locator('input[type=file][accept*=".png"]').first.set_input_files(str(tmp_path / "drawn.png"))
+    expect(page.get_by_label("Negative prompt")).to_have_value("rain")
+    expect(page.get_by_label("number input for Steps").locator("visible=true")).to_have_value("3")
+    expect(page.locator("#prompt textarea")).to_have_value(told["prompt"])
+
+
+def test_the_fields_of_train_say_what_is_wrong_with_them(page):
+    tab(page, "Train")
+    page.get_by_role("button", name="Settings").locator("visible=true").click()
+    page.get_by_text(re.compile("^Quick")).click()
+    balanced = resolve("starter").preset.max_train_steps
+    expect(page.get_by_label("Steps", exact=True).locator("visible=true")).to_have_value(str(round(balanced / 3)))
+    page.locator("#drop input[type=file]").first.set_input_files([str(path) for path in PHOTOS])
+    expect(page.locator("#photos .photo")).to_have_count(5)
+    page.get_by_label("Class noun").fill("")
+    page.locator("#train").click()
+    shows(page, "class noun: missing")
+    page.get_by_label("Class noun").fill(NOUN)
+    page.get_by_label("Seed", exact=True).locator("visible=true").fill("-1")
+    page.locator("#train").click()
+    shows(page, re.compile("seed: got -1|-1 is less than"))
 
 
 def test_what_train_refuses_is_read_on_the_screen(page, tmp_path):

@@ -1,5 +1,6 @@
 """The real page on the starter, over its API and over plain HTTP."""
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,14 @@ def test_the_named_endpoints_are_the_documented_ones(client):
         *("/export", "/rename", "/keep_notes", "/delete", "/sweep", "/table"),
         *("/list_trainings", "/samples", "/subject", "/add_subject", "/check_photos", "/count_tokens", "/settings_of"),
     }
+
+
+def test_no_tab_imports_another():
+    tabs = sorted((ROOT / "app").glob("*_tab.py"))
+    assert len(tabs) == 5
+    for tab in tabs:
+        imported = re.findall(r"^from \.(\w*_tab)\b", tab.read_text(encoding="utf-8"), re.MULTILINE)
+        assert imported == [], tab.name
 
 
 def test_every_endpoint_is_described(client):

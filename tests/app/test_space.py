@@ -12,7 +12,7 @@ APP = ROOT / "app"
 
 def header() -> dict[str, str]:
     _, between, _ = (APP / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    return {key: value.strip(" \"") for key, _, value in (line.partition(":") for line in between.splitlines())}
+    return {key: value.strip(' "') for key, _, value in (line.partition(":") for line in between.splitlines())}
 
 
 def package() -> dict:
