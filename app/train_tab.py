@@ -164,7 +164,8 @@ class TrainTab:
     ) -> tuple[str, str]:
         """Queues a training on the photos. Returns a message and the training's name.
 
-        `edits` holds {"caption": its own prompt, "crop": [left, top, side]} or null for every photo, in their order.
+        Without a learning rate the preset's holds. `edits` holds {"caption": its own prompt, "crop": [left, top, side]}
+        or null for every photo, in their order.
         """
         checked = self.table.checked(photos, edits)
         noun = (class_noun or "").strip() or checked.noun
@@ -175,6 +176,7 @@ class TrainTab:
         flags = {"base_model": self.base.location if self.base.name != "starter" else "starter", "class_noun": noun}
         flags |= {"token": (token or TOKEN).strip(), "prior": prior, "seed": str(whole_number(seed or 0, "seed"))}
         flags |= {"max_train_steps": str(whole_number(steps, "steps"))} if steps is not None else {}
+        learning_rate = learning_rate or None  # an empty field may come as 0
         flags |= {"learning_rate": str(number(learning_rate, "learning rate"))} if learning_rate is not None else {}
         arguments = [f"--{flag}={value}" for flag, value in flags.items()]
         arguments += [] if train_text_encoder else ["--no-train_text_encoder"]
