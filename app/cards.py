@@ -195,7 +195,8 @@ def results(drawing: Drawing | None, progress: Progress | None = None) -> str:
     if progress is not None:
         name = progress.what.rpartition("/")[2]
         before = f"{progress.ahead} {'drawing' if progress.ahead == 1 else 'drawings'} before yours"
-        text = f"Drawing {escaped(name)}: step {progress.done} of {progress.total}" if progress.done else "Preparing"
+        text = f"Drawing {escaped(name)}: step {progress.done} of {progress.total}" if progress.done else ""
+        text = text or ("Loading the model" if progress.what else "Preparing")
         text = before if progress.ahead else text
         head = (
             f'<div class="drawing"><progress value="{progress.done}" max="{progress.total}" aria-label="progress">'

@@ -92,8 +92,10 @@ def build_app(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Ge
     except OSError as error:
         raise VectorFitError(f"--runs {runs}: cannot be created ({error.strerror}); name another folder") from error
     base = resolve(base_model)
-    generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
-    jobs, gallery = Jobs(runs), Gallery(runs)
+    engine = Engine()
+    generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), engine, base, scratch)
+    jobs = Jobs(runs, engine.release_when_idle)  # a training and a loaded base may not fit one device
+    gallery = Gallery(runs)
     gallery.remove_empty()
     blocks = page.build(generator, jobs, gallery)
     blocks.queue(api_open=False)  # an open API would let a plain POST bypass the queue

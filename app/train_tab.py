@@ -187,7 +187,10 @@ class TrainTab:
         check_captions([edit.caption for edit in checked.edits], flags["token"])
         job = self.jobs.add(checked.paths, name or noun, arguments, checked.edits)
         waiting = sum(other.waiting for other in self.jobs.all())
-        return f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}", job.name
+        room = "" if job.waiting else " The page's own model makes room for it; the next drawing loads it again."
+        message = f"{job.name}: {f'waits, {waiting} in the queue' if job.waiting else 'started'}"
+        gr.Info(f"{html.escape(message)}.{room}")
+        return message, job.name
 
     def refreshed(self, name: str | None, sent: dict) -> tuple[Any, ...]:
         """The current state of the trainings. Unchanged parts are not sent again, and the chosen training stays."""
