@@ -96,7 +96,7 @@ def killed(server: Any, address: str, runs: Path, training: str) -> tuple[int, i
         page = chromium.new_page()
         page.set_default_timeout(600_000)
         page.goto(address, wait_until="domcontentloaded")
-        page.wait_for_function("document.querySelector('#prompt textarea').value")
+        page.wait_for_function("document.querySelector('#prompt textarea')?.value")
         page.locator("#generate").click()
         page.locator("#results .zoom").first.wait_for()
         before, step = page.locator("#results .zoom").count(), jobs.status(jobs.find(training)).step

@@ -29,7 +29,7 @@ class Tour:
     def open(self, address: str) -> None:
         self.page.goto(address, wait_until="domcontentloaded")
         self.page.locator(".tile").nth(1).wait_for()
-        self.page.wait_for_function("document.querySelector('#prompt textarea').value")
+        self.page.wait_for_function("document.querySelector('#prompt textarea')?.value")
 
     def click(self, selector: str, number: int = 0) -> None:
         self.page.locator(selector).nth(number).click()

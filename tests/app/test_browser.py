@@ -476,9 +476,9 @@ def test_train_stop_continue_and_generate_with_it(browser, address, runs):
 
 def test_two_browsers_do_not_mix(browser, address):
     pages = [opened(browser, address)[0] for _ in range(2)]
-    names = []
-    for number, page in enumerate(pages):
-        names.append(choose(page, number)[0])
+    names = [choose(page, number)[0] for number, page in enumerate(pages)]
+    pages[0].get_by_label("number input for Pictures").fill("8")  # long enough for the other to come second
+    for page in pages:
         page.locator("#generate").click()
     expect(pages[1].locator("#results .drawing")).to_contain_text("1 drawing before yours")
     expect(pages[0].locator("#results .sketched").first).to_be_visible()  # a live preview
