@@ -182,24 +182,29 @@ class Reads(TorchFunctionMode):
     ],
     ids=str,
 )
-def test_a_step_waits_for_the_accelerator_once(arguments, tmp_path, monkeypatch, flags):
-    """What draws the next batch is left out: it has tensors of main memory alone."""
-    steps, own, drawn = [], Loop.update, Objective.inputs
+def test_a_step_waits_for_the_accelerator_once_and_draws_the_next_batch_before(arguments, tmp_path, monkeypatch, flags):
+    """What draws a batch is not counted: it has tensors of main memory alone."""
+    steps, own, draw, reads = [], Loop.update, Objective.inputs, Reads()
 
     def update(loop, step, interruption):
-        with Reads() as reads:
+        with reads:
             result = own(loop, step, interruption)
-        steps.append(reads.found)
+        steps.append(list(reads.found))
+        reads.found.clear()
         return result
 
-    def inputs(*given):
+    def inputs(objective, step, *place):
+        reads.found.append(f"draws {step}")
         with torch._C.DisableTorchFunction():
-            return drawn(*given)
+            return draw(objective, step, *place)
 
     monkeypatch.setattr(Loop, "update", update)
     monkeypatch.setattr(Objective, "inputs", inputs)
     main(arguments(tmp_path / "run", "--avf_first_step", 4, *flags))
-    assert [reads for reads in steps if reads != ["tolist"]] == [["tolist"] * 2]  # the strengths at the one AVF step
+    batches = 2 if "--gradient_accumulation_steps" in flags else 1
+    later = [[*[f"draws {step}"] * batches, "tolist"] for step in (3, 4, 5)]
+    later[-1].append("tolist")  # the last step is an AVF step, which reads the strengths before
+    assert steps == [[*["draws 1"] * batches, *["draws 2"] * batches, "tolist"], *later]
 
 
 @pytest.mark.gpu
