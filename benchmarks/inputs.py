@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.starter_scores import Scorer, write_table
+from benchmarks.starter_scores import Scorer
+from benchmarks.table import write_table
 from starter.subjects import SUBJECTS
 from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
+from vf_dreambooth.images import grid
 from vf_dreambooth.photos import read_folder
 from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
 from vf_dreambooth.prompts import class_noun
@@ -46,7 +47,7 @@ REAL = "Their own photos, which have no masks. Likeness is to these photos."
 NOTES = """Means over these subjects: {names}; a picture per ground of the world, equal seeds. {photos} It is the mean
 cosine between the judge's embeddings of `sks` pictures and of those. "Ground right" is the share of pictures whose
 ground the judge takes for the one that was asked for: a copied ground lowers it. "Class kept" is the share of pictures
-without `sks` that the judge takes for the class."""
+without `sks` that the judge takes for the class. The pictures are in runs/inputs."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,21 @@ class Source:
                 mask.save(photos / f"{shot}.mask.png")
 
 
-def trained(source: Source, variant: str, seed: int) -> tuple[RunFolder, float]:
-    place = WORK / variant.replace(" ", "-").replace(",", "") / source.name
-    photos, run = place / "photos", RunFolder(place / f"run-{seed}")
+def trained(source: Source, variant: str, seed: int) -> RunFolder:
+    """A finished run, trained now unless it is there. All runs share the class images."""
+    name = f"{source.name}-{file_name(variant)}-{seed}"
+    photos, run = WORK / "photos" / name, RunFolder(WORK / name)
     if not run.vectors.exists():
         source.write(photos, variant in MASKED)
+        shutil.rmtree(run.path, ignore_errors=True)  # stopped before its end
         given = ("--instance_dir", photos, "--class_noun", source.cls, "--base_model", "starter", "--seed", seed)
-        began = time.perf_counter()
         flags = (*given, "--output_dir", run.path, "--num_validation_images", 0, *VARIANTS[variant])
         train([str(flag) for flag in flags])
-        run.write_config({**run.read_config(), "whole_seconds": time.perf_counter() - began})
-    return run, run.read_config()["whole_seconds"]
+    return run
+
+
+def file_name(variant: str) -> str:
+    return variant.replace(" ", "-").replace(",", "")
 
 
 def main() -> None:
@@ -110,20 +115,22 @@ def main() -> None:
     variants = [name for name in flags.variants if not (flags.photos and name in MASKED)]
     names, photos = ", ".join(source.name for source in sources), REAL if flags.photos else DRAWN
     result = Path(__file__).with_name("inputs_real.md" if flags.photos else "inputs.md")
+    WORK.mkdir(parents=True, exist_ok=True)
     base = resolve("starter")
     pipe, scorer, rows = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12)), []
-    header = ["photos and flags", "likeness", "ground right", "class kept", "seconds"]
+    header = ["photos and flags", "likeness", "ground right", "class kept"]
     for variant in ("the base", *variants):
-        totals = []
+        totals, pictures = [], []
         for source in sources:
-            run, seconds = trained(source, variant, flags.seed) if variant in VARIANTS else (None, 0.0)
-            set_subjects(pipe, [(run.path, 1.0)] if run else [])
+            set_subjects(pipe, [(trained(source, variant, flags.seed).path, 1.0)] if variant in VARIANTS else [])
             mine = scorer.score(pipe, f"sks {source.cls}", source.cls, source.references())
             general = scorer.score(pipe, f"a {source.cls}", source.cls, source.references())
             scores = (mine.likeness, mine.background.float(), general.cls.float())
-            totals.append([*(score.mean().item() for score in scores), seconds])
+            totals.append([score.mean().item() for score in scores])
+            pictures += [[source.references()[0], *mine.images], [source.references()[0], *general.images]]
         means = [sum(column) / len(totals) for column in zip(*totals, strict=True)]
-        rows.append([variant, *(f"{value:.2f}" for value in means[:3]), f"{means[3]:.0f}"])
+        rows.append([variant, *(f"{value:.2f}" for value in means)])
+        grid(pictures, cell=96).save(WORK / f"{result.stem}-{file_name(variant)}.png")
         print(*rows[-1], flush=True)
         notes = NOTES.format(names=names, photos=photos)
         write_table(result, "What people bring", "python -m benchmarks.inputs", header, rows, notes)
