@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .errors import VectorFitError
 from .fingerprint import canonical_name
-from .inject import holders_of_modules, replace
+from .injection import holders_of_modules, replace
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
 from .record import drop_records

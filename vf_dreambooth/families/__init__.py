@@ -6,9 +6,10 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from vectorfit import VectorFitError
+from vf_dreambooth.presets import SD14, TEXT_ENCODERS, Preset
 
-from .family import INDEX, TEXT_ENCODERS, Denoiser, Family, NoiseSchedule, Preset
-from .stable_diffusion import SD14, StableDiffusion
+from .family import INDEX, Denoiser, Family, NoiseSchedule
+from .stable_diffusion import StableDiffusion
 
 __all__ = [
     "FAMILIES",

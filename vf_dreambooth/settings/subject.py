@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import fraction, not_blank, option, printable
+from vf_training.options import fraction, not_blank, option, printable
 
 GROUP = "subject"
 

@@ -1,8 +1,16 @@
 """The methods: VectorFit and its variants, and what they are compared with. `registry.py` has a row for each."""
 
-from .loading import holds_vectors, load, name_of_method, restore
-from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained
-from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names, put_in, save
+from typing import TYPE_CHECKING
+
+from vectorfit import lazy
+
+from .method import DREAMBOOTH, TASKS, Method, Options
+from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names
+
+if TYPE_CHECKING:
+    from .insertion import put_in, save
+    from .loading import holds_vectors, load, name_of_method, restore
+    from .technique import Technique, Trained
 
 __all__ = [
     "DREAMBOOTH",
@@ -23,3 +31,11 @@ __all__ = [
     "restore",
     "save",
 ]
+
+# What needs PyTorch, by module.
+_NAMES = {
+    "insertion": "put_in save",
+    "loading": "holds_vectors load name_of_method restore",
+    "technique": "Technique Trained",
+}
+__getattr__ = lazy.attributes(__name__, _NAMES)

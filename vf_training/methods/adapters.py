@@ -15,10 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
 from vectorfit.modules import Models
-from vectorfit.roles import role
+from vectorfit.roles import ATTENTION, FEED_FORWARD, role
 
 from .change_file import ChangeFile
-from .method import Options, Trained, modules_of
+from .method import Options
+from .technique import Trained, modules_of
 
 # The layers by which transformers' blocks leave a sublayer.
 OUTPUTS = ("output.dense", "out_proj", "o_proj", "fc2", "down_proj", "c_proj", "wo")
@@ -101,3 +102,6 @@ class Adapters(ChangeFile):
                 parameter.copy_(scale * tensors[f"{path}{_INSIDE}{name}"])
             layer.adapter.requires_grad_(False)
         return partial(_take_away, adapted)
+
+
+HOULSBY, PFEIFFER = Adapters((ATTENTION, FEED_FORWARD)), Adapters((FEED_FORWARD,))

@@ -13,7 +13,8 @@ from vectorfit.layers import layer_for
 from vectorfit.modules import Models, join
 
 from .change_file import ChangeFile, add
-from .method import Options, Trained, modules_of
+from .method import Options
+from .technique import Trained, modules_of
 
 INITIAL_BUDGET = 1.5  # AdaLoRA begins with this many times its target, as its paper does
 WARM_UP, FINAL = 0.1, 0.3  # shares of AdaLoRA's run: before ranks are cut, and after they are settled
@@ -138,3 +139,6 @@ def _tuners(trained: Trained) -> list[Any]:
     """PEFT's tuner of every wrapped model."""
     wrapped: list[Any] = [trained.wrapped[prefix] for prefix in trained.models if prefix in trained.wrapped]
     return [model.base_model for model in wrapped]
+
+
+LORA, ADALORA = Lora(), AdaLora()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -11,8 +12,9 @@ from vectorfit.atomic import PathLike
 from vectorfit.container import PREFIX
 from vectorfit.modules import Models
 
-from .method import Options, Technique, Trained
+from .method import Options
 from .regularizers import set_sigma_dropout
+from .technique import Technique, Trained
 
 METHOD = PREFIX + "method"  # in a subject file's metadata: the method that trained it
 
@@ -42,3 +44,11 @@ class Vectors(Technique):
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         vf.load_vectors(models, path, strength)
         return partial(vf.remove, models)
+
+
+VECTORS = Vectors()
+
+
+def adaptive_freezing(models: Models, seed: int, **schedule: Any) -> vf.AdaptiveVectorFreezing:
+    """The core's Adaptive Vector Freezing, in the form that a row has it: nothing in it is random."""
+    return vf.AdaptiveVectorFreezing(models, **schedule)

@@ -8,7 +8,8 @@ from torch import Tensor
 from vectorfit.modules import Models
 
 from .change_file import ChangeFile, add
-from .method import Options, Trained, parameters_of
+from .method import Options
+from .technique import Trained, parameters_of
 
 
 class FullFineTuning(ChangeFile):
@@ -46,3 +47,6 @@ class HeadAlone(ChangeFile):
 
 def _nothing() -> None:
     """What takes away no change."""
+
+
+FULL, HEAD = FullFineTuning(), HeadAlone()

@@ -1,8 +1,8 @@
 """What a declared option does: its checks, its conflicts, and what depends on it."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 
-from vf_dreambooth.options import (
+from vf_training.options import (
     above,
     at_least,
     completed,
@@ -13,6 +13,7 @@ from vf_dreambooth.options import (
     option,
     printable,
     problems_of,
+    within,
 )
 
 
@@ -68,3 +69,20 @@ def test_what_is_not_given_is_inferred_in_the_order_of_the_settings():
 def test_one_of_names_what_it_takes():
     assert one_of(24, 8)(8) == ""
     assert one_of(24, 8)(10) == "got 10, expected 24, 8"
+
+
+def test_within_has_both_bounds():
+    assert within(0, 2)(0) == within(0, 2)(2) == ""
+    assert within(0, 2)(3) == "got 3, expected 0 to 2"
+
+
+@dataclass(frozen=True)
+class Described:
+    name: str = option(MISSING, "", group="", checks=(printable(3),))
+    plain: int = 3
+
+
+def test_what_is_no_flag_is_called_by_its_name():
+    assert problems_of(Described, vars(Described("long one"))) == {
+        "name": "name: got 'long one', expected at most 3 printable characters"
+    }
