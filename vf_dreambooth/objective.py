@@ -116,7 +116,15 @@ class Objective:
         return parts
 
     def _losses(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
-        """The loss of each sample [n]; `prompt` says which of the prompts each has [n]."""
+        """The loss of each sample [n], size by size; `prompt` says which of the prompts each has [n]."""
+        rows, losses = [], []
+        for own, part in batch.by_size():
+            rows.append(own)
+            losses.append(self._losses_of_size(denoiser, part, prompt[own], accelerator))
+        return torch.cat(losses)[torch.cat(rows).argsort().to(accelerator.device)] if len(rows) > 1 else losses[0]
+
+    def _losses_of_size(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
+        """The loss of each sample [n] of a batch without padding."""
         prompt_ids = None
         if not self.text_is_kept:
             used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding
