@@ -33,6 +33,7 @@ VARIANTS: dict[str, Sequence[object]] = {
     "as they are": (),
     **MASKED,
     "random squares": ("--no-center_crop",),
+    "aspect-ratio buckets": ("--aspect_ratio_buckets",),
     "base prediction": ("--prior", "base_prediction"),
     "caption dropout 0.1": ("--caption_dropout", 0.1),
     "offset noise 0.1": ("--offset_noise", 0.1),
