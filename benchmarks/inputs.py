@@ -28,6 +28,7 @@ MASKED: dict[str, Sequence[object]] = {  # flags of trainings on photos with mas
     "masks, ground counts 0": ("--unmasked_weight", 0),
     "masks, ground counts 0.3": ("--unmasked_weight", 0.3),
     "only cut by masks": ("--unmasked_weight", 1),
+    "masks, photos whole": ("--aspect_ratio_buckets",),
 }
 VARIANTS: dict[str, Sequence[object]] = {
     "as they are": (),
