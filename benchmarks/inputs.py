@@ -23,28 +23,31 @@ from vf_training.runs import RunFolder
 WORK = Path("runs/inputs")
 SHOTS, SIZE = 5, (384, 256)
 GROUND = ((214, 120, 32), (250, 214, 120))  # two colours in a chequer: a ground that is seen where it was copied
-MASKED: dict[str, Sequence[object]] = {  # flags of trainings on photos with masks
+UNMASKED: dict[str, Sequence[object]] = {  # flags of trainings on photos without masks
+    "as they are": (),
+    "random squares": ("--no-center_crop",),
+    "photos whole": ("--aspect_ratio_buckets",),
+}
+MASKS: dict[str, Sequence[object]] = {  # what is asked of masks
     "masks": (),
     "masks, ground counts 0": ("--unmasked_weight", 0),
     "masks, ground counts 0.3": ("--unmasked_weight", 0.3),
-    "only cut by masks": ("--unmasked_weight", 1),
+    "masks only move the cut": ("--unmasked_weight", 1),
     "masks, photos whole": ("--aspect_ratio_buckets",),
 }
-VARIANTS: dict[str, Sequence[object]] = {
-    "as they are": (),
-    **MASKED,
-    "random squares": ("--no-center_crop",),
-    "aspect-ratio buckets": ("--aspect_ratio_buckets",),
+OPTIONS: dict[str, Sequence[object]] = {  # with masks where there are any
     "base prediction": ("--prior", "base_prediction"),
+    "no prior": ("--prior", "none"),
+    "Prodigy": ("--optimizer", "prodigy"),
     "caption dropout 0.1": ("--caption_dropout", 0.1),
     "offset noise 0.1": ("--offset_noise", 0.1),
     "Huber": ("--loss_type", "huber"),
-    "Prodigy": ("--optimizer", "prodigy"),
     "polynomial": ("--lr_scheduler", "polynomial"),
     "cosine, two restarts": ("--lr_scheduler", "cosine_with_restarts", "--lr_num_cycles", 2),
 }
-DRAWN = f"""{SHOTS} wide photos of each subject, which stands somewhere on one chequered ground. Likeness is to its
-drawing on white."""
+VARIANTS = {**UNMASKED, **MASKS, **OPTIONS}
+DRAWN = f"""{SHOTS} wide photos of each subject, which stands somewhere on one chequered ground, with masks in all rows
+but {", ".join(f'"{name}"' for name in UNMASKED)}. Likeness is to its drawing on white."""
 REAL = "Their own photos, which have no masks. Likeness is to these photos."
 NOTES = """Means over these subjects: {names}; a picture per ground of the world, equal seeds. {photos} It is the mean
 cosine between the judge's embeddings of `sks` pictures and of those. "Ground right" is the share of pictures whose
@@ -92,7 +95,7 @@ def trained(source: Source, variant: str, seed: int) -> RunFolder:
     name = f"{source.name}-{file_name(variant)}-{seed}"
     photos, run = WORK / "photos" / name, RunFolder(WORK / name)
     if not run.vectors.exists():
-        source.write(photos, variant in MASKED)
+        source.write(photos, variant not in UNMASKED)
         shutil.rmtree(run.path, ignore_errors=True)  # stopped before its end
         given = ("--instance_dir", photos, "--class_noun", source.cls, "--base_model", "starter", "--seed", seed)
         flags = (*given, "--output_dir", run.path, "--num_validation_images", 0, *VARIANTS[variant])
@@ -114,7 +117,7 @@ def main() -> None:
     sources = [Source(name, SUBJECTS[name].cls) for name in flags.subjects]
     if flags.photos:
         sources = [Source(folder.name, class_noun(folder.name), folder) for folder in flags.photos]
-    variants = [name for name in flags.variants if not (flags.photos and name in MASKED)]
+    variants = [name for name in flags.variants if not (flags.photos and name in MASKS)]
     names, photos = ", ".join(source.name for source in sources), REAL if flags.photos else DRAWN
     result = Path(__file__).with_name("inputs_real.md" if flags.photos else "inputs.md")
     WORK.mkdir(parents=True, exist_ok=True)
