@@ -30,13 +30,13 @@ SECONDS = 1.5  # of the processor
 
 @dataclass(frozen=True)
 class Settings:
+    kind: str = option(MISSING, "what it is", group="")
     size: int = option(8, "how large, in % of the whole", group="shape")
     rate: float | None = option(None, "how fast", group="pace", flags=("--lr", "--rate"), inferred="0.1 for some")
     words: tuple[str, ...] = option((), "what to say", group="shape")
     mode: str = option("slow", "how", group="pace", choices=("slow", "fast"))
     quiet: bool = option(False, "say nothing", group="pace")
     careful: bool = option(True, "look first", group="pace")
-    kind: str = option(MISSING, "what it is", group="")
 
 
 @pytest.fixture
