@@ -19,14 +19,14 @@ from vf_training.options import (
 
 @dataclass(frozen=True)
 class Settings:
-    size: int = option(8, "", group="", checks=(at_least(1), multiple_of(8)))
-    rate: float | None = option(None, "", group="", flags=("--lr", "--rate"), checks=(above(0),))
-    smooth: bool = option(False, "", group="")
+    size: int = option(8, "", group="g", checks=(at_least(1), multiple_of(8)))
+    rate: float | None = option(None, "", group="g", flags=("--lr", "--rate"), checks=(above(0),))
+    smooth: bool = option(False, "", group="g")
     decay: float | None = option(
-        None, "", group="", conflict=only_with("smooth", True, because="needs --smooth"), depends_on=("smooth",)
+        None, "", group="g", conflict=only_with("smooth", True, because="needs --smooth"), depends_on=("smooth",)
     )
-    half_life: float | None = option(None, "", group="", depends_on=("decay",))
-    word: str = option("sks", "", group="", checks=(printable(5),))
+    half_life: float | None = option(None, "", group="g", depends_on=("decay",))
+    word: str = option("sks", "", group="g", checks=(printable(5),))
 
 
 def problems(**values) -> dict[str, str]:
@@ -56,9 +56,9 @@ def test_dependents_are_direct_and_indirect():
 
 @dataclass(frozen=True)
 class Inferred:
-    steps: int | None = option(None, "", group="", infer=lambda _, at: at)
-    half: int | None = option(None, "", group="", infer=lambda settings, _: settings.steps // 2)
-    mode: str = option("auto", "", group="", infer=lambda settings, _: f"{settings.half}")
+    steps: int | None = option(None, "", group="g", infer=lambda _, at: at)
+    half: int | None = option(None, "", group="g", infer=lambda settings, _: settings.steps // 2)
+    mode: str = option("auto", "", group="g", infer=lambda settings, _: f"{settings.half}")
 
 
 def test_what_is_not_given_is_inferred_in_the_order_of_the_settings():
