@@ -96,7 +96,9 @@ class TrainTab:
         preset = self.base.preset
         with gr.Accordion("Advanced settings", open=False):
             self.steps = gr.Number(preset.max_train_steps, precision=0, minimum=1, label="Steps")
-            self.rate = gr.Number(preset.learning_rate, label="Learning rate")
+            self.rate = gr.Number(
+                None, label="Learning rate", placeholder=f"the preset's: {preset.learning_rate:g}", minimum=0
+            )
             self.prior = gr.Dropdown(list(PRIORS), value=PRIORS[0], label="Prior preservation: how the class is kept")
             self.text_encoder = gr.Checkbox(True, label="Train the text encoder too")
             self.token = gr.Textbox("sks", label="Rare word that names the subject")

@@ -20,12 +20,16 @@ BLACK = 2  # the brightest pixel of an image that a safety checker has blanked
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject: its real images, and its generated images as (file, manifest entry)."""
+    """A subject: its real images, and its generated images as (file, manifest entry).
+
+    `captions` say what the real images show, one for each, where that is known.
+    """
 
     name: str
     references: list[Path]
     pictures: list[tuple[Path, Entry]]
     missing: list[str] = field(default_factory=list)  # images left out with --allow_missing, with reasons
+    captions: list[str] = field(default_factory=list)
 
 
 def _folders(generated: Path) -> list[Path]:

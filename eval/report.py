@@ -92,8 +92,19 @@ def _labels(results: Sequence[Result]) -> list[str]:
     return [results[0]["labels"][kind] for kind in KINDS]
 
 
-def _summary(results: Sequence[Result]) -> Table:
+def _frame(results: Sequence[Result]) -> list[list[Text]]:
+    """The rows that scores are read between: the photos themselves, and the base's images of the class."""
+    names = {"photos": "the photos themselves", "base": "the base, asked for the class"}
     rows = []
+    for key, title in names.items():
+        scores = next((result["overall"][key] for result in results if key in result["overall"]), None)
+        if scores:
+            rows.append(_texts([title, *(_amount(scores[kind], ".3f") for kind in KINDS), *[NOTHING] * 4]))
+    return rows
+
+
+def _summary(results: Sequence[Result]) -> Table:
+    rows = _frame(results)
     for result in results:
         facts, scores = result["facts"], result["overall"]
         memory = facts.get("memory")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
+from vf_dreambooth.prompts import default_prompts
 
 from .collection import Subject
 from .embeddings import embed_files
@@ -68,6 +69,34 @@ def _overfitting(generated: Tensor, real: Tensor, by_role: Mapping[str, list[tup
     return scores
 
 
+def _frame(
+    subject: Subject, encoders: Encoders, real: tuple[Tensor, Tensor], dino: Tensor, clip: Tensor
+) -> dict[str, dict[str, float | None]]:
+    """What a score is read between: the scores of the photos themselves, and of the base's images of the class.
+
+    The photos are compared with each other, and for CLIP-T with their captions, or with "a photo of a CLASS" where
+    there are none. Shapes: unit embeddings of the photos [m, d] by both encoders, and of all images [n, d].
+    """
+    cls = next(entry.cls for _, entry in subject.pictures if entry.role == "subject")
+    captions = subject.captions or ([default_prompts("", cls)[1]] * len(subject.references) if cls else [])
+    photos = {kind: ceiling(vectors)[1] for kind, vectors in zip(("dino", "clip_i"), real, strict=True)}
+    frame = {"photos": {**photos, "clip_t": _mean_cosine(real[1], encoders.clip.texts(captions)) if captions else None}}
+    of_base = [i for i, (_, entry) in enumerate(subject.pictures) if entry.role == "base_class"]
+    if of_base:
+        texts = encoders.clip.texts([subject.pictures[i][1].text for i in of_base])
+        frame["base"] = {
+            "dino": float(pairwise(dino[of_base], real[0]).mean()),
+            "clip_i": float(pairwise(clip[of_base], real[1]).mean()),
+            "clip_t": _mean_cosine(clip[of_base], texts),
+        }
+    return frame
+
+
+def _mean_cosine(images: Tensor, texts: Tensor) -> float:
+    """The mean cosine of each image with its own text. Shapes: unit vectors [n, d]."""
+    return float((images.double() * texts.double()).sum(1).mean())
+
+
 def _content_hash(paths: Sequence[Path]) -> str:
     """A hash of the files' contents, independent of names and order."""
     digests = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
@@ -116,6 +145,7 @@ def score_subject(
             "real": {
                 name: dict(zip(("with_self", "without_self"), pair, strict=True)) for name, pair in ceilings.items()
             },
+            "frame": _frame(subject, encoders, real, dino, clip),
             "overfitting": {
                 **_overfitting(dino[index], real[0], by_role),
                 "diversity": diversity(dino[index], [entry.prompt_id for entry in of_subject]) if any(texts) else None,
@@ -142,6 +172,11 @@ def overall(subjects: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
             if all(value is not None for value in real) and sum(real) > 0:
                 result[kind]["real"] = sum(real) / len(real)
                 result[kind]["percent_of_real"] = 100 * result[kind]["mean"] / result[kind]["real"]
+    frames = [subject["frame"] for subject in subjects.values()]
+    for row in ("photos", "base"):
+        if all(row in frame for frame in frames):
+            means = {kind: [frame[row][kind] for frame in frames] for kind in ("dino", "clip_i", "clip_t")}
+            result[row] = {kind: None if None in own else sum(own) / len(own) for kind, own in means.items()}
     for name in ("pres", "drift", "diversity", "nearest_reference"):
         values_of_name = [subject["overfitting"].get(name) for subject in subjects.values()]
         if all(value is not None for value in values_of_name):

@@ -63,8 +63,12 @@ class VectorFitConfig:
                 object.__setattr__(self, field, tuple(value))
 
     @property
+    def trains_biases(self) -> bool:
+        return bool(VARIANTS[self.variant]["bias"])
+
+    @property
     def trains_norms(self) -> bool:
-        return self.bias == "all" and bool(VARIANTS[self.variant]["bias"])
+        return self.bias == "all" and self.trains_biases
 
     @property
     def matrix_pattern(self) -> Pattern:

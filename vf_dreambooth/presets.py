@@ -20,6 +20,7 @@ class Preset:
     num_class_images: int
     num_inference_steps: int
     guidance_scale: float
+    bias_lr: float | None = None  # the biases' own rate; None: the learning rate
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
     quick: tuple[str, int] | None = None  # diffusers' scheduler and steps for class images and sample grids

@@ -24,7 +24,9 @@ def mean_color(images):
 
 
 def word_color(texts):
-    return torch.tensor([WORDS[text.split()[1]] for text in texts])
+    """The first colour that each text names; white where it names none."""
+    known = [[WORDS[word] for word in text.split() if word in WORDS] for text in texts]
+    return torch.tensor([colors[0] if colors else (1.0, 1.0, 1.0) for colors in known])
 
 
 def toys():

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_scores_in_closed_form(tmp_path):
     assert by_file["b.png"]["clip_t"] == pytest.approx(half, abs=1e-6)
     assert subject["dino"] == pytest.approx((0.5 + half) / 2, abs=1e-6)
     assert subject["real"]["dino"] == {"with_self": 0.5, "without_self": 0.0}
+    assert subject["frame"] == {"photos": {"dino": 0.0, "clip_i": 0.0, "clip_t": None}}  # no class, no base's images
     assert subject["overfitting"]["nearest_reference"] == pytest.approx((1 + half) / 2, abs=1e-6)
     assert subject["overfitting"]["diversity"] is None  # one picture a prompt
 
@@ -144,6 +146,26 @@ def test_the_overfitting_panel_in_closed_form(tmp_path):
     assert panel["drift"] == pytest.approx((1 - half) / 2, abs=1e-6)  # the one pair of equal prompt and seed
     assert panel["diversity"] == pytest.approx(1, abs=1e-6)
     assert panel["nearest_reference"] == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_scores_are_read_between_the_base_and_the_photos(tmp_path):
+    images = [("subject", 1, 0, flat(RED)), ("base_class", 1, 0, flat(GREEN)), ("base_class", 2, 0, flat(YELLOW))]
+    write_manifest(tmp_path / "out", images)
+    (tmp_path / "real").mkdir()
+    for name, color in (("0.png", RED), ("1.png", YELLOW)):
+        flat(color).save(tmp_path / "real" / name)
+    (subject,) = gather([tmp_path / "out"], tmp_path / "real")
+    result, half, white = scored([subject]), 1 / 2**0.5, 1 / 3**0.5
+    photos, base = result["overall"]["photos"], result["overall"]["base"]
+    assert photos["dino"] == photos["clip_i"] == pytest.approx(half, abs=1e-6)
+    assert photos["clip_t"] == pytest.approx((white + 2**0.5 * white) / 2, abs=1e-6)  # "a photo of a thing" is white
+    assert base["dino"] == pytest.approx((0 + half + half + 1) / 4, abs=1e-6)  # each with both photos
+    assert base["clip_t"] == pytest.approx((0 + half) / 2, abs=1e-6)  # the texts say red
+    told = scored([replace(subject, captions=["a red thing", "a green thing"])])
+    assert told["overall"]["photos"]["clip_t"] == pytest.approx((1 + half) / 2, abs=1e-6)
+    result["subjects"]["toy"] |= {"folder": "out", "reference_files": ["real/0.png"]}
+    page = report.page([result], [tmp_path], "toy")
+    assert page.index("the photos themselves") < page.index("the base, asked for the class") < page.index("<td>toy</td>")
 
 
 def test_a_manifest_keeps_the_last_of_equal_entries_and_forgives_a_line_cut_short(tmp_path):

@@ -14,10 +14,11 @@ import train_dreambooth_vectorfit as script
 from train_dreambooth_vectorfit import adapted, main
 from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
-from vf_dreambooth import objective, optimization, setup
+from vf_dreambooth import families, objective, optimization, setup
 from vf_dreambooth.base_models import load
 from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
+from vf_training import methods
 from vf_training.options import option
 from vf_training.runs import RunFolder
 
@@ -34,6 +35,43 @@ def test_the_text_encoders_own_rate(arguments, tmp_path):
         model = name.split(".")[0]
         moved[model] = max(moved[model], vector.abs().max().item())
     assert moved == pytest.approx({"unet": 1e-2, "text_encoder": 1e-4}, rel=1e-2)
+
+
+def test_the_biases_own_rate(arguments, tmp_path):
+    main(arguments(tmp_path / "run", "--max_train_steps", 1, "--bias_lr", 1e-4, "--no-avf"))
+    moved = {"sigma": 0.0, "bias": 0.0}
+    for name, vector in vectors(tmp_path / "run").items():
+        kind = name.split(".")[-1]
+        moved[kind] = max(moved[kind], vector.abs().max().item())
+    assert moved == pytest.approx({"sigma": 1e-2, "bias": 1e-4}, rel=1e-2)
+    (entry,) = RunFolder(tmp_path / "run").read_log()
+    assert (entry["lr"], entry["lr_bias"]) == (1e-2, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ((), {"lr": 4e-2, "lr_bias": 4e-3}),
+        (("--learning_rate", 1e-2), {"lr": 1e-2}),  # one rate for everything, as in the paper
+        (("--learning_rate", 1e-2, "--bias_lr", 1e-4), {"lr": 1e-2, "lr_bias": 1e-4}),
+        (("--method", "sigma"), {"lr": 4e-2}),
+        (("--method", "lora"), {"lr": 3e-3}),
+        (("--text_encoder_lr", 1e-4), {"lr": 4e-2, "lr_bias": 4e-3, "lr_text_encoder": 1e-4}),
+    ],
+)
+def test_a_base_may_have_a_rate_for_biases(photos, tiny_base, tmp_path, monkeypatch, flags, rates):
+    preset = families.Preset(16, 4e-2, 4, 3, 2, 2.0, bias_lr=4e-3, rates_for=methods.STARTER)
+    monkeypatch.setitem(StableDiffusion.presets, families.SD14, preset)
+    given = ["--instance_dir", photos, "--base_model", tiny_base, "--output_dir", tmp_path / "run", *flags]
+    (prepared,), _ = setup.prepare([str(flag) for flag in given])
+    built = optimization.build(prepared.config, adapted(load(prepared.base), train_text_encoder=True))
+
+    assert built.rates() == rates
+
+
+def test_a_method_without_biases_has_no_rate_for_them(arguments, tmp_path):
+    with pytest.raises(VectorFitError, match="--bias_lr: --method sigma_a trains no bias vectors"):
+        setup.prepare(arguments(tmp_path / "run", "--method", "sigma_a", "--bias_lr", 1e-3, "--no-avf"))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,28 @@
 """What is trained, how fast and how precisely."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vf_dreambooth.presets import TEXT_ENCODERS, of_known_bases
 from vf_training import methods
 from vf_training.options import EVERYTHING, above, at_least, decay, first_of, not_with, one_of, only_with, option
 
 GROUP = "training"
+BIASES = "*.bias"  # the pattern of their names
+ONE_RATE = not_with("optimizer", "prodigy", "prodigy finds one rate for everything; give --optimizer adamw")
+
+
+def _bias_conflict(values: Mapping[str, Any]) -> str:
+    method = methods.METHODS.get(values["method"])  # None if the name is wrong, which is reported separately
+    trains_none = method is not None and not method.trains_biases
+    return f"--method {values['method']} trains no bias vectors; leave it out" if trains_none else ""
+
+
+def _takes_preset_bias_lr(config: Any) -> bool:
+    """Whether biases are trained, and no rate for everything is given."""
+    given = config.learning_rate is not None or config.optimizer == "prodigy"
+    return methods.find(config.method).trains_biases and not given
 
 
 @dataclass(frozen=True)
@@ -42,20 +58,6 @@ class TrainingSettings:
         checks=(at_least(1),),
         infer=lambda _, at: at.accumulation,
     )
-    learning_rate: float | None = option(
-        None,
-        "learning rate of sigma and bias deltas; of prodigy a factor of the rate that it finds, 1 by default",
-        group=GROUP,
-        rate_of=EVERYTHING,
-        checks=(above(0),),
-        infer=lambda config, at: (
-            1.0
-            if config.optimizer == "prodigy"
-            else methods.find(config.method).rate(at.base.preset.rates_for, at.base.preset.learning_rate)
-        ),
-        inferred=of_known_bases("learning_rate"),
-        depends_on=("base_model", "method", "optimizer"),
-    )
     optimizer: str = option(
         "adamw",
         "what makes the updates; prodigy finds the rate by itself: for a base whose rate nobody knows",
@@ -72,9 +74,33 @@ class TrainingSettings:
             only_with(
                 "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"
             ),
-            not_with("optimizer", "prodigy", "prodigy finds one rate for everything; give --optimizer adamw"),
+            ONE_RATE,
         ),
         depends_on=("train_text_encoder",),
+    )
+    bias_lr: float | None = option(
+        None,
+        "the biases' own learning rate; by default --learning_rate where that is given, otherwise the base's preset",
+        group=GROUP,
+        rate_of=BIASES,
+        checks=(above(0),),
+        conflict=first_of(_bias_conflict, ONE_RATE),
+        infer=lambda config, at: at.base.preset.bias_lr if _takes_preset_bias_lr(config) else None,
+        depends_on=("base_model", "method", "optimizer", "learning_rate"),
+    )
+    learning_rate: float | None = option(
+        None,
+        "learning rate of sigma and bias deltas; of prodigy a factor of the rate that it finds, 1 by default",
+        group=GROUP,
+        rate_of=EVERYTHING,
+        checks=(above(0),),
+        infer=lambda config, at: (
+            1.0
+            if config.optimizer == "prodigy"
+            else methods.find(config.method).rate(at.base.preset.rates_for, at.base.preset.learning_rate)
+        ),
+        inferred=of_known_bases("learning_rate"),
+        depends_on=("base_model", "method", "optimizer"),
     )
     lr_scheduler: str = option(
         "constant",

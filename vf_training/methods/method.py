@@ -86,6 +86,11 @@ class Method:
         """Whether it is VectorFit or one of the paper's ablations of it (Section 6.3)."""
         return self.vectors is not None and self.vectors.get("variant") == self.name
 
+    @property
+    def trains_biases(self) -> bool:
+        """Whether biases are among its vectors, so that they may have a rate of their own."""
+        return self.config is not None and self.config.trains_biases
+
     def rate(self, chosen_for: str, otherwise: float) -> float:
         """Its learning rate on a base or for the tasks; `otherwise` is VectorFit's."""
         return self.rates.get(chosen_for, otherwise)
