@@ -61,3 +61,7 @@ _NAMES = {
     "vectors_file": "load_vectors save_vectors set_subjects",
 }
 __getattr__ = lazy.attributes(__name__, _NAMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,6 +15,7 @@ def test_every_public_name_is_there(package):
     for name in package.__all__:
         assert getattr(package, name).__doc__ is not None
     assert set(" ".join(package._NAMES.values()).split()) <= set(package.__all__)
+    assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = package.nothing
 

@@ -39,3 +39,7 @@ _NAMES = {
     "technique": "Technique Trained",
 }
 __getattr__ = lazy.attributes(__name__, _NAMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
