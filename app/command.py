@@ -9,8 +9,8 @@ from pathlib import Path
 from vf_training.command_line import Parser, read
 from vf_training.commands import exit_clearly
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-AUTH = "VECTORFIT_APP_AUTH"
+from .address import AUTH, LOOPBACK
+
 EXAMPLES = (
     "vf-app",
     "vf-app --runs experiments --base_model starter --inbrowser",

@@ -16,7 +16,7 @@ from vf_dreambooth.base_models import resolve
 from vf_dreambooth.engine import Engine
 
 from . import page
-from .command import AUTH, LOOPBACK
+from .address import AUTH, LOOPBACK
 from .generation import Generator
 from .jobs import Jobs
 from .subjects import Library

@@ -22,7 +22,7 @@ from vectorfit import VectorFitError
 from vectorfit.transformers import AVFCallback
 from vf_training.device import has_accelerator
 from vf_training.methods import Trained
-from vf_training.methods.technique import parameters_of
+from vf_training.methods.method import parameters_of
 from vf_training.runs import RunFolder
 
 from .recipe import Recipe

@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING
 
 from vectorfit import lazy
 
-from .method import DREAMBOOTH, TASKS, Method, Options
+from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained
 from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names
 
 if TYPE_CHECKING:
     from .insertion import put_in, save
     from .loading import holds_vectors, load, name_of_method, restore
-    from .technique import Technique, Trained
 
 __all__ = [
     "DREAMBOOTH",
@@ -36,7 +35,6 @@ __all__ = [
 _NAMES = {
     "insertion": "put_in save",
     "loading": "holds_vectors load name_of_method restore",
-    "technique": "Technique Trained",
 }
 __getattr__ = lazy.attributes(__name__, _NAMES)
 

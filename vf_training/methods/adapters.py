@@ -18,8 +18,7 @@ from vectorfit.modules import Models
 from vectorfit.roles import ATTENTION, FEED_FORWARD, role
 
 from .change_file import ChangeFile
-from .method import Options
-from .technique import Trained, modules_of
+from .method import Options, Trained, modules_of
 
 # The layers by which transformers' blocks leave a sublayer.
 OUTPUTS = ("output.dense", "out_proj", "o_proj", "fc2", "down_proj", "c_proj", "wo")

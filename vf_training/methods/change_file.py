@@ -20,8 +20,7 @@ from vectorfit.container import PREFIX
 from vectorfit.fingerprint import canonical_name, tensors_sha256
 from vectorfit.modules import Models
 
-from .method import Options
-from .technique import Technique, Trained, parameters_of
+from .method import Options, Technique, Trained, parameters_of
 
 BASELINE = PREFIX + "baseline"  # the method's name; a subject file has no such key
 

@@ -8,9 +8,8 @@ from vectorfit import VectorFitConfig, VectorFitError, plan
 from vectorfit.atomic import PathLike
 from vectorfit.modules import Models, named_models
 
-from .method import Options
+from .method import Options, Trained, modules_of
 from .registry import find
-from .technique import Trained, modules_of
 
 
 def put_in(name: str, models: Models, options: Options | None = None) -> Trained:

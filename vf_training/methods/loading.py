@@ -9,8 +9,8 @@ from vectorfit.container import PREFIX
 from vectorfit.modules import Models, named_models
 
 from .change_file import BASELINE
+from .method import Technique
 from .registry import METHODS
-from .technique import Technique
 from .vectors import METHOD, Vectors
 
 # The one attribute that `load` leaves on a model, outside its state dict: what takes the file's change away again.

@@ -13,8 +13,7 @@ from vectorfit.layers import layer_for
 from vectorfit.modules import Models, join
 
 from .change_file import ChangeFile, add
-from .method import Options
-from .technique import Trained, modules_of
+from .method import Options, Trained, modules_of
 
 INITIAL_BUDGET = 1.5  # AdaLoRA begins with this many times its target, as its paper does
 WARM_UP, FINAL = 0.1, 0.3  # shares of AdaLoRA's run: before ranks are cut, and after they are settled

@@ -1,11 +1,12 @@
-"""What a method is: its row in the registry, and what a training asks of it.
+"""What a method is: its row in the registry, its technique, and what it leaves in models.
 
-A row names what is done with models, and does not import it: command lines list the methods before PyTorch is loaded.
+A row names its technique and does not import it: command lines list the methods before PyTorch is loaded.
 """
 
 from __future__ import annotations
 
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import vectorfit as vf
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from vectorfit.atomic import PathLike
     from vectorfit.modules import Models
-
-    from .technique import Technique
+    from vectorfit.planning import Plan
 
 DREAMBOOTH, TASKS = "dreambooth", "tasks"  # who offers a method
 
@@ -118,6 +119,124 @@ class Options:
     total_steps: int = 1
     adapted_matrices: int = 72
     gaussian_lora: bool = False
+
+
+@dataclass
+class Trained:
+    """A method in models: what it trains there, and what its file has to know.
+
+    `wrapped` is what to call in training: PEFT wraps its own model around each of `models`, other methods do not.
+    `plan` is VectorFit's on the same models: it counts their parameters and names the layers that LoRA adapts.
+    """
+
+    method: Method
+    models: dict[str, nn.Module]
+    plan: Plan
+    size: int
+    heads: tuple[str, ...] = ()
+    wrapped: dict[str, nn.Module] = field(default_factory=dict)
+    base: dict[str, Tensor] = field(default_factory=dict)  # of full fine-tuning, whose file holds the change
+    base_sha256: str = ""
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, heads included, by name; vectors have the names of their file."""
+        return self.method.technique.parameters(self)
+
+    def in_head(self, name: str) -> bool:
+        """Whether a parameter belongs to a module that the task brings along."""
+        return any(name.startswith(f"{path}.") for path in self.heads)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trained parameters without the heads', the heads', and those of the pretrained models without heads."""
+        modules = [modules_of(self.models)[path] for path in self.heads]
+        head = sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+        in_heads = sum(p.numel() for module in modules for p in module.parameters())
+        return {
+            "parameters": sum(value.numel() for value in self.parameters.values()) - head,
+            "head_parameters": head,
+            "base_parameters": self.plan.num_total - in_heads,
+        }
+
+    @property
+    def table(self) -> str:
+        """What is trained, in full."""
+        return str(self.plan) if self.method.trains_vectors else self.summary
+
+    @property
+    def summary(self) -> str:
+        """What is trained, in a line."""
+        if self.method.trains_vectors:
+            return self.plan.summary()
+        count = sum(parameter.numel() for parameter in self.parameters.values())
+        share = 100 * count / self.plan.num_total
+        return f"{self.method.name}: {count:,} parameters trained ({share:.4f} % of {self.plan.num_total:,})"
+
+
+class Technique(ABC):
+    """Puts trainable parameters into models, writes them to a file and takes them from there."""
+
+    @abstractmethod
+    def insert(self, trained: Trained, options: Options) -> None:
+        """Puts the parameters into `trained.models`, in place, and makes them trainable."""
+
+    def parameters(self, trained: Trained) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        parameters = parameters_of(trained.models)
+        return {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+
+    @abstractmethod
+    def save(
+        self, trained: Trained, path: PathLike, base_model: str, base_revision: str | None, metadata: Mapping[str, str]
+    ) -> None:
+        """Writes what was trained. Equal trainings give equal bytes.
+
+        Raises:
+            VectorFitError: something trained is not finite, or the file cannot be written.
+        """
+
+    @abstractmethod
+    def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
+        """Gives plain models what a file holds; returns what takes it away again.
+
+        What is returned is a `functools.partial`, no closure: a copy of it takes the change away from copied models.
+
+        Raises:
+            VectorFitError: the file is damaged, or of another base; the models are as they were.
+        """
+
+    def after_update(self, trained: Trained, step: int) -> None:  # noqa: B027 - most have nothing to do
+        """Called after the optimizer's update `step` (from 1), while its gradients are still there."""
+
+    def state(self, trained: Trained) -> dict[str, Any]:
+        """What a checkpoint has to keep beside the parameters."""
+        return {}
+
+    def load_state(self, trained: Trained, state: Mapping[str, Any]) -> None:  # noqa: B027 - most keep none
+        """Takes up what `state` gave."""
+
+
+def parameters_of(models: Models) -> dict[str, nn.Parameter]:
+    """All parameters of one or several models, by name."""
+    from vectorfit.modules import join, named_models
+
+    return {
+        join(prefix, name): parameter
+        for prefix, model in named_models(models).items()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def modules_of(models: Models) -> dict[str, nn.Module]:
+    """All modules of one or several models, by path, inside layers that a method wraps too."""
+    from vectorfit.modules import join, named_models
+
+    return {
+        join(prefix, path): module
+        for prefix, model in named_models(models).items()
+        for path, module in model.named_modules()
+    }
 
 
 def _imported(place: str) -> Any:

@@ -12,9 +12,8 @@ from vectorfit.atomic import PathLike
 from vectorfit.container import PREFIX
 from vectorfit.modules import Models
 
-from .method import Options
+from .method import Options, Technique, Trained
 from .regularizers import set_sigma_dropout
-from .technique import Technique, Trained
 
 METHOD = PREFIX + "method"  # in a subject file's metadata: the method that trained it
 

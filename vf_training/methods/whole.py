@@ -8,8 +8,7 @@ from torch import Tensor
 from vectorfit.modules import Models
 
 from .change_file import ChangeFile, add
-from .method import Options
-from .technique import Trained, parameters_of
+from .method import Options, Trained, parameters_of
 
 
 class FullFineTuning(ChangeFile):
