@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vf_training.command_line import Parser, read
-from vf_training.commands import exit_clearly
+from vf_training.commands import exit_clearly, hide_loading_bars
 
 from .address import AUTH, LOOPBACK
 
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = read(build_parser(), arguments)
     from .server import serve
 
+    hide_loading_bars()
     serve(flags)
 
 
