@@ -2,6 +2,8 @@
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,6 +27,14 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # the libraries' millions of objects: the trainers collect garbage after every run, a second each time
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_accelerator() -> Iterator[None]:
+    """Accelerate keeps one state in a process: a training of another precision would be refused."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)
