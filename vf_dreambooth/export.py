@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 KINDS = ("lora", "diff", "pipeline")
 NAMING = "diffusers"  # of a LoRA, if not another is asked for
-NAMING_OF_DIFF = "kohya"  # the names under which ComfyUI reads an exact change
 EXAMPLES = (
     "python -m vf_dreambooth.export runs/dog --to lora",
     "python -m vf_dreambooth.export runs/dog --to lora --naming kohya --rank 64",
@@ -38,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rank", type=int, default=32, help="rank of the LoRA (default 32)")
     parser.add_argument(
-        "--naming", default=NAMING, help=f"tool whose names the LoRA has, diffusers or kohya (default {NAMING})"
+        "--naming",
+        default=NAMING,
+        help=f"tool whose names the LoRA has: diffusers, kohya, onetrainer (default {NAMING})",
     )
     parser.add_argument(
         "--biases", action="store_true", help="include the bias deltas in the LoRA; diffusers and PEFT read them"
@@ -90,9 +91,10 @@ def export(subject: Path, base: "BaseModel", kind: Kind, out: Path, strength: fl
         pipe.save_pretrained(out)
         return f"{out}: the base with the subject merged in, a diffusers folder"
     if kind.to == "lora":
-        change = lora(models, kind.rank, family.naming(kind.naming), biases=kind.biases)
+        change = lora(models, kind.rank, family.naming(kind.naming, pipe), biases=kind.biases)
     else:
-        change = difference(models, family.naming(NAMING_OF_DIFF).layer)
+        naming = family.naming(family.diff_naming, pipe)
+        change = difference(models, naming.layer)
     kept = {"format": "pt", **{k: v for k, v in metadata.items() if k.startswith("modelspec.")}}
     write_atomically(out, save(change.tensors, kept))
     size = out.stat().st_size

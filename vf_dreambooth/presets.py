@@ -1,4 +1,7 @@
-"""What is known of base models before one is loaded: settings that suit them, and names."""
+"""What is known of base models before one is loaded: settings that suit them, and names.
+
+Here are the two bases that `--base_model auto` chooses from, because --help shows them; families/ has the others.
+"""
 
 from dataclasses import dataclass
 
@@ -22,6 +25,7 @@ class Preset:
     guidance_scale: float
     bias_lr: float | None = None  # the biases' own rate; None: the learning rate
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
+    train_text_encoder: bool = True  # by default
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
     quick: tuple[str, int] | None = None  # diffusers' scheduler and steps for class images and sample grids
     batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
@@ -56,4 +60,5 @@ PRESETS = {
 
 def of_known_bases(setting: str) -> str:
     """What the presets give for a setting, as --help shows it."""
-    return ", ".join(f"{getattr(preset, setting)} for {base}" for base, preset in PRESETS.items())
+    shown = ", ".join(f"{getattr(preset, setting)} for {base}" for base, preset in PRESETS.items())
+    return f"{shown}; other bases have their own"

@@ -13,6 +13,7 @@ from vf_dreambooth.base_models import load, resolve
 from vf_dreambooth.buckets import LEAST, bucket
 from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.data import DataSampler, encode_photos
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
 from vf_dreambooth.photos import read_folder
 from vf_training.runs import RunFolder
 
@@ -66,7 +67,8 @@ def test_the_latents_of_each_photo_are_those_of_its_bucket_alone(tiny_base, mixe
 def test_a_batch_is_taken_apart_by_size_without_its_padding(tiny_base, mixed):
     pipe = load(resolve(str(tiny_base)))
     latents = encode_photos(pipe, read_folder(mixed), config(mixed))
-    batch = DataSampler(latents, None, batch_size=3, global_batch_size=3, num_timesteps=10, seed=0).batch(1)
+    schedule = StableDiffusion().noise_schedule(pipe)
+    batch = DataSampler(latents, None, batch_size=3, global_batch_size=3, noise_schedule=schedule, seed=0).batch(1)
     found = dict(zip(torch.cat([rows for rows, _ in batch.by_size()]).tolist(), range(3), strict=True))
     assert sorted(found) == [0, 1, 2]
     for rows, part in batch.by_size():

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from vectorfit import lazy
 
-from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained
+from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained, layers_inside
 from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "Trained",
     "find",
     "holds_vectors",
+    "layers_inside",
     "load",
     "name_of_method",
     "names",

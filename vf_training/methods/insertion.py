@@ -8,7 +8,7 @@ from vectorfit import VectorFitConfig, VectorFitError, plan
 from vectorfit.atomic import PathLike
 from vectorfit.modules import Models, named_models
 
-from .method import Options, Trained, modules_of
+from .method import Options, Trained, layers_inside, modules_of
 from .registry import find
 
 
@@ -21,7 +21,8 @@ def put_in(name: str, models: Models, options: Options | None = None) -> Trained
     method, options, models = find(name), options or Options(), named_models(models)
     size = method.size if options.size is None else options.size
     # What VectorFit would adapt: LoRA takes the same layers, and all methods are counted against the same total.
-    frame = plan(models, VectorFitConfig(modules_to_save=options.heads))
+    excluded = layers_inside(models, options.exclude)
+    frame = plan(models, VectorFitConfig(modules_to_save=options.heads, exclude_modules=excluded))
     trained = Trained(method, models, frame, size, options.heads, wrapped=dict(models))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
