@@ -1,7 +1,7 @@
 """The objective of DreamBooth: denoise the subject, and keep the class."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vectorfit as vf
+from vf_training.device import free_memory, is_out_of_memory
 
 from .captions import Captions
 from .config import TrainConfig
@@ -66,7 +67,7 @@ def base_prediction(
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch on the device, and its prompts there: all of them [p, length] (None: kept encoded), and whose [n]."""
+    """Samples of one size on the device, and their prompts: all of them [p, length] (None: kept encoded), whose [k]."""
 
     batch: Batch
     class_rows: Tensor  # [c], the samples that are of the class
@@ -87,7 +88,7 @@ class Objective:
         penalty: Callable[[], Tensor] | None = None,
     ) -> None:
         self.config, self.data_sampler, self.penalty = config, data_sampler, penalty
-        self._drawn: dict[tuple[int, int], Inputs] = {}  # of the next update, by step and first sample
+        self._drawn: dict[tuple[int, int], list[Inputs]] = {}  # of the next update, by step and first sample
         self.vectors = list(vectors)
         family = family_of(pipe)
         self.noise_schedule = family.noise_schedule(pipe)
@@ -101,21 +102,56 @@ class Objective:
             denoiser.keep(self.prompt_ids.to(accelerator.device))
         self.text_is_kept = True
 
-    def inputs(self, step: int, first: int, device: torch.device) -> Inputs:
-        """The batch of `step` whose first sample is `first`, drawn and sent to the device, which is not waited for."""
-        batch, prompt_ids = self.data_sampler.batch(step, first), None
-        prompt_index = self.captions.index(batch.picture, batch.is_class, step, first)
-        if not self.text_is_kept:
-            used, prompt_index = prompt_index.unique(return_inverse=True)  # the others need no encoding
-            prompt_ids = sent(self.prompt_ids[used], device)
-        class_rows = batch.is_class.nonzero()[:, 0]
-        return Inputs(batch.to(device), sent(class_rows, device), prompt_ids, sent(prompt_index, device))
+    def inputs(self, step: int, first: int, device: torch.device) -> list[Inputs]:
+        """The batch of `step` whose first sample is `first`, a part for each size, drawn and sent to the device.
+
+        Nobody waits for the device.
+        """
+        batch, inputs = self.data_sampler.batch(step, first), []
+        index = self.captions.index(batch.picture, batch.is_class, step, first)
+        for rows, part in batch.by_size():
+            own, prompt_ids = index[rows], None
+            if not self.text_is_kept:
+                used, own = own.unique(return_inverse=True)  # the others need no encoding
+                prompt_ids = sent(self.prompt_ids[used], device)
+            class_rows = sent(part.is_class.nonzero()[:, 0], device)
+            inputs.append(Inputs(part.to(device), class_rows, prompt_ids, sent(own, device)))
+        return inputs
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process.
 
-        It only queues work on an accelerator: nothing in it waits for a result.
+        It only queues work on an accelerator: nothing in it waits for a result. Where the memory does not suffice, the
+        update is made again in smaller parts, and so are all others.
         """
+        while True:
+            try:
+                return self._backward(denoiser, step, accelerator)
+            except RuntimeError as error:
+                if not (is_out_of_memory(error) and self._split(accelerator)):
+                    raise
+            free_memory()  # only here is the error gone, which held on to tensors
+            at_once = self.config.train_batch_size
+            accelerator.print(f"out of memory at step {step}: from here {at_once} of a batch at once, same result")
+
+    def _split(self, accelerator: Accelerator) -> bool:
+        """Makes less of a batch be computed at once from now on, which changes results by rounding only.
+
+        False where that cannot be: it is a sample at a time already, or other processes would not know of it.
+        """
+        batch, now = self.config.effective_batch_size, self.config.train_batch_size
+        if now == 1 or accelerator.num_processes > 1:
+            return False
+        at_once = next(count for count in range(now - 1, 0, -1) if batch % count == 0)
+        self.config = replace(self.config, train_batch_size=at_once, gradient_accumulation_steps=batch // at_once)
+        self.data_sampler = replace(self.data_sampler, batch_size=at_once)
+        accelerator.gradient_accumulation_steps, accelerator.step = batch // at_once, 0
+        self._drawn.clear()
+        for vector in self.vectors:
+            vector.grad = None
+        return True
+
+    def _backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         config, device = self.config, accelerator.device
         parts = torch.zeros(3, device=device)
         firsts = [
@@ -125,8 +161,8 @@ class Objective:
         for first in firsts:
             inputs = self._drawn.pop((step, first), None) or self.inputs(step, first, device)
             with accelerator.accumulate(denoiser), quick_attention(device):
-                losses = self._losses(denoiser, inputs, accelerator)
-                loss, instance, prior = combine(losses, inputs.batch.is_class, config.prior_loss_weight)
+                losses, is_class = self._losses(denoiser, inputs, accelerator)
+                loss, instance, prior = combine(losses, is_class, config.prior_loss_weight)
                 if config.prior == "drift":
                     prior = drift(self.vectors)
                     loss = loss + config.drift_weight * prior
@@ -138,8 +174,13 @@ class Objective:
         self._drawn = {(step + 1, first): self.inputs(step + 1, first, device) for first in firsts}
         return parts
 
-    def _losses(self, denoiser: nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
-        """The loss of each sample [n]."""
+    def _losses(self, denoiser: nn.Module, inputs: Sequence[Inputs], accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+        """The loss of each sample [n], size by size, and which of them are of the class [n]."""
+        losses = [self._losses_of_size(denoiser, own, accelerator) for own in inputs]
+        return torch.cat(losses), torch.cat([own.batch.is_class for own in inputs])
+
+    def _losses_of_size(self, denoiser: nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
+        """The loss of each sample [k] of one size."""
         batch, rows, schedule = inputs.batch, inputs.class_rows, self.noise_schedule
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = schedule.target(batch.latents, batch.noise, batch.timesteps)
