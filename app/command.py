@@ -37,6 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--auth", help=f"USER:PASSWORD that visitors must give; better in the environment variable {AUTH}"
     )
+    parser.add_argument(
+        "--host_name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that the page answers to on this machine alone, such as that of a proxy; may be repeated",
+    )
     parser.add_argument("--inbrowser", action="store_true", help="open the browser too")
     return parser
 
