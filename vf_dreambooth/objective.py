@@ -103,7 +103,7 @@ class Objective:
         self.text_is_kept = True
 
     def inputs(self, step: int, first: int, device: torch.device) -> list[Inputs]:
-        """The batch of `step` whose first sample is `first`, size by size, sent to the device, which is not waited for."""
+        """The batch of `step` whose first sample is `first`, by size, sent to the device, which is not waited for."""
         batch = self.data_sampler.batch(step, first)
         prompt_index = self.captions.index(batch.picture, batch.is_class, step, first)
         return [self._sent(part, prompt_index[rows], device) for rows, part in batch.by_size()]
