@@ -11,7 +11,7 @@ from torch import nn
 
 from vf_training.device import peak_memory, synchronize
 
-from . import footprint, memory, memory_presets
+from . import memory, memory_presets
 from .data import DataSampler, Latents
 from .families import family_of
 from .memory_presets import fitted
@@ -70,9 +70,6 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
 
 def computed_memory(setup: Setup, pipe: DiffusionPipeline, models: Mapping[str, nn.Module]) -> list[str]:
     """What a GPU would need for these settings, and for those of every preset that changes them."""
-    if not family_of(pipe).traceable:
-        found = footprint.of_training(setup.base, setup.config)
-        return [f"estimated    at least {found.bytes() / 2**30:.1f} GiB on a GPU, without activations"] if found else []
     settings = {"these settings": setup.config}
     settings |= {f"--memory {card}": fitted(setup.config, card) for card in memory_presets.PRESETS}
     lines, seen = [], set()

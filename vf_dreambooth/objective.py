@@ -67,7 +67,7 @@ def base_prediction(
 
 @dataclass(frozen=True)
 class Inputs:
-    """Samples of one size on the device, and their prompts: all of them [p, length] (None: kept encoded), whose [k]."""
+    """Samples of one size on the device, and their prompts: all [p, length] (None: kept encoded), and whose [n]."""
 
     batch: Batch
     class_rows: Tensor  # [c], the samples that are of the class
@@ -103,26 +103,24 @@ class Objective:
         self.text_is_kept = True
 
     def inputs(self, step: int, first: int, device: torch.device) -> list[Inputs]:
-        """The batch of `step` whose first sample is `first`, a part for each size, drawn and sent to the device.
+        """The batch of `step` whose first sample is `first`, by size, sent to the device, which is not waited for."""
+        batch = self.data_sampler.batch(step, first)
+        prompt_index = self.captions.index(batch.picture, batch.is_class, step, first)
+        return [self._sent(part, prompt_index[rows], device) for rows, part in batch.by_size()]
 
-        Nobody waits for the device.
-        """
-        batch, inputs = self.data_sampler.batch(step, first), []
-        index = self.captions.index(batch.picture, batch.is_class, step, first)
-        for rows, part in batch.by_size():
-            own, prompt_ids = index[rows], None
-            if not self.text_is_kept:
-                used, own = own.unique(return_inverse=True)  # the others need no encoding
-                prompt_ids = sent(self.prompt_ids[used], device)
-            class_rows = sent(part.is_class.nonzero()[:, 0], device)
-            inputs.append(Inputs(part.to(device), class_rows, prompt_ids, sent(own, device)))
-        return inputs
+    def _sent(self, batch: Batch, prompt_index: Tensor, device: torch.device) -> Inputs:
+        prompt_ids = None
+        if not self.text_is_kept:
+            used, prompt_index = prompt_index.unique(return_inverse=True)  # the others need no encoding
+            prompt_ids = sent(self.prompt_ids[used], device)
+        class_rows = batch.is_class.nonzero()[:, 0]
+        return Inputs(batch.to(device), sent(class_rows, device), prompt_ids, sent(prompt_index, device))
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process.
 
-        It only queues work on an accelerator: nothing in it waits for a result. Where the memory does not suffice, the
-        update is made again in smaller parts, and so are all others.
+        Where the memory does not suffice, the update is made again in smaller parts, and so are all others. Otherwise
+        it only queues work on an accelerator: nothing in it waits for a result.
         """
         while True:
             try:
@@ -161,7 +159,8 @@ class Objective:
         for first in firsts:
             inputs = self._drawn.pop((step, first), None) or self.inputs(step, first, device)
             with accelerator.accumulate(denoiser), quick_attention(device):
-                losses, is_class = self._losses(denoiser, inputs, accelerator)
+                losses = torch.cat([self._losses(denoiser, part, accelerator) for part in inputs])
+                is_class = torch.cat([part.batch.is_class for part in inputs])
                 loss, instance, prior = combine(losses, is_class, config.prior_loss_weight)
                 if config.prior == "drift":
                     prior = drift(self.vectors)
@@ -174,13 +173,8 @@ class Objective:
         self._drawn = {(step + 1, first): self.inputs(step + 1, first, device) for first in firsts}
         return parts
 
-    def _losses(self, denoiser: nn.Module, inputs: Sequence[Inputs], accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-        """The loss of each sample [n], size by size, and which of them are of the class [n]."""
-        losses = [self._losses_of_size(denoiser, own, accelerator) for own in inputs]
-        return torch.cat(losses), torch.cat([own.batch.is_class for own in inputs])
-
-    def _losses_of_size(self, denoiser: nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
-        """The loss of each sample [k] of one size."""
+    def _losses(self, denoiser: nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
+        """The loss of each sample [n]."""
         batch, rows, schedule = inputs.batch, inputs.class_rows, self.noise_schedule
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = schedule.target(batch.latents, batch.noise, batch.timesteps)

@@ -1,6 +1,7 @@
 """The GPU benchmark's whole code, tiny and on a CPU: every part, its goals, and going on after a failure."""
 
 import json
+import math
 import subprocess
 
 import pytest
@@ -46,7 +47,9 @@ def test_every_part_runs_tiny(part, work, in_this_process, monkeypatch):
     monkeypatch.setattr(tasks_speed, "SHAPE", dict(tasks_speed.SHAPE))
     found = PARTS[part](TINY, work)
     assert found
-    assert all(value > 0 for name, value in found.items() if isinstance(value, float) and name != "saved")
+    figures = [value for value in found.values() if isinstance(value, float)]
+    # What the planner could save is a difference of times: of either sign.
+    assert all(math.isfinite(figure) if part == "planner" else figure > 0 for figure in figures)
 
 
 def test_parts_of_a_name_measure_what_it_says(monkeypatch, tmp_path):
