@@ -23,7 +23,7 @@ from .fingerprint import (
     unlike_layers,
     weights_sha256,
 )
-from .inject import inject, remove
+from .injection import inject, remove
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_modules
 from .pattern import Pattern

@@ -4,19 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vf_dreambooth.families import TEXT_ENCODERS
-from vf_dreambooth.options import (
-    EVERYTHING,
-    above,
-    at_least,
-    decay,
-    first_of,
-    not_with,
-    one_of,
-    only_with,
-    option,
-)
+from vf_dreambooth.presets import TEXT_ENCODERS, of_known_bases
 from vf_training import methods
+from vf_training.options import EVERYTHING, above, at_least, decay, first_of, not_with, one_of, only_with, option
 
 GROUP = "training"
 BIASES = "*.bias"  # the pattern of their names
@@ -52,6 +42,7 @@ class TrainingSettings:
         group=GROUP,
         checks=(at_least(1),),
         infer=lambda _, at: at.base.preset.max_train_steps,
+        inferred=of_known_bases("max_train_steps"),
         depends_on=("base_model",),
     )
     train_batch_size: int = option(
@@ -111,6 +102,7 @@ class TrainingSettings:
             if config.optimizer == "prodigy"
             else methods.find(config.method).rate(at.base.preset.rates_for, at.base.preset.learning_rate)
         ),
+        inferred=of_known_bases("learning_rate"),
         depends_on=("base_model", "method", "optimizer"),
     )
     lr_scheduler: str = option(
