@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vectorfit import VectorFitError
+from vf_training import methods
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
@@ -287,6 +288,9 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )
+    if config.bias_lr is None and setup.base.preset.bias_lr is None and methods.find(config.method).trains_biases:
+        say("             the paper's one rate for sigma and biases: no sweep of ours was made on this base. If the")
+        say("             subject does not appear, raise --learning_rate, and try a tenth of it as --bias_lr")
     times = f"at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
     if setup.held_out:
         say(f"validation   the loss on {len(setup.held_out.images)} photos in {config.validation_data_dir}")

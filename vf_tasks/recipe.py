@@ -14,6 +14,7 @@ from vf_training import methods
 FOLDER = Path(__file__).with_name("recipes")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
 BIASES = ("layers", "all")
+STRENGTHS = ("absolute", "relative")
 MIRRORS = ("random", "none", "never")
 TABLE_ROUNDING = 0.02  # the paper rounds epochs and steps: a run this near to them has the table's length
 
@@ -44,7 +45,7 @@ class Recipe:
     train_rows: int = _key("training examples that the table's steps were counted on")
     metric: str = _key("the score that is computed")
 
-    learning_rate: float = _key("AdamW's rate, for VectorFit; falls linearly to 0")
+    learning_rate: float = _key("AdamW's rate of sigma, or of what another method trains; falls linearly to 0")
     epochs: float = _key("passes over the training rows")
     batch_size: int = _key("training examples in an update")
     avf_first_step: int = _key("t_i: the update of the first freezing")
@@ -52,6 +53,9 @@ class Recipe:
     avf_num_freezes: int = _key("n_f: freezings in all")
     avf_top_k: int = _key("k: vectors frozen at a time")
 
+    bias_lr: float = _key("the biases' own rate, of methods that train vectors; 0 is the learning rate", 0.0)
+    head_lr: float = _key("the rate of the task's head, the same for every method", 1e-3)
+    avf_strength: str = _key("how AVF measures training: absolute (the paper's), or relative to the rate", "absolute")
     hub_config: str = _key("the configuration of the data set on the hub", "")
     input_columns: tuple[str, ...] = _key("columns to read, in order; NAME|OTHER takes the first that exists", ())
     target_column: str = _key("the column with the answer; NAME|OTHER takes the first that exists", "label")
@@ -114,10 +118,13 @@ class Recipe:
             for name, least in (*_LEAST.items(), ("avf_num_freezes", 0), ("stride", 0), ("avf_top_k", 0))
             if getattr(self, name) < least
         ]
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            problems.append(f"learning_rate: got {self.learning_rate}, expected more than 0")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            problems.append(f"epochs: got {self.epochs}, expected more than 0")
+        problems += [
+            f"{name}: got {getattr(self, name)}, expected more than 0"
+            for name in ("learning_rate", "head_lr", "epochs")
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0)
+        ]
+        if not (math.isfinite(self.bias_lr) and self.bias_lr >= 0):
+            problems.append(f"bias_lr: got {self.bias_lr}, expected more than 0, or 0 for the learning rate")
         if self.batch_size % max(1, self.gradient_accumulation_steps):
             problems.append(
                 f"batch_size: got {self.batch_size}, expected a multiple of gradient_accumulation_steps "
@@ -130,6 +137,7 @@ class Recipe:
         if self.metric == "accuracy_f1" and len(self.labels) != 2:
             problems.append(f"labels: got {len(self.labels)}, expected two: F1 is computed for the second")
         choices_of = {"precision": PRECISIONS, "mirror": MIRRORS, "budget": tuple(self.budgets), "bias": BIASES}
+        choices_of |= {"avf_strength": STRENGTHS}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 problems.append(f"{name}: got {getattr(self, name)!r}, expected {_either(choices)}")

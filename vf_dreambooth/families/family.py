@@ -34,7 +34,8 @@ class Preset:
     num_class_images: int
     num_inference_steps: int
     guidance_scale: float
-    bias_lr: float | None = None  # the biases' own rate; None: the learning rate
+    bias_lr: float | None = None  # the biases' own rate, by a sweep of ours; None: there was no sweep
+    one_rate: float | None = None  # the best single rate for sigma and biases; None: the learning rate
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
     batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
