@@ -111,7 +111,7 @@ SETUPS = {
 }
 
 
-NOTES = f"""Means and standard deviations over {SEEDS} seeds where there is a ±, otherwise one seed; the best of a row is
+NOTES = f"""Means and standard deviations over seeds where there is a ±, otherwise one seed; the best of a row is
 bold. All numbers of every run, and figures: [tasks_table/comparison.md](tasks_table/comparison.md). The table's runs
 trained for {{minutes:.0f}} minutes in all, each on one core of a CPU with AVX-512, in bf16.
 
