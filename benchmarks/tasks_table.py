@@ -30,7 +30,7 @@ WORK = Path("runs/tasks_table")
 RESULTS = Path(__file__).with_suffix("")  # table and figures, a folder of its own
 TRIALS = Path(__file__).with_name("tasks_trials")  # what was tried for every task and method
 TUNED_ROWS, HELD_OUT = 2000, 1000
-TUNED_SHARE = 0.3  # of the updates of the table's run, that a trial gets
+TUNED_SHARE = 0.2  # of the updates of the table's run, that a trial gets
 Rates = Mapping[str, float]  # by the flag's name
 
 
