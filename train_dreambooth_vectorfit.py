@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
-from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, trackers
+from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, selection, trackers
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
 from vf_dreambooth.families import TEXT_ENCODERS, family_of
@@ -231,6 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 dry_run(setup)
             else:
                 results.append(train_subject(setup))
+                if setup.config.select and PartialState().is_main_process:
+                    selection.launch(setup.run)
     for line in results:
         PartialState().print(f"subject      {line}")
     if not dry:

@@ -1,4 +1,4 @@
-"""`python -m eval generate|score|report|compare|selfcheck`: subject fidelity and prompt fidelity of images."""
+"""`python -m eval generate|score|report|compare|select|selfcheck`: subject fidelity and prompt fidelity of images."""
 
 import argparse
 import json
@@ -9,10 +9,12 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+import vectorfit as vf
 from vectorfit import VectorFitError
 from vf_training.commands import exit_clearly, part_processes
+from vf_training.runs import RunFolder
 
-from . import comparison, generation, protocols, report, scoring, selfcheck
+from . import comparison, generation, protocols, report, scoring, selection, selfcheck
 from .collection import FACTS, Subject, gather
 from .embeddings import embed_files
 from .encoders import Encoders
@@ -72,6 +74,16 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("first", type=Path)
     add.add_argument("second", type=Path)
     add.add_argument("--json", action="store_true")
+    add = commands.add_parser("select", help="make the best checkpoint and strength of a run its subject file")
+    add.add_argument("run", type=Path, help="run folder")
+    add.add_argument("--reference", type=Path, help="the subject's photos; default: those it was trained on")
+    add.add_argument(
+        "--strengths", nargs="+", type=float, default=selection.STRENGTHS, metavar="X", help="default 0.8 1 1.2"
+    )
+    add.add_argument("--base_model", help="default: the base that the subject was trained on")
+    add.add_argument("--dry_run", action="store_true", help="show the trade-off, and leave the subject file as it is")
+    _protocol_flags(add)
+    add.set_defaults(protocol=None)
     add = commands.add_parser(
         "selfcheck", help="score real images against each other and compare with the published values"
     )
@@ -195,6 +207,36 @@ def _compare(flags: argparse.Namespace) -> None:
     print(json.dumps(differences, indent=1) if flags.json else comparison.table(differences))
 
 
+def _select(flags: argparse.Namespace) -> None:
+    run = RunFolder(flags.run)
+    (first, *_) = selection.candidates(run, flags.strengths)
+    starter = vf.read_metadata(first.file)["vectorfit.base_model"] == "starter"
+    protocol = protocols.named(flags.protocol or ("starter" if starter else "dreambench-2023"))
+    try:
+        encoders = _encoders(flags, protocol)
+    except VectorFitError as error:
+        raise VectorFitError(f"{run.path}: nothing is selected, all stays as it is. {error}") from error
+    options = {"reference": flags.reference, "strengths": flags.strengths, "base_model": flags.base_model}
+    device, progress = flags.device or str(PartialState().device), sys.stderr.isatty()
+    result = selection.select(run, encoders, protocol, **options, device=device, progress=progress)
+    picked = result["picked"]
+    print(f"{'step':>8} {'strength':>8} {'likeness':>8} {'prompt':>8} {'class':>8} {'balance':>8}   by {protocol.name}")
+    for scores in result["candidates"]:
+        parts = (scores[name] for name in ("likeness", "prompt", "cls", "balance"))
+        numbers = " ".join(f"{'-' if part is None else format(part, '.3f'):>8}" for part in parts)
+        mark = "  picked" if all(scores[name] == picked[name] for name in picked) else ""
+        print(f"{scores['step']:8} {scores['strength']:8g} {numbers}{mark}")
+    print(f"rule     {result['rule']}")
+    print(f"picture  {run.path / selection.FOLDER / 'trade_off.png'}")
+    if flags.dry_run:
+        print(f"subject  {run.vectors} stays as it is")
+    elif selection.apply(run, **picked):
+        kept = run.path / selection.FOLDER / selection.BEFORE
+        print(f"subject  {run.vectors} is now step {picked['step']} at strength {picked['strength']:g}; before: {kept}")
+    else:
+        print(f"subject  {run.vectors} is that already")
+
+
 def _selfcheck(flags: argparse.Namespace) -> None:
     protocol = protocols.named(flags.protocol)
     folder = flags.data or selfcheck.default_folder(protocol)
@@ -218,7 +260,8 @@ def _verdict(row: dict) -> str:
     return f"  expected {row['expected']:.3f}: {'near' if row['near'] else 'NOT near'}"
 
 
-COMMANDS = {"generate": _generate, "score": _score, "report": _report, "compare": _compare, "selfcheck": _selfcheck}
+COMMANDS = {"generate": _generate, "score": _score, "report": _report, "compare": _compare}
+COMMANDS |= {"select": _select, "selfcheck": _selfcheck}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -313,3 +313,19 @@ def load_vectors(
     """
     (subject,) = _load(models, [(path, 1.0)], strength, tolerated_error)
     return subject.metadata
+
+
+def scale_vectors(path: PathLike, strength: float, target: PathLike) -> None:
+    """Writes a file that is another subject file at a strength: its deltas times `strength`, for the same base.
+
+    Raises:
+        VectorFitError: the file is not a subject file, damaged, or has modules trained whole, which have no strength.
+    """
+    subject = _Subject(path, strength, *container.read(path))
+    container.require_untouched(path, subject.tensors, subject.metadata)
+    if PREFIX + "baseline" in subject.metadata or subject.heads:
+        raise VectorFitError(f"{path}: holds more than vectors, so it has no strength; expected a subject file")
+    scaled = {name: (strength * tensor.float()).to(tensor.dtype) for name, tensor in subject.tensors.items()}
+    numbers = [float(f"{strength * value:.5g}") for value in json.loads(subject.metadata[PREFIX + "probe"])]
+    metadata = {key: value for key, value in subject.metadata.items() if key != "format"}
+    container.write(target, scaled, {"probe": json.dumps(numbers, separators=(",", ":"))}, metadata)
