@@ -73,8 +73,9 @@ class TaskTrainer(Trainer):
         kind, options = self.get_optimizer_cls_and_kwargs(self.args)
         groups = parameter_groups(self.trained.parameters, self.rates)
         # The log has the rate of the first group: the method's own, not the head's.
-        self.optimizer = kind(sorted(groups, key=lambda group: group["name"] != "*"), **options)
-        return self.optimizer
+        optimizer: torch.optim.Optimizer = kind(sorted(groups, key=lambda group: group["name"] != "*"), **options)
+        self.optimizer = optimizer
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.group_by_length:
