@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="score on N training rows that are left out of the training, to choose settings",
     )
+    command.add_argument(
+        "--rates",
+        default="auto",
+        metavar="auto|tuned|paper",
+        help="whose rates: the paper's for the recipe's model; with --model ours, where a sweep of ours found them",
+    )
     command.add_argument("--tiny", action="store_true", help="a tiny model and a few rows, to check that it runs")
     _add_recipe_flags(command)
     return command
@@ -89,11 +95,12 @@ def _train(arguments: Sequence[str]) -> None:
     flags = vars(parser().parse_args(arguments))
     recipe = recipes.read(flags.pop("recipe"))
     options = {item.name: flags.pop(item.name) for item in fields(Options)}
-    model = flags.pop("model")
+    model, wanted = flags.pop("model"), flags.pop("rates")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    # The recipe's rate is VectorFit's. The registry has the rates of methods that need another.
-    rate = methods.find(options["method"], methods.TASKS).rate(methods.TASKS, recipe.learning_rate)
-    changes = {"learning_rate": rate, **changes}
+    rates = recipe.rates(options["method"], model, wanted)
+    if "learning_rate" in changes:  # alone it is the paper's one rate
+        rates.pop("bias_lr", None)
+    changes = {**rates, **changes}
     if options["tiny"]:
         changes = {**SETTINGS, **changes}
     if model:

@@ -16,6 +16,9 @@ PRECISIONS = ("fp32", "bf16", "bf16_weights")
 BIASES = ("layers", "all")
 STRENGTHS = ("absolute", "relative")
 MIRRORS = ("random", "none", "never")
+# VectorFit's rates by a sweep of ours, by kind of task: on small models (benchmarks/tasks_table.md). Those of other
+# methods are in their registry. The paper's are for the paper's models.
+TUNED: Mapping[str, Mapping[str, float]] = {"text_classification": {"learning_rate": 3e-2, "bias_lr": 3e-3}}
 TABLE_ROUNDING = 0.02  # the paper rounds epochs and steps: a run this near to them has the table's length
 
 
@@ -88,6 +91,26 @@ class Recipe:
             holding = [name for name, sizes_of in self.budgets.items() if method in sizes_of]
             raise VectorFitError(f"budget {self.budget!r} of {self.name} has no {method}, expected {_either(holding)}")
         return sizes[method]
+
+    def rates(self, method: str, model: str | None, wanted: str = "auto") -> dict[str, float]:
+        """A method's rates by the names of their keys: the paper's for its models, ours where a sweep found them.
+
+        `model` is the one that replaces the recipe's, if any; `wanted` is auto, tuned or paper.
+
+        Raises:
+            VectorFitError: `wanted` is another word, or tuned where no sweep was made.
+        """
+        if wanted not in ("auto", "tuned", "paper"):
+            raise VectorFitError(f"rates: got {wanted!r}, expected auto, tuned or paper")
+        known = TUNED.get(self.kind)
+        if wanted == "tuned" and known is None:
+            raise VectorFitError(f"rates: no sweep of ours was made for {self.kind}; give paper, or --learning_rate")
+        own = methods.find(method, methods.TASKS)
+        if known is None or wanted == "paper" or (wanted == "auto" and model in (None, *self.models)):
+            return {"learning_rate": own.rate(methods.TASKS, self.learning_rate)}
+        paper = own.rate(methods.TASKS, known["learning_rate"])
+        rates = {"learning_rate": own.rate(methods.SMALL_MODELS, paper)}
+        return rates | ({"bias_lr": known["bias_lr"]} if own.trains_biases else {})
 
     @property
     def table_steps(self) -> int:

@@ -2,11 +2,12 @@
 
 from .loading import holds_vectors, load, name_of_method, restore
 from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained
-from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names, put_in, save
+from .registry import METHODS, SMALL_MODELS, STABLE_DIFFUSION, STARTER, find, names, put_in, save
 
 __all__ = [
     "DREAMBOOTH",
     "METHODS",
+    "SMALL_MODELS",
     "STABLE_DIFFUSION",
     "STARTER",
     "TASKS",

@@ -21,7 +21,8 @@ from .regularizers import l1
 from .vectors import Vectors
 from .whole import FullFineTuning, HeadAlone
 
-STABLE_DIFFUSION, STARTER = "stable diffusion", "starter"  # bases that rates were chosen for, beside TASKS
+# What rates were chosen for, beside TASKS, where they are those of each method's own paper.
+STABLE_DIFFUSION, STARTER, SMALL_MODELS = "stable diffusion", "starter", "tasks with small models"
 _VECTORS = Vectors()
 
 
