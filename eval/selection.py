@@ -40,6 +40,7 @@ BEFORE = "before.safetensors"
 STRENGTHS = (0.8, 1.0, 1.2)
 PROMPTS, CLASS_PROMPTS = 6, 4  # pictures of each candidate
 FIRST_SEED = 300_000  # far from the seeds of trainings and of `eval generate`, whose scores are to judge the choice
+OTHER_SEEDS = 1000  # from those of a choice to those that judge it
 RULE = "the highest balance, the harmonic mean of likeness, prompt and class; then the strength nearest to 1"
 
 
@@ -91,20 +92,26 @@ def best(scored: Sequence[tuple[Candidate, Scores]]) -> Candidate:
 class Artist:
     """Draws the pictures of candidates and of the base, each once: a stopped selection goes on where it was."""
 
-    def __init__(self, run: RunFolder, base: BaseModel, device: str, *, progress: bool) -> None:
+    def __init__(
+        self, run: RunFolder, base: BaseModel, device: str, *, progress: bool = False, others: bool = False
+    ) -> None:
+        """`others` takes prompts and seeds that no choice is made by, to judge the choice."""
         file = run.vectors if run.vectors.exists() else next(iter(candidates(run))).file
         task = task_of(file)
         self.folder, self.base, self.device, self.progress = run.path / FOLDER / "pictures", base, device, progress
         self.sampling = GenerationSettings.of(base.preset)
-        spread = [task.prompts[index * len(task.prompts) // PROMPTS] for index in range(PROMPTS)]
+        self.first_seed = FIRST_SEED + (OTHER_SEEDS if others else 0)
+        spread = [task.prompts[index * len(task.prompts) // PROMPTS + others] for index in range(PROMPTS)]
         self.of_subject = [prompt.text(f"{task.token} {task.cls}") for prompt in spread]
         self.texts = [prompt.text(task.cls) for prompt in spread]
-        self.of_class = [f"a {task.cls} {words}" for words in SHARED[:CLASS_PROMPTS]]
+        grounds = SHARED[CLASS_PROMPTS:][:CLASS_PROMPTS] if others else SHARED[:CLASS_PROMPTS]
+        self.of_class = [f"a {task.cls} {words}" for words in grounds]
         self._pipe: DiffusionPipeline | None = None
 
     def pictures(self, candidate: Candidate | None) -> Pictures:
         """The pictures of a candidate, or of the base, which is asked for the class in place of the subject."""
         content: dict[str, Any] = {**asdict(self.sampling), "base": [self.base.name, self.base.revision]}
+        content["first_seed"] = self.first_seed
         if candidate is not None:
             content |= {"strength": candidate.strength, "file": hashlib.sha256(candidate.file.read_bytes()).hexdigest()}
         name = "base" if candidate is None else f"{candidate.step:06d}-{candidate.strength:g}"
@@ -126,7 +133,7 @@ class Artist:
         title, size = "the base" if candidate is None else candidate.name, self.sampling.batch_size
         for start in tqdm(range(0, len(wanted), size), desc=title, unit="batch", disable=not self.progress):
             numbers, prompts, paths = zip(*wanted[start : start + size], strict=True)
-            seeds = [FIRST_SEED + number for number in numbers]
+            seeds = [self.first_seed + number for number in numbers]
             for path, image in zip(paths, generate_images(self._pipe, prompts, seeds, self.sampling), strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_png(path, image)
@@ -146,6 +153,19 @@ def references_of(run: RunFolder, reference: Path | None) -> list[Path]:
     if not photos:
         raise VectorFitError(f"{folder}: no photos of the subject to compare with; say where they are with --reference")
     return photos
+
+
+def score(
+    offered: Sequence[Candidate], artist: Artist, encoders: Encoders, photos: Sequence[Path]
+) -> dict[Candidate, Scores]:
+    """The scores of candidates, by pictures that are drawn now unless they are there."""
+    frame = Frame(
+        embed_files(encoders.dino, photos),
+        embed_files(encoders.clip, photos),
+        _embedded(artist.pictures(None), encoders),
+        torch.cat([encoders.clip.texts([text]) for text in artist.texts]),
+    )
+    return {candidate: frame.scores(_embedded(artist.pictures(candidate), encoders)) for candidate in offered}
 
 
 def select(
@@ -169,21 +189,11 @@ def select(
     offered, photos = candidates(run, strengths), references_of(run, reference)
     base = base_of(offered[0].file, base_model or run.read_config().get("base", {}).get("location"))
     artist = Artist(run, base, device, progress=progress)
-    of_base = artist.pictures(None)
-    frame = Frame(
-        embed_files(encoders.dino, photos),
-        embed_files(encoders.clip, photos),
-        _embedded(of_base, encoders),
-        torch.cat([encoders.clip.texts([text]) for text in artist.texts]),
-    )
-    drawn = [(candidate, artist.pictures(candidate)) for candidate in offered]
-    scored = [(candidate, frame.scores(_embedded(pictures, encoders))) for candidate, pictures in drawn]
+    scored = list(score(offered, artist, encoders, photos).items())
     picked = best(scored)
-    shown = [
-        trade_off.Shown(c.name, c.step, s, p.subject, c == picked) for (c, s), (_, p) in zip(scored, drawn, strict=True)
-    ]
-    target = run.path / FOLDER / "trade_off.png"
-    write_png(target, trade_off.picture(shown, photos, of_base.subject, artist.of_subject, protocol.labels))
+    shown = [trade_off.Shown(c.name, c.step, s, artist.pictures(c).subject, c == picked) for c, s in scored]
+    target, of_base = run.path / FOLDER / "trade_off.png", artist.pictures(None).subject
+    write_png(target, trade_off.picture(shown, photos, of_base, artist.of_subject, protocol.labels))
     result = {
         "schema": SCHEMA,
         "rule": RULE,

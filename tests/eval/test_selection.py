@@ -138,3 +138,14 @@ def test_photos_that_moved_are_asked_for(trained, tmp_path):
     run.write_config(config)
     with pytest.raises(VectorFitError, match=r"no photos of the subject.*--reference"):
         main(["select", str(run.path)])
+
+
+def test_what_judges_a_choice_shares_no_prompt_and_no_seed_with_it(trained):
+    base = selection.base_of(candidates(trained)[0].file)
+    choosing, judging = (selection.Artist(trained, base, "cpu", others=others) for others in (False, True))
+    for name, count in (("of_subject", selection.PROMPTS), ("of_class", selection.CLASS_PROMPTS)):
+        mine, others = getattr(choosing, name), getattr(judging, name)
+        assert len(set(mine)) == len(set(others)) == count
+        assert not set(mine) & set(others)
+    drawn = selection.PROMPTS + selection.CLASS_PROMPTS
+    assert choosing.first_seed + drawn <= judging.first_seed
