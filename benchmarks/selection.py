@@ -1,7 +1,7 @@
 """Whether the picked checkpoint beats the last one on other prompts and seeds: `python -m benchmarks.selection`
 
-Every subject of `examples/` is trained at the preset, or for `--steps`; `eval select` picks; both are then scored by the
-rule's own measure, on prompts and seeds that the choice did not see. A stopped benchmark goes on where it was.
+Every subject of `examples/` is trained at the preset, or for `--steps`; `eval select` picks. Both are then scored by
+the rule's own measure, on prompts and seeds that the choice did not see. A stopped benchmark goes on where it was.
 """
 
 import argparse
