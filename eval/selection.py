@@ -104,6 +104,7 @@ class Artist:
         spread = [task.prompts[index * len(task.prompts) // PROMPTS + others] for index in range(PROMPTS)]
         self.of_subject = [prompt.text(f"{task.token} {task.cls}") for prompt in spread]
         self.texts = [prompt.text(task.cls) for prompt in spread]
+        self.titles = [prompt.text("…").removeprefix("a … ") for prompt in spread]
         grounds = SHARED[CLASS_PROMPTS:][:CLASS_PROMPTS] if others else SHARED[:CLASS_PROMPTS]
         self.of_class = [f"a {task.cls} {words}" for words in grounds]
         self._pipe: DiffusionPipeline | None = None
@@ -193,7 +194,7 @@ def select(
     picked = best(scored)
     shown = [trade_off.Shown(c.name, c.step, s, artist.pictures(c).subject, c == picked) for c, s in scored]
     target, of_base = run.path / FOLDER / "trade_off.png", artist.pictures(None).subject
-    write_png(target, trade_off.picture(shown, photos, of_base, artist.of_subject, protocol.labels))
+    write_png(target, trade_off.picture(shown, photos, of_base, artist.titles, protocol.labels))
     result = {
         "schema": SCHEMA,
         "rule": RULE,

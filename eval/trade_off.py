@@ -15,8 +15,9 @@ from vf_dreambooth.photos import open_photo
 
 from .balance import Scores
 
-THUMBNAIL, CELL = 40, 96  # pixels: in the chart, and in the rows of pictures
+THUMBNAIL, CELL = 30, 144  # pixels: in the chart, and in the rows of pictures
 PICKED, OTHER = "tab:orange", "0.6"
+COLOURS = {"likeness": "tab:blue", "prompt": "tab:green", "cls": "tab:purple"}
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,27 @@ class Shown:
 
 
 def _chart(axis: Axes, shown: Sequence[Shown], labels: Sequence[str]) -> None:
-    """Likeness over prompt; a line joins the strengths of a checkpoint, and the size of a frame tells nothing."""
+    """Likeness over prompt, a numbered picture for each candidate; a line joins the strengths of a checkpoint."""
+    places = [(one.scores.prompt or 0.0, one.scores.likeness or 0.0) for one in shown]
     for step in dict.fromkeys(one.step for one in shown):
-        line = [one.scores for one in shown if one.step == step]
-        axis.plot([s.prompt or 0 for s in line], [s.likeness or 0 for s in line], color=OTHER, lw=1, zorder=1)
-    for one in sorted(shown, key=lambda one: one.picked):
-        place = (one.scores.prompt or 0, one.scores.likeness or 0)
+        line = [place for place, one in zip(places, shown, strict=True) if one.step == step]
+        axis.plot(*zip(*line, strict=True), color=OTHER, lw=1, zorder=1)
+    for number, (place, one) in enumerate(zip(places, shown, strict=True), start=1):
         thumbnail = OffsetImage(square(open_photo(one.pictures[0]), THUMBNAIL))
         frame = {"edgecolor": PICKED if one.picked else OTHER, "linewidth": 3 if one.picked else 1}
-        axis.add_artist(AnnotationBbox(thumbnail, place, pad=0.1, bboxprops=frame, zorder=3 if one.picked else 2))
-        colour = PICKED if one.picked else "black"
-        axis.annotate(
-            one.name.replace("strength ", "x "),
-            place,
-            (0, -32),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7,
-            color=colour,
-        )
+        layer = 100 if one.picked else 2 + number
+        axis.add_artist(AnnotationBbox(thumbnail, place, pad=0.1, bboxprops=frame, zorder=layer))
+        badge = {"boxstyle": "round,pad=0.15", "facecolor": frame["edgecolor"], "edgecolor": "none"}
+        corner = {
+            "xytext": (-THUMBNAIL / 2, THUMBNAIL / 2),
+            "textcoords": "offset pixels",
+            "ha": "center",
+            "va": "center",
+        }
+        axis.annotate(str(number), place, fontsize=7, bbox=badge, zorder=layer + 0.5, **corner)
     axis.set_xlabel(f"prompt, by {labels[2]}: 0 as the photos, 1 as the base")
     axis.set_ylabel(f"likeness, by {labels[0]} and {labels[1]}:\n0 as the base, 1 as the photos")
-    axis.margins(0.18)
+    axis.margins(0.15)
     axis.grid(alpha=0.3)
 
 
@@ -64,32 +64,31 @@ def _bars(axis: Axes, shown: Sequence[Shown]) -> None:
         values = [getattr(one.scores, part) for one in shown]
         told = [(value, place) for value, place in zip(values, places, strict=True) if value is not None]
         if told:
-            axis.scatter(
-                *zip(*told, strict=True), marker=marker, s=18, zorder=3, label="class" if part == "cls" else part
-            )
-    axis.set_yticks(list(places), [one.name for one in shown], fontsize=7)
+            name = "class" if part == "cls" else part
+            axis.scatter(*zip(*told, strict=True), marker=marker, s=18, zorder=3, label=name, color=COLOURS[part])
+    axis.set_yticks(list(places), [f"{one.name}   {number}" for number, one in enumerate(shown, start=1)], fontsize=7)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.02)
-    axis.set_xlabel("balance: the harmonic mean of the three")
-    axis.legend(fontsize=7, loc="lower left")
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_xlabel("balance (harmonic mean of the three)", fontsize=9)
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=3, frameon=False)
 
 
 def picture(
     shown: Sequence[Shown], photos: Sequence[Path], base: Sequence[Path], prompts: Sequence[str], labels: Sequence[str]
 ) -> Image.Image:
-    """The chart, the balances, and below them a row of pictures for the photos, the base and every candidate."""
-    columns = max(len(prompts), 1)
-    rows = [list(photos[:columns]), list(base), *(list(one.pictures) for one in shown)]
+    """The chart, the balances, and below them a row of pictures for the photos, the base and every candidate.
+
+    `prompts` are the columns' titles, `labels` the names of the three scores.
+    """
+    rows = [list(photos[: len(prompts)]), list(base), *(list(one.pictures) for one in shown)]
     titles = ["the photos", "the base, asked for the class"]
-    for one in shown:
+    for number, one in enumerate(shown, start=1):
         s = one.scores
-        numbers = (
-            f"{labels[0]} {s.dino:.2f}, {labels[1]} {s.clip_i:.2f}, {labels[2]} {s.clip_t:.2f}, drift {s.drift:.2f}"
-        )
-        titles.append(f"{one.name}{' (picked)' if one.picked else ''}: balance {s.balance:.2f}; {numbers}")
-    sheet = grid(
-        [[open_photo(path) for path in row] for row in rows], row_titles=titles, column_titles=prompts, cell=CELL
-    )
+        values = zip((*labels, "drift", "balance"), (s.dino, s.clip_i, s.clip_t, s.drift, s.balance), strict=True)
+        told = ", ".join(f"{name} {value:.2f}" for name, value in values)
+        titles.append(f"{number}: {one.name}{', picked' if one.picked else ''}   ({told})")
+    pictures = [[open_photo(path) for path in row] for row in rows]
+    sheet = grid(pictures, row_titles=titles, column_titles=prompts, cell=CELL)
     width = max(sheet.width, 900)
     figure = Figure(figsize=(width / 100, 5), dpi=100, layout="constrained")
     chart, bars = figure.subplots(1, 2, width_ratios=(3, 2))
