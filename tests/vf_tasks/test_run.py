@@ -295,7 +295,9 @@ def test_a_head_that_fits_is_trained_too(tmp_path):
     """A checkpoint that was trained on another task of as many classes."""
     assert tiny("rte", tmp_path / "run") == 0
     place = tmp_path / "run" / "tiny" / "model"
-    AutoModelForSequenceClassification.from_pretrained(place, num_labels=2).save_pretrained(place)
+    model = AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
+    torch.nn.init.normal_(model.pooler.dense.bias, std=0.01)  # a pooler that was trained
+    model.save_pretrained(place)
     own = recipes.read("rte").changed(**SETTINGS, models=(str(place),))
     _, head = KINDS[own.kind](own).load(own.model, torch.float32)
     assert head == ("classifier",)
