@@ -289,7 +289,7 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )
     if config.bias_lr is None and setup.base.preset.bias_lr is None and methods.find(config.method).trains_biases:
-        say("             the paper's one rate for sigma and biases: no sweep of ours was made on this base. If the")
+        say("             the paper's one rate for sigma and biases: no sweep of ours found one for each here. If the")
         say("             subject does not appear, raise --learning_rate, and try a tenth of it as --bias_lr")
     times = f"at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
     if setup.held_out:

@@ -89,7 +89,7 @@ def test_a_base_without_a_sweep_takes_the_papers_recipe_and_says_so(arguments, t
     assert prepared.config.recipe == "paper"
     assert prepared.config.bias_lr is None
     setup.announce(prepared, print)
-    assert "no sweep of ours was made on this base" in capsys.readouterr().out
+    assert "no sweep of ours found one for each here" in capsys.readouterr().out
     at = flags.index("--learning_rate")
     with pytest.raises(VectorFitError, match=r"--recipe: tuned has no rates for .*give --recipe paper"):
         setup.prepare([*flags[:at], *flags[at + 2 :], "--recipe", "tuned"])

@@ -42,7 +42,7 @@ def _preset_bias_lr(config: Any, at: Circumstances) -> float | None:
         return None
     if at.base.preset.bias_lr is None:
         raise VectorFitError(
-            f"--recipe: {TUNED} has no rates for {at.base.name}, no sweep of ours was made there; give --recipe "
+            f"--recipe: {TUNED} has no rates for {at.base.name}, no sweep of ours found them; give --recipe "
             f"{PAPER}, or --learning_rate and --bias_lr"
         )
     return at.base.preset.bias_lr
