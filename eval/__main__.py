@@ -30,6 +30,18 @@ def _protocol_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="default: the accelerator if there is one")
 
 
+def _select_flags(add: argparse.ArgumentParser) -> None:
+    add.add_argument("run", type=Path, help="run folder")
+    add.add_argument("--reference", type=Path, help="the subject's photos; default: those it was trained on")
+    add.add_argument(
+        "--strengths", nargs="+", type=float, default=selection.STRENGTHS, metavar="X", help="default 0.8 1 1.2"
+    )
+    add.add_argument("--base_model", help="default: the base that the subject was trained on")
+    add.add_argument("--dry_run", action="store_true", help="show the trade-off, and leave the subject file as it is")
+    _protocol_flags(add)
+    add.set_defaults(protocol=None)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="eval", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -74,16 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("first", type=Path)
     add.add_argument("second", type=Path)
     add.add_argument("--json", action="store_true")
-    add = commands.add_parser("select", help="make the best checkpoint and strength of a run its subject file")
-    add.add_argument("run", type=Path, help="run folder")
-    add.add_argument("--reference", type=Path, help="the subject's photos; default: those it was trained on")
-    add.add_argument(
-        "--strengths", nargs="+", type=float, default=selection.STRENGTHS, metavar="X", help="default 0.8 1 1.2"
-    )
-    add.add_argument("--base_model", help="default: the base that the subject was trained on")
-    add.add_argument("--dry_run", action="store_true", help="show the trade-off, and leave the subject file as it is")
-    _protocol_flags(add)
-    add.set_defaults(protocol=None)
+    _select_flags(commands.add_parser("select", help="make the best checkpoint and strength of a run its subject file"))
     add = commands.add_parser(
         "selfcheck", help="score real images against each other and compare with the published values"
     )
