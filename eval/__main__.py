@@ -21,10 +21,12 @@ from .encoders import Encoders
 from .intervals import PERCENT
 
 
-def _protocol_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol", default="dreambench-2023", help=f"{', '.join(protocols.PROTOCOLS)} (default dreambench-2023)"
-    )
+USUAL = "dreambench-2023"  # protocol
+
+
+def _protocol_flags(parser: argparse.ArgumentParser, default: str | None = USUAL) -> None:
+    usual = default or f"starter on the starter, otherwise {USUAL}"
+    parser.add_argument("--protocol", default=default, help=f"{', '.join(protocols.PROTOCOLS)} (default {usual})")
     parser.add_argument("--dino_weights", type=Path, help="local file of the published DINO weights")
     parser.add_argument("--clip_weights", type=Path, help="local file of the published CLIP weights")
     parser.add_argument("--device", help="default: the accelerator if there is one")
@@ -38,8 +40,7 @@ def _select_flags(add: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--base_model", help="default: the base that the subject was trained on")
     add.add_argument("--dry_run", action="store_true", help="show the trade-off, and leave the subject file as it is")
-    _protocol_flags(add)
-    add.set_defaults(protocol=None)
+    _protocol_flags(add, default=None)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -214,7 +215,7 @@ def _select(flags: argparse.Namespace) -> None:
     run = RunFolder(flags.run)
     (first, *_) = selection.candidates(run, flags.strengths)
     starter = vf.read_metadata(first.file)["vectorfit.base_model"] == "starter"
-    protocol = protocols.named(flags.protocol or ("starter" if starter else "dreambench-2023"))
+    protocol = protocols.named(flags.protocol or ("starter" if starter else USUAL))
     try:
         encoders = _encoders(flags, protocol)
     except VectorFitError as error:
