@@ -20,7 +20,6 @@ from .embeddings import embed_files
 from .encoders import Encoders
 from .intervals import PERCENT
 
-
 USUAL = "dreambench-2023"  # protocol
 
 
