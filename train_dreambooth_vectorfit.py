@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
-from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, selection, trackers
+from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency, selection, trackers
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
 from vf_dreambooth.families import TEXT_ENCODERS, family_of
@@ -27,13 +27,13 @@ from vf_dreambooth.images import square
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
-from vf_dreambooth.pipeline import adapted_models
+from vf_dreambooth.pipeline import adapted_models, quickly
 from vf_dreambooth.prior import class_images, recipe_for
 from vf_dreambooth.run_writer import RunWriter
 from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
 from vf_training.commands import exit_clearly, part_processes
-from vf_training.device import use_all_cores
+from vf_training.device import forget_peak_memory, free_memory, use_all_cores
 from vf_training.problems import Problems
 
 
@@ -43,8 +43,8 @@ def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerato
     if not config.with_class_images:
         return None
     if setup.class_paths:
-        images = (open_photo(path) for path in setup.class_paths)
-    else:
+        return encode_images(pipe, [[square(open_photo(path), config.resolution)] for path in setup.class_paths])
+    with quickly(pipe, setup.base.preset):
         recipe = recipe_for(pipe, config.class_prompt, setup.generation, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
         quiet = not accelerator.is_local_main_process
@@ -82,6 +82,7 @@ class Loop:
     def __init__(self, setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator, stopwatch: Stopwatch) -> None:
         self.setup, self.config, self.accelerator = setup, setup.config, accelerator
         self.data_sampler = build_data_sampler(setup, pipe, accelerator)  # before the models are changed
+        residency.put_aside(pipe)
         models = adapted(pipe, self.config.train_text_encoder)
         self.optimization = optimization.build(self.config, models)
         accelerator.print(f"method       {self.config.method}: {self.optimization.trained.summary}")
@@ -107,11 +108,11 @@ class Loop:
             self.require_finite("gradient", norm, step)
         rates = training.rates()
         self.optimizer.step()
-        training.after_update()
+        skipped = accelerator.optimizer_step_was_skipped  # by fp16's scaler, as it looks for its scale
+        training.after_update(skipped)
         self.optimizer.zero_grad(set_to_none=True)
-        entry = {"step": step, "loss": loss, "instance_loss": instance, "prior_loss": prior}
-        entry |= {**rates, "grad_norm": norm}
-        return {**entry, "frozen": list(frozen)}, stopping > 0
+        entry = {"step": step, "loss": loss, "instance_loss": instance, "prior_loss": prior, **rates}
+        return {**entry, "grad_norm": None if skipped else norm, "frozen": list(frozen)}, stopping > 0
 
     def require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
@@ -129,13 +130,12 @@ class Loop:
         with Interruption() as interruption:
             for step in bar:
                 entry, stopping = self.update(step, interruption)
-                bar.set_postfix(
-                    loss=f"{entry['loss']:.3f}", images_per_s=f"{images * (bar.format_dict['rate'] or 0):.1f}"
-                )
+                speed = images * (bar.format_dict["rate"] or 0)
+                bar.set_postfix(loss=f"{entry['loss']:.3f}", images_per_s=f"{speed:.1f}")
                 last = step == config.max_train_steps
                 kept = stopping or last or step % config.checkpointing_steps == 0
                 entry |= writer.validate() if kept else {}
-                accelerator.log({name: value for name, value in entry.items() if name != "frozen"}, step=step)
+                accelerator.log({name: entry[name] for name in entry if isinstance(entry[name], float)}, step=step)
                 writer.log(entry)
                 if kept:
                     writer.sample_grid(step)
@@ -160,6 +160,7 @@ def start(setup: Setup) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=setup.config.gradient_accumulation_steps),
         log_with=setup.config.report_to,
         project_dir=setup.run.path,
+        dynamo_backend="inductor" if setup.config.compile else None,  # None: as accelerate is configured
         # Factors are buffers and equal on every process. Broadcasting them would send gigabytes at every step.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -176,7 +177,9 @@ def train_subject(setup: Setup) -> str:
     if setup.resume and setup.finished:
         return f"{config.trigger}: already finished, {run.vectors}"
     accelerator, stopwatch = start(setup), Stopwatch()
-    pipe = load(setup.base).to(accelerator.device)
+    free_memory()  # of the subject before
+    forget_peak_memory()
+    pipe = residency.moved_to(load(setup.base), accelerator.device)
     if config.report_to:
         trackers.start(accelerator, config.report_to, run.path, config.as_dict())
     if accelerator.is_main_process:
@@ -204,7 +207,7 @@ def train_subject(setup: Setup) -> str:
 def dry_run(setup: Setup) -> None:
     """Prints what would be trained and how long it would take. Writes nothing."""
     accelerator = start(setup)
-    pipe = load(setup.base).to(accelerator.device)
+    pipe = residency.moved_to(load(setup.base), accelerator.device)
     built = optimization.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
     for line in estimate.report(setup, pipe, built, accelerator):
         accelerator.print(line)
@@ -231,11 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 dry_run(setup)
             else:
                 results.append(train_subject(setup))
-                if setup.config.select and PartialState().is_main_process:
-                    selection.launch(setup.run)
-    for line in results:
-        PartialState().print(f"subject      {line}")
     if not dry:
+        PartialState().print(*(f"subject      {line}" for line in results), sep="\n")
+        selection.pick(setups)
         upload(setups)
     part_processes()
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,10 +71,13 @@ class Status:
 
 
 class Jobs:
-    """The trainings under a root. One runs at a time; the others wait in the order they were added."""
+    """The trainings under a root. One runs at a time; the others wait in the order they were added.
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.folder = root, root / ".jobs"
+    `before_start` is called before a training's process starts: it may free the memory that the training will need.
+    """
+
+    def __init__(self, root: Path, before_start: Callable[[], None] = lambda: None) -> None:
+        self.root, self.folder, self.before_start = root, root / ".jobs", before_start
         self._children: list[subprocess.Popen] = []
         self._finished: dict[str, tuple[int, Status]] = {}
         self._pace: dict[str, tuple[int, float]] = {}  # per running job: the first step seen, and its time
@@ -195,6 +198,7 @@ class Jobs:
         else:
             photos = self.root / PHOTOS / job.name
             arguments = [f"--instance_dir={photos}", f"--output_dir={run.path}", *job.arguments]
+        self.before_start()
         with self.output(job.name).open("wb") as output:
             # Its own session: a signal from the app's terminal does not reach the training.
             child = subprocess.Popen(

@@ -84,8 +84,9 @@ def build_app(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Ge
     except OSError as error:
         raise VectorFitError(f"--runs {runs}: cannot be created ({error.strerror}); name another folder") from error
     base = resolve(base_model)
-    generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), Engine(), base, scratch)
-    jobs = Jobs(runs)
+    engine = Engine()
+    generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), engine, base, scratch)
+    jobs = Jobs(runs, engine.release_when_idle)  # a training and a loaded base may not fit one device
     blocks = page.build(generator, jobs)
     blocks.queue(max_size=QUEUE, api_open=False)  # an open API would let a plain POST bypass the queue
     return blocks, generator, jobs

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -48,8 +49,10 @@ def build(device: torch.device) -> tuple[UNet2DConditionModel, CLIPTextModel, Au
     return unet, text_encoder, vae.requires_grad_(False)
 
 
-def measure(method: str, side: int, batch: int) -> dict[str, float]:
-    """Seconds to prepare and per step, peak bytes, and the numbers trained."""
+def measure(
+    method: str, side: int, batch: int, *, build: Callable[[torch.device], tuple] = build, compiled: bool = False
+) -> dict[str, float]:
+    """Seconds to prepare and per step, peak bytes, and the numbers trained; of another size by another `build`."""
     device = torch.device(best_device())
     unet, text_encoder, _vae = build(device)
     models = {"unet": unet, "text_encoder": text_encoder}
@@ -58,8 +61,9 @@ def measure(method: str, side: int, batch: int) -> dict[str, float]:
     prepared = time.perf_counter() - began
     optimizer = torch.optim.AdamW(parameters, lr=1e-5) if parameters else None
     denoiser, schedule = StableDiffusionDenoiser(models["unet"], models["text_encoder"]), DDPMScheduler()
+    denoiser = torch.compile(denoiser) if compiled else denoiser
     latents, noise = torch.randn((2, 2 * batch, 4, side, side), device=device)
-    words = torch.randint(0, 40_000, (2, 77), device=device)
+    words = torch.randint(0, text_encoder.config.vocab_size - 1, (2, 77), device=device)
     index = torch.arange(2 * batch, device=device) // batch
     timesteps = torch.randint(0, 1000, (2 * batch,), device=device)
     seconds = []

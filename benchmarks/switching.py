@@ -24,6 +24,10 @@ RESULT = Path(__file__).with_suffix(".md")
 REPEATS = 3
 
 
+class StableDiffusionPipeline(SimpleNamespace):
+    """The parts of a pipeline that a switch needs, under the name by which its family is known."""
+
+
 def median(call: Callable[[], object]) -> float:
     """The median of the seconds that a call takes."""
     seconds = []
@@ -72,8 +76,9 @@ def main() -> None:
     os.environ["VECTORFIT_CACHE"] = "off"
     starter = load(resolve("starter"))
     rows = [row("starter", starter)]
-    unet, text_encoder, _ = build(torch.device("cpu"))
-    rows.append(row("Stable Diffusion v1.4, random weights", SimpleNamespace(unet=unet, text_encoder=text_encoder)))
+    unet, text_encoder, vae = build(torch.device("cpu"))
+    full_size = StableDiffusionPipeline(unet=unet, text_encoder=text_encoder, vae=vae)
+    rows.append(row("Stable Diffusion v1.4, random weights", full_size))
     header = [
         "base",
         "first subject, s",
@@ -83,8 +88,8 @@ def main() -> None:
         "switch / composing",
     ]
     notes = f"""The first subject factorises every weight; the cache of factors was off. A switch reads the other
-file, verifies the base's weights by their hash, composes and merges. "Composing alone" adds `U diag(d) V^T` to the
-weight of every layer, which every switch needs. Medians of {REPEATS}. Threads:
+file, composes and merges; the base's weights were verified by their hash at the first. "Composing alone" adds
+`U diag(d) V^T` to the weight of every layer, which every switch needs. Medians of {REPEATS}. Threads:
 {torch.get_num_threads()}, float32."""
     write_table(RESULT, "Switching subjects", "python -m benchmarks.switching", header, rows, notes)
     print(RESULT.read_text())

@@ -166,7 +166,7 @@ def generate(task: Task, base_model: str | None = None) -> int:
     keys = {entry.key for entry in existing if (task.out / entry.file).exists()}
     missing = [entry for entry in entries(task, sampling) if entry.key not in keys]
     state.wait_for_everyone()  # no process may add to the list before all have read it
-    pipe = load_pipeline(base, device=state.device) if missing else None
+    pipe = load_pipeline(base, [(task.run, 1.0)], device=state.device) if missing else None
     for roles, subjects in ((("subject", "class"), [(task.run, 1.0)]), (("base_class",), [])):
         wanted = [entry for entry in missing if entry.role in roles]
         if pipe is None or not wanted:

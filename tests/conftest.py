@@ -2,6 +2,8 @@
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):  # not by keyword: a folder may be called gpu
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
@@ -25,6 +27,14 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # the libraries' millions of objects: the trainers collect garbage after every run, a second each time
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_accelerator() -> Iterator[None]:
+    """Accelerate keeps one state in a process: a training of another precision would be refused."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)

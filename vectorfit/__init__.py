@@ -4,7 +4,7 @@ from .config import VectorFitConfig
 from .container import read_metadata
 from .errors import VectorFitError
 from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
-from .inject import disabled, inject, merge, remove, set_strength, unmerge
+from .inject import disabled, inject, merge, merged, remove, serve, set_strength, unmerge
 from .layers import VectorFitLayer
 from .optim import parameter_groups
 from .plan import LayerPlan, Plan, plan
@@ -27,11 +27,13 @@ __all__ = [
     "inject",
     "load_vectors",
     "merge",
+    "merged",
     "parameter_groups",
     "plan",
     "read_metadata",
     "remove",
     "save_vectors",
+    "serve",
     "set_strength",
     "set_subjects",
     "unmerge",

@@ -20,6 +20,7 @@ from .inject import holders_of_modules, replace
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
 from .record import drop_records
+from .svd import in_float64
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _layers(models: Models) -> list[tuple[str, VectorFitLayer]]:
 
 
 def _norm(parts: list[Tensor]) -> float:
-    return math.sqrt(sum(float(part.double().square().sum()) for part in parts))
+    return math.sqrt(sum(float(in_float64(part).square().sum()) for part in parts))
 
 
 def _low_rank(layer: VectorFitLayer, rank: int) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from .layers import VectorFitLayer
 from .sharding import gathered
+from .svd import in_float64
 
 PROBES = 4  # random pairs per layer
 
@@ -31,9 +33,27 @@ def base_matrix(layer: VectorFitLayer) -> Tensor:
     return layer.matrix(gathered((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
 
 
+# Per first layer of a base: what its hash stands for, and the hash. A base of 1.4 GB takes a second or two.
+_hashes: "WeakKeyDictionary[VectorFitLayer, tuple[object, str]]" = WeakKeyDictionary()
+
+
 def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:
-    """SHA-256 over the adapted base weights: each layer's canonical path, shape and float32 bytes, in sorted order."""
-    return matrices_sha256({path: base_matrix(layer) for path, layer in layers.items()})
+    """SHA-256 over the adapted base weights: each layer's canonical path, shape and float32 bytes, in sorted order.
+
+    Computed once, and again where a weight has been written to. (Merging writes past torch's count of writes.)
+    """
+    if not layers:
+        return matrices_sha256({})
+    first = next(iter(layers.values()))
+    state = [(path, layer.base_mark, _writes(layer.weight)) for path, layer in layers.items()]
+    known = _hashes.get(first)
+    if known is None or known[0] != state:
+        known = _hashes[first] = state, matrices_sha256({path: base_matrix(layer) for path, layer in layers.items()})
+    return known[1]
+
+
+def _writes(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
 
 
 def matrices_sha256(matrices: Mapping[str, Tensor]) -> str:
@@ -107,10 +127,13 @@ def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) ->
             continue
         seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "big")
         generator = torch.Generator().manual_seed(seed)
-        left = torch.randn(PROBES, layer.U.shape[0], generator=generator).to(layer.U)
-        right = torch.randn(PROBES, layer.Vh.shape[1], generator=generator).to(layer.U)
-        applied = layer.pattern.times(left @ layer.U, delta.to(layer.U), layer.positions)  # a^T U M
-        values += (applied * (right @ layer.Vh.T)).sum(1).tolist()
+        # In float64: with TensorFloat-32 the probe would err by half of what is taken for harmless.
+        U, Vh = in_float64(layer.U), in_float64(layer.Vh)
+        left = torch.randn(PROBES, U.shape[0], generator=generator).to(U)
+        right = torch.randn(PROBES, Vh.shape[1], generator=generator).to(U)
+        positions = None if layer.positions is None else layer.positions.to(U.device)
+        applied = layer.pattern.times(left @ U, delta.to(U), positions)  # a^T U M
+        values += (applied * (right @ Vh.T)).sum(1).tolist()
     return [float(f"{value:.5g}") for value in values]
 
 

@@ -11,7 +11,7 @@ from .errors import VectorFitError
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_models, named_modules
 from .plan import Plan, plan, saved_modules
-from .record import Head, Record, drop_records, injection_of, keep_record
+from .record import Head, Injection, Record, drop_records, injection_of, keep_record
 
 Holders = Mapping[int, list[tuple[nn.Module, str]]]
 
@@ -77,21 +77,62 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
 def merge(models: Models) -> None:
     """Writes the effective weights into the base's parameters, so that a forward costs what the base's does.
 
+    The weights keep their dtype. In bfloat16 or float16, changes of less than half a step of a weight are then lost;
+    unmerged they are not.
+
     Raises:
         VectorFitError: a delta is NaN or infinite; no weight is touched.
     """
     injection = injection_of(models)
+    _require_finite(injection)
+    for layer in injection.layers.values():
+        layer.merge()
+
+
+def _require_finite(injection: Injection) -> None:
     broken = [name for name, vector in injection.vectors.items() if not torch.isfinite(vector).all()]
     if broken:
         raise VectorFitError(f"{broken[0]} holds NaN or infinity ({len(broken)} such vectors); nothing was merged")
-    for layer in injection.layers.values():
-        layer.merge()
 
 
 def unmerge(models: Models) -> None:
     """Undoes `merge`, bit for bit."""
     for layer in injection_of(models).layers.values():
         layer.unmerge()
+
+
+@contextmanager
+def merged(models: Models) -> Iterator[None]:
+    """Within the context the models are merged; afterwards they are unmerged, unless they were merged before."""
+    layers = injection_of(models).layers.values()
+    before = any(layer.merged for layer in layers)
+    try:
+        if not before:
+            merge(models)
+        yield
+    finally:
+        if not before:
+            unmerge(models)
+
+
+def serve(models: Models, device: str | torch.device, dtype: torch.dtype) -> None:
+    """Merges injected models and moves them to a device in a dtype, for inference alone.
+
+    What the weights are composed from (the base's weights, the factors, the deltas) stays in main memory in float32.
+    So the device holds what the plain models take, and subjects can still be switched without an error: each layer
+    passes through the device once. `unmerge` ends it; it gives the adapted layers their own dtype back.
+
+    Raises:
+        VectorFitError: as `merge` does; the models are as before.
+    """
+    injection = injection_of(models)
+    _require_finite(injection)
+    for layer in injection.layers.values():
+        layer.serve()
+    for model in named_models(models).values():
+        model.to(device, dtype)
+    for layer in injection.layers.values():
+        layer.remerge()
 
 
 def remove(models: Models) -> None:
@@ -113,18 +154,25 @@ def set_strength(models: Models, strength: float) -> None:
 
 @contextmanager
 def disabled(models: Models) -> Iterator[None]:
-    """Within the context the models are exactly the base, merged or not."""
+    """Within the context the models are exactly the base, merged or not.
+
+    It composes nothing, but for served models: those are given the base's weights at first and their own at the end.
+    """
     injection = injection_of(models)
     enabled_before = [(layer, layer.enabled) for layer in injection.layers.values()]
     trained_values = [(head, head.values()) for head in injection.heads.values()]
     try:
-        for layer, _ in enabled_before:
+        for layer, enabled in enabled_before:
             layer.enabled = False
+            if layer.served and enabled:
+                layer.remerge()
         for head, _ in trained_values:
             head.set_values(head.original)
         yield
     finally:
         for layer, enabled in enabled_before:
             layer.enabled = enabled
+            if layer.served and enabled:
+                layer.remerge()
         for head, values in trained_values:
             head.set_values(values)

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from .factor_cache import factors
 from .pattern import DIAGONAL, Pattern
-from .products import ComposedWeight, DenseProduct, FactoredProduct, compose, factored_is_cheaper
+from .products import ComposedWeight, DenseProduct, FactoredProduct, SplitProduct, compose, factored_is_cheaper
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class VectorFitLayer(nn.Module):
@@ -53,6 +55,8 @@ class VectorFitLayer(nn.Module):
         self.strength = 1.0
         self.sigma_dropout = 0.0  # probability; see regularizers.set_sigma_dropout
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
+        self.base_mark = object()  # stands for the base's values; another one where they have changed dtype
+        self.served = False  # merged, and only `weight` and `bias` move with the model; see `serve`
         # Not a submodule, so that state dicts keep the base's names. `remove` puts it back into the model.
         self.__dict__["base"] = base
         self.train(base.training)
@@ -125,9 +129,16 @@ class VectorFitLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "VectorFitLayer":
         """Moves deltas and factors with the model, but keeps them in float32: `.half()` must not round them."""
+        if self.served:
+            for parameter in (self.weight, self.bias):
+                if parameter is not None:
+                    parameter.data = fn(parameter.data)
+            return self
         factors = {name: getattr(self, name) for name in ("U", "sigma", "Vh") if getattr(self, name) is not None}
-        vectors = [(vector, vector.data) for vector in self._all_vectors()]
+        vectors, dtype = [(vector, vector.data) for vector in self._all_vectors()], self.weight.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        if self.weight.dtype != dtype:
+            self.base_mark = object()
         for name, value in factors.items():
             if getattr(self, name).dtype != torch.float32:
                 setattr(self, name, value.to(getattr(self, name).device))
@@ -136,7 +147,8 @@ class VectorFitLayer(nn.Module):
                 vector.data = value.to(vector.device)
         if self.pristine is not None:
             weight, bias = self.pristine
-            self.pristine = (fn(weight), None if bias is None else fn(bias))
+            home = "cpu" if self.weight.is_cuda else self.weight.device
+            self.pristine = (fn(weight).to(home), None if bias is None else fn(bias).to(home))
         return self
 
     def factored_is_cheaper(self, tokens: int) -> bool:
@@ -154,20 +166,24 @@ class VectorFitLayer(nn.Module):
     def composed(self) -> tuple[Tensor, Tensor | None]:
         """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
         weight, bias = self.pristine or (self.weight, self.bias)
-        composed = weight
+        composed, device = weight, self.weight.device  # the rest may be in main memory: see `serve` and `merge`
         if self.d_sigma is not None:
-            d_sigma = self.strength * self.d_sigma
-            matrix = compose(self.matrix(weight), d_sigma, self.U, self.Vh, self.pattern, self.positions)
+            d_sigma, U, Vh = (self.strength * self.d_sigma).to(device), self.U.to(device), self.Vh.to(device)
+            positions = None if self.positions is None else self.positions.to(device)
+            matrix = compose(self.matrix(weight.to(device)), d_sigma, U, Vh, self.pattern, positions)
             composed = self.unmatrix(matrix.to(weight.dtype), weight.shape)
         delta = self._delta_bias()
-        return composed, bias if bias is None or delta is None else (bias.float() + delta).to(bias.dtype)
+        if bias is not None and delta is not None:
+            bias = (bias.to(device).float() + delta.to(device)).to(bias.dtype)
+        return composed, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
-            return self.transform(x, *(self.pristine or (self.weight, self.bias)))
+        if not self.enabled and not self.served:
+            weight, bias = self.pristine or (self.weight, self.bias)
+            return self.transform(x, weight.to(x.device), None if bias is None else bias.to(x.device))
         if self.merged:
             return self.transform(x, self.weight, self.bias)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self._is_split():
             return self.transform(x, *self.composed())
         delta = self._delta_bias()
         bias = self.bias if delta is None or self.bias is None else self.bias.float() + delta
@@ -176,17 +192,38 @@ class VectorFitLayer(nn.Module):
             d_sigma = F.dropout(self.sigma + d_sigma, self.sigma_dropout) - self.sigma
         return self.trainable_forward(x, d_sigma, bias)
 
+    def _is_split(self) -> bool:
+        """Whether the change is applied beside the weight, not in it, where its dtype would lose small changes."""
+        return False
+
     @torch.no_grad()
     def merge(self) -> None:
         """Writes the effective weight and bias into the base's parameters. A merged layer is composed anew."""
         # Composing a large weight takes a while, and with deltas of zero it would change no bit.
         moved = any(delta is not None and bool(delta.any()) for delta in (self.d_sigma, self.d_bias))
-        weight, bias = self.composed() if moved else self.pristine or (self.weight, self.bias)
-        if self.pristine is None:
-            self.pristine = (self.weight.detach().clone(), None if self.bias is None else self.bias.detach().clone())
+        weight, bias = self.composed() if moved and self.enabled else self.pristine or (self.weight, self.bias)
+        self._keep_pristine()
         self.weight.data.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.data.copy_(bias)
+
+    def _keep_pristine(self) -> None:
+        """Keeps the base's own weight and bias, those of a GPU in main memory: it may not hold them twice."""
+        if self.pristine is None:
+            kept = [None if p is None else p.detach() for p in (self.weight, self.bias)]
+            weight, bias = (None if p is None else p.cpu() if p.is_cuda else p.clone() for p in kept)
+            assert weight is not None
+            self.pristine = weight, bias
+
+    def serve(self) -> None:
+        """Readies the layer for inference alone: what it composes from stays in main memory, in float32.
+
+        From now on `weight` and `bias`, merged, are all that moves with the model or changes its dtype.
+        """
+        if not self.served:
+            self.to("cpu")
+            self._keep_pristine()
+            self.served = True
 
     def remerge(self) -> None:
         """Composes a merged layer anew, after its strength or its vectors have changed."""
@@ -198,6 +235,14 @@ class VectorFitLayer(nn.Module):
         if self.pristine is None:
             return
         weight, bias = self.pristine
+        if self.served:
+            device, self.served = self.weight.device, False
+            self.weight.data = weight  # its own dtype too
+            if self.bias is not None and bias is not None:
+                self.bias.data = bias
+            self.pristine = None
+            self.to(device)
+            return
         self.weight.data.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.data.copy_(bias)
@@ -219,21 +264,27 @@ class VectorFitLinear(VectorFitLayer):
             x = x.to(torch.get_autocast_dtype(device))
         tokens = x.numel() // x.shape[-1]
         factored = d_sigma is not None and self.training and self.factored_is_cheaper(tokens)
+        split = d_sigma is not None and self._is_split()
         with torch.autocast(device, enabled=False):
             if d_sigma is None:
                 weight = self.matrix(self.weight).to(x.dtype)
                 return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
-            if not factored:
-                U, Vh = self.U, self.Vh
-                if (
-                    self.training and x.dtype == torch.bfloat16
-                ):  # only the change is rounded, and it is several times faster
-                    U, Vh = U.to(x.dtype), Vh.to(x.dtype)
-                weight = self.matrix(self.weight)
-                dense: Tensor = DenseProduct.apply(x, d_sigma, bias, weight, U, Vh, self.pattern, self.positions)
-                return dense
-            y: Tensor = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, self.pattern, self.positions)
-            return y if bias is None else y + bias.to(y.dtype)
+            weight, pattern = self.matrix(self.weight), (self.pattern, self.positions)
+            y: Tensor
+            if split:
+                y = SplitProduct.apply(x, d_sigma, weight, self.U, self.Vh, *pattern, bias)
+            elif factored:
+                y = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, *pattern, bias)
+            else:
+                # In bfloat16 only the change is rounded, and it is several times faster.
+                dtype = torch.bfloat16 if self.training and x.dtype == torch.bfloat16 else None
+                y = DenseProduct.apply(x, d_sigma, bias, weight, self.U, self.Vh, *pattern, dtype)
+            return y
+
+    def _is_split(self) -> bool:
+        if self.d_sigma is None or self.weight.dtype not in LOW_PRECISION:
+            return False
+        return self.training or bool(self.d_sigma.any())  # without a change, the base bit for bit
 
 
 class VectorFitConv1D(VectorFitLinear):
@@ -281,8 +332,8 @@ class VectorFitConv2d(VectorFitLayer):
             # Vh as r filters, then U as a 1 x 1 convolution: no gradient of a weight is ever made.
             filters = self.Vh.view(-1, *self.weight.shape[1:]).to(x.dtype)
             projected = self.transform(x, filters, None)
-            scale = (self.sigma + d_sigma).to(projected.dtype)
-            return F.conv2d(projected * scale[:, None, None], self.U[..., None, None].to(x.dtype), bias)
+            scaled = (projected * (self.sigma + d_sigma)[:, None, None]).to(x.dtype)
+            return F.conv2d(scaled, self.U[..., None, None].to(x.dtype), bias)
         matrix = self.matrix(self.weight)
         weight = ComposedWeight.apply(d_sigma, matrix, self.U, self.Vh, self.pattern, self.positions)
         return self.transform(x, self.unmatrix(weight, self.weight.shape).to(x.dtype), bias)

@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .svd import in_float64
+
 # A dense matrix product does this many multiply-adds in the time that one gathered and scattered entry takes. On CPUs
 # it is 250 in float32 and 1,000 in bfloat16.
 GATHERED = 300
@@ -108,7 +110,8 @@ class Diagonal(Pattern):
     def times_spectrum(
         self, X: Tensor, sigma: Tensor, values: Tensor, positions: Tensor | None, *, transposed: bool = False
     ) -> Tensor:
-        return X * (sigma + values).to(X.dtype)
+        # Scaled in float32 or better: sigma + d_sigma in bfloat16 would round small changes away, and bias them.
+        return (X * (sigma + values)).to(X.dtype)
 
     def entries(self, A: Tensor, B: Tensor, positions: Tensor | None) -> Tensor:
         return summed(A * B)
@@ -169,7 +172,8 @@ class Scattered(Pattern):
     def times_spectrum(
         self, X: Tensor, sigma: Tensor, values: Tensor, positions: Tensor | None, *, transposed: bool = False
     ) -> Tensor:
-        return X * sigma.to(X.dtype) + self.times(X, values.to(X.dtype), positions, transposed=transposed)
+        scaled = X * sigma + self.times(X, values.to(X.dtype), positions, transposed=transposed)
+        return scaled.to(X.dtype)
 
     def entries(self, A: Tensor, B: Tensor, positions: Tensor | None) -> Tensor:
         assert positions is not None
@@ -183,8 +187,8 @@ class Scattered(Pattern):
         self, U: Tensor, values: Tensor, Vh: Tensor, positions: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         M = self.times(torch.eye(len(Vh), device=U.device), values, positions)
-        left, singular_values, right = torch.linalg.svd(M.double(), full_matrices=False)
-        return U @ left.float(), singular_values.float(), right.float() @ Vh
+        left, singular_values, right = torch.linalg.svd(in_float64(M), full_matrices=False)
+        return U @ left.to(U), singular_values.to(U), right.to(Vh) @ Vh
 
 
 @dataclass(frozen=True)
@@ -223,8 +227,8 @@ class TopK(Scattered):
     def choose(self, U: Tensor, Vh: Tensor, count: int) -> Tensor:
         square = len(U) == Vh.shape[1]
         # In float64: a device that multiplies in less would choose other entries, and a file would mean another change.
-        alignment = U.double().T @ Vh.double().T if square else (U if len(U) == len(Vh) else Vh)
-        return alignment.abs().flatten().topk(count).indices
+        alignment = in_float64(U).T @ in_float64(Vh).T if square else (U if len(U) == len(Vh) else Vh)
+        return alignment.abs().flatten().topk(count).indices.to(U.device)
 
 
 DIAGONAL = Diagonal()

@@ -73,8 +73,11 @@ class DenseProduct(torch.autograd.Function):
         Vh: Tensor,  # [r, in]
         pattern: Pattern,
         positions: Tensor | None,  # [2, n]
+        change_dtype: torch.dtype | None = None,  # of U M Vh and of the products in its gradient; None: as U
     ) -> Tensor:  # y [..., out]
-        composed = compose(weight, d_sigma, U, Vh, pattern, positions).to(weight.dtype).to(x.dtype)
+        ctx.change_dtype = dtype = change_dtype or U.dtype
+        composed = compose(weight, d_sigma, U.to(dtype), Vh.to(dtype), pattern, positions)
+        composed = composed.to(weight.dtype).to(x.dtype)
         ctx.save_for_backward(x, composed, U, Vh, positions)
         ctx.pattern = pattern
         return F.linear(x, composed, None if bias is None else bias.to(x.dtype))
@@ -88,17 +91,18 @@ class DenseProduct(torch.autograd.Function):
         grad_rows, d_sigma, d_bias = grad.flatten(0, -2), None, None  # [N, out]
         if ctx.needs_input_grad[1]:
             G = grad_rows.T @ x.flatten(0, -2)  # [out, in]
-            d_sigma = _sigma_gradient(G, U, Vh, ctx.pattern, positions)  # [n]
+            dtype = ctx.change_dtype
+            d_sigma = _sigma_gradient(G, U.to(dtype), Vh.to(dtype), ctx.pattern, positions)  # [n]
         if ctx.needs_input_grad[2]:
             d_bias = summed(grad_rows)  # [out]
-        return dx, d_sigma, d_bias, None, None, None, None, None
+        return dx, d_sigma, d_bias, None, None, None, None, None, None
 
 
 class FactoredProduct(torch.autograd.Function):
-    """y = U (diag(sigma) + M) Vh x, from right to left. It keeps Vh x, which is r wide, and not x.
+    """y = U (diag(sigma) + M) Vh x + b, from right to left. It keeps Vh x, which is r wide, and not x.
 
-    Backward, with g = dL/dy [..., out] and S = diag(sigma) + M: dL/dx = Vh^T S^T U^T g, and dL/dd_sigma = the
-    entries of (U^T g) (Vh x)^T, summed over tokens. sigma, U and Vh get no gradient.
+    Backward, with g = dL/dy [..., out] and S = diag(sigma) + M: dL/dx = Vh^T S^T U^T g, dL/dd_sigma = the entries of
+    (U^T g) (Vh x)^T, summed over tokens, dL/db = g summed over tokens. sigma, U and Vh get no gradient.
     """
 
     @staticmethod
@@ -111,26 +115,73 @@ class FactoredProduct(torch.autograd.Function):
         Vh: Tensor,  # [r, in]
         pattern: Pattern,
         positions: Tensor | None,  # [2, n]
+        bias: Tensor | None = None,  # [out]
     ) -> Tensor:  # y [..., out]
-        U, Vh = U.to(x.dtype), Vh.to(x.dtype)
-        projected = x @ Vh.T  # [..., r]
+        projected = x @ Vh.to(x.dtype).T  # [..., r]
+        # The factors as they are: their copies in x's dtype would be held for every layer until its backward.
         ctx.save_for_backward(projected, sigma, d_sigma, U, Vh, positions)
-        ctx.pattern = pattern
-        return pattern.times_spectrum(projected, sigma, d_sigma, positions, transposed=True) @ U.T
+        ctx.pattern, ctx.has_bias = pattern, bias is not None
+        scaled = pattern.times_spectrum(projected, sigma, d_sigma, positions, transposed=True)  # [..., r]
+        return F.linear(scaled, U.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads  # g [..., out]
         projected, sigma, values, U, Vh, positions = ctx.saved_tensors
-        grad_projected = grad @ U  # U^T g, [..., r]
+        grad_projected = grad @ U.to(grad.dtype)  # U^T g, [..., r]
         dx = d_sigma = None
         if ctx.needs_input_grad[0]:
-            dx = ctx.pattern.times_spectrum(grad_projected, sigma, values, positions) @ Vh  # [..., in]
+            dx = ctx.pattern.times_spectrum(grad_projected, sigma, values, positions) @ Vh.to(grad.dtype)  # [..., in]
         if ctx.needs_input_grad[1]:
             rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
             d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
-        return dx, d_sigma, None, None, None, None, None
+        d_bias = summed(grad.flatten(0, -2)) if ctx.has_bias and ctx.needs_input_grad[7] else None  # [out]
+        return dx, d_sigma, None, None, None, None, None, d_bias
+
+
+class SplitProduct(torch.autograd.Function):
+    """y = [W0, U] [x, M Vh x] + b, one product that adds the change before it rounds, for a W0 of low precision.
+
+    W0 + U M Vh rounded to W0's own dtype would lose small changes: W0 lies on that dtype's grid, so a change of less
+    than half a step vanishes. Backward, with g = dL/dy [..., out]: dL/dx = g W0 + (M^T U^T g) Vh, and the others as in
+    `FactoredProduct`. W0, U and Vh get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [..., in]
+        d_sigma: Tensor,  # [n]
+        weight: Tensor,  # W0 [out, in]
+        U: Tensor,  # [out, r]
+        Vh: Tensor,  # [r, in]
+        pattern: Pattern,
+        positions: Tensor | None,  # [2, n]
+        bias: Tensor | None = None,  # [out]
+    ) -> Tensor:  # y [..., out]
+        projected = x @ Vh.to(x.dtype).T  # [..., r]
+        ctx.save_for_backward(projected, d_sigma, weight, U, Vh, positions)
+        ctx.pattern, ctx.has_bias = pattern, bias is not None
+        change = pattern.times(projected, d_sigma, positions, transposed=True).to(x.dtype)  # [..., r]
+        both = torch.cat([weight.to(x.dtype), U.to(x.dtype)], 1)  # [out, in + r]
+        return F.linear(torch.cat([x, change], -1), both, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads  # g [..., out]
+        projected, values, weight, U, Vh, positions = ctx.saved_tensors
+        grad_projected = grad @ U.to(grad.dtype)  # U^T g, [..., r]
+        dx = d_sigma = None
+        if ctx.needs_input_grad[0]:
+            change = ctx.pattern.times(grad_projected, values, positions).to(grad.dtype)
+            dx = grad @ weight.to(grad.dtype) + change @ Vh.to(grad.dtype)  # [..., in]
+        if ctx.needs_input_grad[1]:
+            rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
+            d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
+        d_bias = summed(grad.flatten(0, -2)) if ctx.has_bias and ctx.needs_input_grad[7] else None  # [out]
+        return dx, d_sigma, None, None, None, None, None, d_bias
 
 
 class ComposedWeight(torch.autograd.Function):

@@ -9,6 +9,11 @@ from .errors import VectorFitError
 STEEPEST_RATIO = 1e-5
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64, on the CPU where its device has no float64 (MPS)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 def decompose(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Factorises a weight so that `weight = U @ diag(sigma) @ Vh`.
 
@@ -27,7 +32,7 @@ def decompose(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise VectorFitError(f"got a weight of shape {tuple(weight.shape)}, expected a non-empty matrix")
     if weight.is_meta:
         raise VectorFitError("the weight is on the meta device and has no values; load the model before injecting")
-    matrix = weight.detach().double()
+    matrix = in_float64(weight.detach())
     if not torch.isfinite(matrix).all():
         raise VectorFitError("the weight holds NaN or infinite values and cannot be factorised")
     wide = matrix.shape[0] <= matrix.shape[1]
@@ -39,7 +44,9 @@ def decompose(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         U, Vh = (left, right) if wide else (right.T, left.T)
     largest = U.abs().argmax(0)
     sign = torch.where(U.gather(0, largest[None])[0] < 0, -1.0, 1.0)
-    return (U * sign).float().contiguous(), sigma.float(), (Vh * sign[:, None]).float().contiguous()
+    U, Vh = U * sign, Vh * sign[:, None]
+    made = U.float().contiguous(), sigma.float(), Vh.float().contiguous()
+    return made[0].to(weight.device), made[1].to(weight.device), made[2].to(weight.device)
 
 
 def _gram(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

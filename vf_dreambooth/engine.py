@@ -2,18 +2,31 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
 from diffusers import DiffusionPipeline
 
+import vectorfit as vf
 from vectorfit import VectorFitError
+from vectorfit.record import injection_of
+from vf_training.device import free_memory
 
 from .base_models import BaseModel
-from .pipeline import GeneratedImage, GenerationSettings, batches, generate, load_pipeline, set_subjects, subject_file
+from .pipeline import (
+    GeneratedImage,
+    GenerationSettings,
+    adapted_models,
+    batches,
+    generate,
+    load_pipeline,
+    scheduled,
+    set_subjects,
+    subject_file,
+    suits,
+)
 
 # Name on the page -> class in diffusers.
 OWN_SCHEDULER = "the model's own"
@@ -48,6 +61,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._free_when_idle = False
         self._base: BaseModel | None = None
         self._pipe: DiffusionPipeline | None = None
         self._composed: object = None  # the subjects that are in the pipeline's weights now
@@ -69,25 +83,57 @@ class Engine:
         with self._lock:
             after_step(0)
             pipe = self._pipeline(request)
-            with _scheduler(pipe, request.scheduler):
-                return generate(pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps)))
+            plain = nullcontext() if request.subjects else self._as_base(pipe)
+            try:
+                with plain, scheduled(pipe, SCHEDULERS.get(request.scheduler)):
+                    return generate(
+                        pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps))
+                    )
+            finally:
+                del pipe, plain
+                if self._free_when_idle:
+                    self._free()
 
     def _pipeline(self, request: PromptBatch) -> DiffusionPipeline:
-        """The base's pipeline with the request's subjects."""
-        if self._pipe is None or self._base != request.base:
-            self._pipe = self._base = self._composed = None  # frees the memory before the next base is loaded
-            self._pipe, self._base = load_pipeline(request.base), request.base
+        """The base's pipeline with the request's subjects; without any, with those of the request before."""
         subjects = tuple((path, strength, _version(path)) for path, strength in request.subjects)
-        if self._composed != subjects:
+        if self._pipe is None or self._base != request.base or not suits(self._pipe, request.subjects):
+            self._free()  # before the next base is loaded
+            self._pipe, self._base = load_pipeline(request.base, request.subjects), request.base
+            self._composed = subjects
+        if subjects and self._composed != subjects:
             self._composed = None  # if this fails, the next request composes again
             set_subjects(self._pipe, request.subjects)
             self._composed = subjects
         return self._pipe
 
+    def _as_base(self, pipe: DiffusionPipeline) -> AbstractContextManager:
+        """Within the context the pipeline is the base, and composes nothing for it where subjects are vectors."""
+        models = adapted_models(pipe)
+        if injection_of(models).layers:
+            return vf.disabled(models)
+        self._composed = None
+        set_subjects(pipe, [])  # takes a file of another method out
+        return nullcontext()
+
+    def _free(self) -> None:
+        self._pipe = self._base = self._composed = None
+        self._free_when_idle = False
+        free_memory()
+
     def release(self) -> None:
         """Frees the base and its memory, after the request in progress."""
         with self._lock:
-            self._pipe = self._base = self._composed = None
+            self._free()
+
+    def release_when_idle(self) -> None:
+        """As `release`, but without waiting: the request in progress, if there is one, frees the base at its end."""
+        self._free_when_idle = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free()
+            finally:
+                self._lock.release()
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -97,18 +143,3 @@ def _version(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise VectorFitError(f"{path}: cannot be read ({error.strerror}); expected a subject") from error
     return status.st_mtime_ns, status.st_size
-
-
-@contextmanager
-def _scheduler(pipe: DiffusionPipeline, name: str) -> Iterator[None]:
-    """Within the context the pipeline has another scheduler, made from the configuration of its own.
-
-    Every request gets a new one, because some schedulers keep state between calls.
-    """
-    own = pipe.scheduler
-    scheduler_class = type(own) if name == OWN_SCHEDULER else getattr(diffusers, SCHEDULERS[name])
-    pipe.scheduler = scheduler_class.from_config(own.config)
-    try:
-        yield
-    finally:
-        pipe.scheduler = own

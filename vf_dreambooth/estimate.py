@@ -1,17 +1,20 @@
 """Estimates time and memory of a training from a few updates on random latents."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
+from torch import nn
 
 from vf_training.device import peak_memory, synchronize
 
+from . import memory, memory_presets
 from .data import DataSampler, Latents
 from .families import family_of
+from .memory_presets import fitted
 from .objective import Objective
 from .optimization import Optimization
 from .setup import Setup
@@ -64,7 +67,32 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
     return Estimate(min(times[WARM_UP:]), _timed(denoise) / config.sample_batch_size, peak_memory())
 
 
-def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> list[str]:
+def computed_memory(setup: Setup, pipe: DiffusionPipeline, models: Mapping[str, nn.Module]) -> list[str]:
+    """What a GPU would need for these settings, and for those of every preset that changes them."""
+    settings = {"these settings": setup.config}
+    settings |= {f"--memory {card}": fitted(setup.config, card) for card in memory_presets.PRESETS}
+    lines, seen = [], set()
+    for name, config in settings.items():
+        samples = config.train_batch_size * (2 if config.with_class_images else 1)
+        key = samples, config.sample_batch_size, config.gradient_checkpointing
+        if key in seen:
+            continue
+        seen.add(key)
+        found = memory.estimated(
+            pipe,
+            models,
+            config.resolution,
+            samples,
+            config.sample_batch_size,
+            config.mixed_precision,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
+        sizes = f"{found.training / 2**30:5.1f} GiB to train, {found.drawing / 2**30:.1f} GiB to draw"
+        lines.append(f"             {name + ':':16}{sizes}")
+    return ["estimated    on a GPU, from shapes; CUDA itself takes about half a GiB more", *lines]
+
+
+def describe(setup: Setup, optimization: Optimization, estimate: Estimate, computed: list[str]) -> list[str]:
     """The lines of the dry run's report."""
     config = setup.config
     train = estimate.update * config.max_train_steps
@@ -77,11 +105,13 @@ def describe(setup: Setup, optimization: Optimization, estimate: Estimate) -> li
         f"trainable    {optimization.trained.summary}",
         f"steps        {config.max_train_steps} of {estimate.update:.2f} s: {train / 60:.1f} min",
         f"pictures     {pictures} to generate (class images and sample grids): {draw / 60:.1f} min",
-        f"memory       {estimate.memory / 2**30:.1f} GiB at the peak",
+        f"memory       {estimate.memory / 2**30:.1f} GiB at the peak of these updates, measured",
+        *computed,
         "dry run      nothing was trained or written",
     ]
 
 
 def report(setup: Setup, pipe: DiffusionPipeline, optimization: Optimization, accelerator: Accelerator) -> list[str]:
     """Measures a training and describes the estimate."""
-    return describe(setup, optimization, measure(setup, pipe, optimization.vectors, accelerator))
+    measured = measure(setup, pipe, optimization.vectors, accelerator)
+    return describe(setup, optimization, measured, computed_memory(setup, pipe, optimization.trained.models))

@@ -9,6 +9,7 @@ from vectorfit import VectorFitError
 
 from .config import TrainConfig
 from .data import DataSampler
+from .memory_presets import next_smaller
 
 
 def not_finite(
@@ -33,16 +34,12 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "out of memory" in words
 
 
-def memory_flags(config: TrainConfig) -> str:
-    """The flags that lower the memory of this training and change its result only by rounding."""
-    flags = []
-    if not config.gradient_checkpointing:
-        flags.append("--gradient_checkpointing")
-    if config.train_batch_size > 1:
-        flags.append(f"--train_batch_size 1 --gradient_accumulation_steps {config.effective_batch_size}")
-    if config.sample_batch_size > 1:
-        flags.append("--sample_batch_size 1")
-    return " ".join(flags)
+def memory_remedy(config: TrainConfig) -> str:
+    """What to add or change so that this training takes less memory, and gives the same result up to rounding."""
+    card = next_smaller(config)
+    if card is not None:
+        return f"add --memory {card}"
+    return f"give a smaller --resolution than {config.resolution}"
 
 
 @contextmanager
@@ -57,8 +54,6 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        flags = memory_flags(config)
-        remedy = f"add {flags}" if flags else f"give a smaller --resolution than {config.resolution}"
-        raise VectorFitError(f"out of memory; {remedy}. ({str(error).splitlines()[0]})") from error
+        raise VectorFitError(f"out of memory; {memory_remedy(config)}. ({str(error).splitlines()[0]})") from error
     except MemoryError as error:
-        raise VectorFitError(f"out of memory; add {memory_flags(config)}") from error
+        raise VectorFitError(f"out of memory; {memory_remedy(config)}") from error

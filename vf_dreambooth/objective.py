@@ -75,6 +75,7 @@ class Objective:
         penalty: Callable[[], Tensor] | None = None,
     ) -> None:
         self.config, self.data_sampler, self.penalty = config, data_sampler, penalty
+        self._drawn: dict[tuple[int, int], Batch] = {}  # batches of the next update, by step and first sample
         self.vectors = list(vectors)
         family = family_of(pipe)
         self.noise_schedule = family.noise_schedule(pipe)
@@ -90,14 +91,19 @@ class Objective:
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process."""
-        config, parts = self.config, torch.zeros(3, device=accelerator.device)
-        for micro in range(config.gradient_accumulation_steps):
-            first = (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
-            batch = self.data_sampler.batch(step, first)
+        config, device = self.config, accelerator.device
+        parts, self.prompt_ids = torch.zeros(3, device=device), self.prompt_ids.to(device)
+        firsts = [
+            (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
+            for micro in range(config.gradient_accumulation_steps)
+        ]
+        for first in firsts:
+            batch = self._drawn.pop((step, first), None) or self.data_sampler.batch(step, first)
             prompt = self.captions.index(batch.picture, batch.is_class, step, first)
+            batch = batch.to(device)
             with accelerator.accumulate(denoiser):
-                losses, is_class = self._losses(denoiser, batch, prompt, accelerator), batch.is_class
-                loss, instance, prior = combine(losses, is_class.to(losses.device), config.prior_loss_weight)
+                losses = self._losses(denoiser, batch, prompt, accelerator)
+                loss, instance, prior = combine(losses, batch.is_class, config.prior_loss_weight)
                 if config.prior == "drift":
                     prior = drift(self.vectors)
                     loss = loss + config.drift_weight * prior
@@ -105,6 +111,8 @@ class Objective:
                     loss = loss + self.penalty()
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
+        # Before anyone waits for the result: an accelerator goes on computing meanwhile.
+        self._drawn = {(step + 1, first): self.data_sampler.batch(step + 1, first) for first in firsts}
         return parts
 
     def _losses(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
@@ -112,9 +120,8 @@ class Objective:
         prompt_ids = None
         if not self.text_is_kept:
             used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding
-            prompt_ids = self.prompt_ids[used].to(accelerator.device)
-        prompt = prompt.to(accelerator.device)
-        batch, schedule = batch.to(accelerator.device), self.noise_schedule
+            prompt_ids = self.prompt_ids[used.to(self.prompt_ids.device)]
+        prompt, schedule = prompt.to(accelerator.device), self.noise_schedule
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = schedule.target(batch.latents, batch.noise, batch.timesteps)
         with accelerator.autocast():

@@ -16,6 +16,7 @@ from vf_training import methods
 
 from .config import TrainConfig
 from .options import EVERYTHING
+from .residency import checkpointing, store_low
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "prodigy": Prodigy}
 
@@ -63,7 +64,10 @@ class Optimization:
         """Freezes vectors for this update, removes their gradients, and returns their names."""
         return self.avf.step(step) if self.avf else ()
 
-    def after_update(self) -> None:
+    def after_update(self, skipped: bool = False) -> None:
+        """Moves the learning rate and the average on, unless fp16's scaler has `skipped` the update."""
+        if skipped:
+            return
         self.schedule.step()
         if self.ema:
             self.ema.step(self.vectors.values())
@@ -118,6 +122,15 @@ def _freezing(
     )
 
 
+def _fusing(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> dict[str, bool]:
+    """The argument with which AdamW updates all vectors by a few kernels, where it can; Prodigy cannot.
+
+    Not in fp16: of a fused update accelerate cannot tell if the scaler skipped it.
+    """
+    on_cuda = all(vector.is_cuda for vector in vectors.values())
+    return {"fused": True} if config.optimizer == "adamw" and config.mixed_precision != "fp16" and on_cuda else {}
+
+
 def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
     """Puts the method into `models` and builds the optimizer and all that belongs to it.
 
@@ -135,6 +148,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
+        **_fusing(config, vectors),
     )
     schedule = get_scheduler(
         config.lr_scheduler,
@@ -144,12 +158,11 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
         num_cycles=config.lr_num_cycles,
         power=config.lr_power,
     )
+    if config.gradient_checkpointing:
+        checkpointing(models, on=True)
     for model in models.values():
-        if config.gradient_checkpointing:
-            # diffusers' name, then transformers' name
-            names = ("enable_gradient_checkpointing", "activation_checkpointing_enable")
-            next(getattr(model, name) for name in names if hasattr(model, name))()
         model.train()
+    store_low(models, config.mixed_precision)
     ema = EMAModel(vectors.values(), decay=config.ema_decay) if config.use_ema else None
     penalty = trained.method.penalty
     penalty_of_models = None if penalty is None else (lambda: penalty(models))

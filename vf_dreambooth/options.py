@@ -80,6 +80,10 @@ def multiple_of(unit: int) -> Check:
     return lambda value: "" if value % unit == 0 else f"got {value}, expected a multiple of {unit}"
 
 
+def one_of(*allowed: int) -> Check:
+    return lambda value: "" if value in allowed else f"got {value}, expected {', '.join(map(str, allowed))}"
+
+
 def not_blank(expected: str) -> Check:
     return lambda value: "" if value.strip() else f"not given, expected {expected}"
 

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -13,8 +14,9 @@ from torch import nn
 
 import vectorfit as vf
 from vectorfit import VectorFitError
+from vectorfit.record import injection_of
 from vf_training import methods
-from vf_training.device import best_device
+from vf_training.device import best_device, serving_dtype
 from vf_training.runs import RunFolder
 
 from . import hub
@@ -91,32 +93,92 @@ def set_subjects(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, f
     Weights are always composed from those of the base, so switching subjects needs no reload and adds no error.
 
     Raises:
-        VectorFitError: a file is damaged or belongs to another base.
+        VectorFitError: a file is damaged, belongs to another base, or needs a pipeline in float32 (`suits`).
     """
     models = adapted_models(pipe)
     files = [(subject_file(path), strength) for path, strength in subjects]
-    others = [file for file, _ in files if not methods.holds_vectors(vf.read_metadata(file))]
+    others = _of_other_methods(files)
     if others and len(files) > 1:
-        name = methods.name_of_method(vf.read_metadata(others[0]))
-        raise VectorFitError(f"{others[0]}: a file of {name} does not mix with other subjects; load it alone")
+        raise VectorFitError(
+            f"{others[0]}: a file of {_method(others[0])} does not mix with other subjects; load it alone"
+        )
+    dtype = precision(pipe)
+    if others and dtype != torch.float32:
+        raise VectorFitError(
+            f"{others[0]}: a file of {_method(others[0])} needs the base in float32, got {dtype}; load it with "
+            "load_pipeline(base, [(file, 1.0)])"
+        )
     methods.restore(models)
-    vf.unmerge(models)  # so that the weights are composed only once, at the end
     try:
-        vf.set_subjects(models, [] if others else files)
+        vf.set_subjects(models, [] if others else files)  # composes what is merged
     finally:
-        vf.merge(models)
+        if dtype != torch.float32:
+            if _unserved(models):  # the file has another pattern of sigmas, so the layers were made anew
+                vf.serve(models, pipe.vae.device, dtype)
+        elif not all(layer.merged for layer in injection_of(models).layers.values()):
+            vf.merge(models)
     if others:
         vf.remove(models)
         methods.load(models, *files[0])
 
 
+def _of_other_methods(files: Sequence[tuple[Path, float]]) -> list[Path]:
+    """The files that hold no vectors, but the change of LoRA, say."""
+    return [file for file, _ in files if not methods.holds_vectors(vf.read_metadata(file))]
+
+
+def _method(file: Path) -> str:
+    return methods.name_of_method(vf.read_metadata(file))
+
+
+def _unserved(models: dict[str, nn.Module]) -> bool:
+    return not all(layer.served for layer in injection_of(models).layers.values())
+
+
+def precision(pipe: DiffusionPipeline) -> torch.dtype:
+    """The dtype that a pipeline generates in. (No method adapts the VAE, so its dtype is the pipeline's.)"""
+    dtype: torch.dtype = pipe.vae.dtype
+    return dtype
+
+
+def _precision_for(subjects: Sequence[tuple[str | Path, float]], device: str | torch.device) -> torch.dtype:
+    others = _of_other_methods([(subject_file(path), strength) for path, strength in subjects])
+    return torch.float32 if others else serving_dtype(device)
+
+
+def suits(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, float]]) -> bool:
+    """Whether a loaded pipeline has the precision that these subjects want; a base alone is content with any."""
+    return not subjects or precision(pipe) == _precision_for(subjects, pipe.vae.device)
+
+
 def load_pipeline(
-    base: BaseModel, subjects: Sequence[tuple[str | Path, float]] = (), *, device: str | torch.device | None = None
+    base: BaseModel,
+    subjects: Sequence[tuple[str | Path, float]] = (),
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> DiffusionPipeline:
-    """A pipeline of `base` with the given subjects, on `device`, by default the accelerator if there is one."""
+    """A pipeline of `base` with the given subjects, on `device`, by default the accelerator if there is one.
+
+    `dtype` is by default float16 on CUDA and float32 elsewhere, and for files of other methods. In half precision the
+    device holds merged weights alone: the base's own weights and the factors stay in main memory, in float32.
+
+    Raises:
+        VectorFitError: the base cannot be loaded, or as `set_subjects` does.
+    """
+    device = device or best_device()
+    dtype = dtype or _precision_for(subjects, device)
     pipe = load(base)
-    set_subjects(pipe, subjects)
-    return pipe.to(device or best_device())
+    if dtype == torch.float32:
+        set_subjects(pipe, subjects)
+        return pipe.to(device)
+    models = adapted_models(pipe)
+    vf.set_subjects(models, [(subject_file(path), strength) for path, strength in subjects])
+    if not injection_of(models).layers:
+        vf.inject(models)  # so that subjects can follow: half-precision weights are not those they were trained on
+    vf.serve(models, device, dtype)
+    pipe.vae.enable_slicing()
+    return pipe.to(device, dtype)
 
 
 @dataclass(frozen=True)
@@ -199,6 +261,28 @@ def generate(
 
 
 @contextmanager
+def scheduled(pipe: DiffusionPipeline, name: str | None = None) -> Iterator[None]:
+    """Within the context the pipeline has the diffusers scheduler of this name, or a new one of its own kind.
+
+    It is made from the configuration of the pipeline's own, and new every time: some keep state between calls.
+    """
+    own = pipe.scheduler
+    scheduler_class = getattr(diffusers, name) if name else type(own)
+    pipe.scheduler = scheduler_class.from_config(own.config)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+@contextmanager
+def quickly(pipe: DiffusionPipeline, preset: Preset) -> Iterator[None]:
+    """Within the context the pipeline draws with the scheduler for class images and sample grids, if there is one."""
+    with scheduled(pipe, preset.quick[0]) if preset.quick else nullcontext():
+        yield
+
+
+@contextmanager
 def previewing(pipe: DiffusionPipeline) -> Iterator[None]:
     """Within the context the models of the pipeline are merged and in eval mode. Afterwards they are as before."""
     models = adapted_models(pipe)
@@ -206,9 +290,8 @@ def previewing(pipe: DiffusionPipeline) -> Iterator[None]:
     try:
         for model in models.values():
             model.eval()
-        vf.merge(models)
-        yield
+        with vf.merged(models):
+            yield
     finally:
-        vf.unmerge(models)
         for name, model in models.items():
             model.train(modes[name])

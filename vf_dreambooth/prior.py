@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from .images import write_png
 from .photos import READABLE, open_photo, photo_paths
 from .pipeline import GenerationSettings, generate_images
 from .randomness import generator
+from .residency import unchecked
 
 MANIFEST = "manifest.json"
 
@@ -75,20 +75,6 @@ def _check_manifest(folder: Path, recipe: Recipe) -> None:
         raise VectorFitError(f"{manifest}: the class images do not fit this run ({differences}); delete that folder")
 
 
-@contextmanager
-def _unchecked(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Within the context no safety checker runs: from blanked images the model would learn a black class."""
-    checker = getattr(pipe, "safety_checker", None)
-    if checker is None:
-        yield
-        return
-    pipe.safety_checker = None
-    try:
-        yield
-    finally:
-        pipe.safety_checker = checker
-
-
 def class_images(
     pipe: DiffusionPipeline,
     recipe: Recipe,
@@ -105,7 +91,7 @@ def class_images(
     or another number of threads it may differ by rounding.
 
     Raises:
-        VectorFitError: the manifest of the folder has another recipe.
+        VectorFitError: the manifest of the folder has another recipe, or several machines do not share the folder.
     """
     folder = root / recipe.key
     if accelerator.is_main_process and not (folder / MANIFEST).exists():
@@ -118,7 +104,7 @@ def class_images(
     accelerator.wait_for_everyone()  # so that all processes see the same ones missing, nothing is written before
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     for number, batch in enumerate(mine):
-        with _unchecked(pipe), accelerator.autocast():
+        with unchecked(pipe), accelerator.autocast():
             seeds = [image_seed(recipe.seed, index) for index in batch]
             images = generate_images(pipe, [recipe.prompt] * len(batch), seeds, settings, positions=batch)
         for index, image in zip(batch, images, strict=True):
@@ -126,6 +112,12 @@ def class_images(
                 write_png(paths[index], image)
         report(number + 1, len(mine))
     accelerator.wait_for_everyone()
+    absent = [path.name for path in paths if not path.exists()]
+    if absent:
+        raise VectorFitError(
+            f"{folder}: {absent[0]} and {len(absent) - 1} more class images are not here; another machine drew them. "
+            "Put --output_dir on a file system that all machines share, or give the images with --class_data_dir"
+        )
     return [open_photo(path) for path in paths]
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from . import card, checkpoint, trackers
 from .families import family_of
 from .images import grid, write_png
 from .optimization import Optimization
-from .pipeline import generate_images, previewing
+from .pipeline import generate_images, previewing, quickly
+from .residency import drawing_on, unchecked
 from .setup import Setup
 from .stopwatch import Stopwatch
 from .validation import Validation
@@ -81,7 +83,17 @@ class RunWriter:
         config, count = self.config, self.config.num_validation_images
         if not (self.writes and count):
             return
-        with self.optimization.averaged(), previewing(self.pipe), self.accelerator.autocast():
+        contexts = (
+            self.optimization.averaged(),
+            previewing(self.pipe),
+            unchecked(self.pipe),
+            drawing_on(self.pipe, self.accelerator.device),
+            quickly(self.pipe, self.setup.base.preset),
+            self.accelerator.autocast(),
+        )
+        with ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context)
             rows = self._rows(count)
         prompts = [preview.prompt for preview in self.setup.previews]
         self.thumbnail = rows[next((i for i, prompt in enumerate(prompts) if config.token in prompt), 0)][0]

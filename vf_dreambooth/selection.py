@@ -4,14 +4,25 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from vf_training.runs import RunFolder
 
+from .setup import Setup
+
 # By these torch would take the evaluator for one more process of the training.
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def pick(setups: Sequence[Setup]) -> None:
+    """Picks the best checkpoint of each run that asks for it."""
+    for setup in setups:
+        if setup.config.select and PartialState().is_main_process:
+            launch(setup.run)
 
 
 def launch(run: RunFolder) -> bool:

@@ -19,12 +19,20 @@ from .checkpoint import find
 from .cli import Command, parse, read_settings
 from .config import TrainConfig
 from .default_runs import newest_run
+from .memory_presets import fitted
 from .optimization import rates_of
 from .options import Circumstances, completed
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
 from .previews import Preview, previews
 from .prior import user_class_paths
+
+# What accelerate can do beside giving every process the whole model, and the variable that tells of it.
+SPLITTING = {
+    "FSDP": "ACCELERATE_USE_FSDP",
+    "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
+    "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
+}
 
 
 @dataclass(frozen=True)
@@ -194,6 +202,7 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     if base is None or photos is None or len(problems.messages) > before:
         return None
     config = completed(config, Circumstances(base, _precision(), _accumulation()))
+    config = fitted(config, config.memory)
     rows: list[Preview] = []
     with problems.noting():
         photos = replace(photos, captions=photo_captions(photos.captions, photos.names, config))
@@ -204,9 +213,8 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
     preset = base.preset
-    generation = GenerationSettings(
-        preset.num_inference_steps, preset.guidance_scale, config.resolution, config.sample_batch_size
-    )
+    steps = preset.quick[1] if preset.quick else preset.num_inference_steps
+    generation = GenerationSettings(steps, preset.guidance_scale, config.resolution, config.sample_batch_size)
     chosen, resume = command.config.base_model == "auto", command.resume_from_checkpoint
     class_paths = class_paths[: config.num_class_images]
     run = RunFolder(config.output_dir)
@@ -229,6 +237,12 @@ def _check_machine(command: Command, several: bool) -> None:
         problems.append("--hub_model_id: several subjects cannot share one repository; leave it out")
     if several and command.resume_from_checkpoint not in (None, "latest"):
         problems.append("--resume_from_checkpoint: several subjects are resumed with latest, got a path")
+    for name, variable in SPLITTING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            problems.append(
+                f"accelerate is configured for {name}, which splits the model; here every process holds it whole. "
+                "Use accelerate launch --multi_gpu (or --num_processes 1), or change it with 'accelerate config'"
+            )
     if problems:
         raise VectorFitError("\n".join(problems))
 
@@ -291,6 +305,10 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     if config.bias_lr is None and setup.base.preset.bias_lr is None and methods.find(config.method).trains_biases:
         say("             the paper's one rate for sigma and biases: no sweep of ours found one for each here. If the")
         say("             subject does not appear, raise --learning_rate, and try a tenth of it as --bias_lr")
+    if config.compile:
+        say("compiling    the first step takes a minute or more, and so does the first after a resumed start")
+    for line in _several_processes(setup):
+        say(line)
     times = f"at step {config.avf_first_step}, then every {config.avf_every}, {config.avf_num_freezes} times"
     if setup.held_out:
         say(f"validation   the loss on {len(setup.held_out.images)} photos in {config.validation_data_dir}")
@@ -313,16 +331,31 @@ def _prior(setup: Setup) -> str:
     return f"{images}, weight {config.prior_loss_weight}"
 
 
+def _several_processes(setup: Setup) -> list[str]:
+    """What changes where several processes train: the batch grows with them, and the machines share files."""
+    count, own = setup.num_processes, setup.config.effective_batch_size
+    if count == 1:
+        return []
+    batch = f"{count} processes of {own}: a step takes {count * own} photos at the rate that suits {own}"
+    kept = f"; --train_batch_size {own // count} keeps it at {own}" if own % count == 0 else ""
+    several = _number("LOCAL_WORLD_SIZE", count) < count
+    shared = "several machines: --output_dir must be on a file system that all of them share"
+    return [f"warning      {batch}{kept}", *([f"warning      {shared}"] if several else [])]
+
+
+def _number(variable: str, otherwise: int) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdigit() else otherwise
+
+
 def _num_processes() -> int:
     """The number of processes that accelerate launched."""
-    text = os.environ.get("WORLD_SIZE", "1")
-    return int(text) if text.isdigit() else 1
+    return _number("WORLD_SIZE", 1)
 
 
 def _accumulation() -> int:
     """The batches per update that accelerate was launched or configured with."""
-    text = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    return int(text) if text.isdigit() else 1
+    return _number("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", 1)
 
 
 def _precision() -> str:

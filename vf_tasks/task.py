@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, Trainer
 
+import vectorfit as vf
 from vectorfit import VectorFitError
+from vectorfit.modules import vectorfit_layers
 from vectorfit.plan import OUTPUT_HEADS
 from vf_training.device import has_accelerator
 
@@ -169,6 +172,7 @@ def written(trainer: Trainer, task: Task, examples: Examples, **options: Any) ->
     size = trainer.args.per_device_eval_batch_size
     texts: list[str] = []
     with (
+        composed_once(model),
         trainer.accelerator.split_between_processes([examples[index] for index in range(len(examples))]) as share,
         torch.no_grad(),
     ):
@@ -184,6 +188,15 @@ def written(trainer: Trainer, task: Task, examples: Examples, **options: Any) ->
     from accelerate.utils import gather_object
 
     return list(gather_object(texts))
+
+
+def composed_once(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Within the context VectorFit's layers compose no weight: generating would do so for every token.
+
+    Weights of less than float32 stay unmerged, because merging would round small changes away. Those compose nothing.
+    """
+    dtypes = {layer.weight.dtype for _, layer in vectorfit_layers(model)}
+    return vf.merged(model) if dtypes == {torch.float32} else nullcontext()
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

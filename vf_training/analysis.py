@@ -22,7 +22,7 @@ from vectorfit.atomic import PathLike, write_atomically
 from vectorfit.container import PREFIX
 from vectorfit.errors import VectorFitError
 from vectorfit.fingerprint import canonical_name
-from vectorfit.svd import decompose
+from vectorfit.svd import decompose, in_float64
 from vectorfit.vectors_file import pattern_of, read_vectors
 
 from .methods import holds_vectors, name_of_method
@@ -58,7 +58,7 @@ def cell(name: str) -> tuple[str, str]:
 
 def strengths(vectors: Mapping[str, Tensor]) -> dict[str, float]:
     """S_v of each vector: the mean absolute distance from its start. Eq. 4."""
-    return {name: float(vector.detach().double().abs().mean()) for name, vector in vectors.items()}
+    return {name: float(in_float64(vector.detach()).abs().mean()) for name, vector in vectors.items()}
 
 
 def _panels(names: Iterable[str]) -> dict[str, list[str]]:
@@ -169,7 +169,7 @@ def rank_numbers(singular_values: Tensor) -> dict[str, float]:
     "rank" counts the singular values above float32's noise. "stable_rank" is ||.||_F^2 over the square of the largest.
     "effective_rank" is the exponential of the entropy of their shares (Roy and Vetterli 2007).
     """
-    values = singular_values.double().abs().sort(descending=True).values
+    values = in_float64(singular_values).abs().sort(descending=True).values
     if not len(values) or values[0] == 0:
         return {"norm": 0.0, "rank": 0, "stable_rank": 0.0, "effective_rank": 0.0}
     shares = values / values.sum()
@@ -327,7 +327,7 @@ class Weights:
 
 def of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> dict[str, Tensor]:
     """The singular values of W - W0, by layer."""
-    return {path: torch.linalg.svdvals(full.change_from(base, path).double()).float() for path in paths}
+    return {path: torch.linalg.svdvals(in_float64(full.change_from(base, path))).float() for path in paths}
 
 
 def shifts_of_full_fine_tuning(paths: Iterable[str], base: Weights, full: Weights) -> dict[str, Tensor]:

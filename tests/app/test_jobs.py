@@ -75,6 +75,16 @@ def running(jobs):
     return [job.name for job in jobs.all() if job.process()]
 
 
+def test_memory_is_freed_before_every_start_and_only_then(jobs, photos):
+    freed = []
+    jobs.before_start = lambda: freed.append(running(jobs))
+    for _ in range(2):
+        jobs.add(photos, "rex", ["--max_train_steps=3"])
+    assert freed == [[]]
+    wait(jobs, "rex-2", FINISHED)
+    assert freed == [[], []]
+
+
 def test_one_runs_at_a_time_in_the_order_they_came(jobs, photos):
     names = [jobs.add(photos, "rex", ["--max_train_steps=5"]).name for _ in range(3)]
     assert names == ["rex", "rex-2", "rex-3"]

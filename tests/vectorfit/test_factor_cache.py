@@ -1,6 +1,8 @@
 """Factors on disk: the same ones, verified, and never a reason to fail."""
 
 import multiprocessing
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,7 +68,8 @@ def test_small_weights_and_a_cache_that_is_off_or_unwritable(cache, monkeypatch,
     factor_cache.factors(torch.randn(24, 40))
 
 
-def factorise(seed: int) -> None:
+def factorise(seed: int, folder: Path) -> None:
+    os.environ["VECTORFIT_CACHE"] = str(folder)  # a fork server has the environment of when it was started
     factor_cache.SMALLEST = 16
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -75,7 +78,7 @@ def factorise(seed: int) -> None:
 
 def test_processes_share_it(cache):
     context = multiprocessing.get_context("forkserver")
-    children = [context.Process(target=factorise, args=(index % 2,)) for index in range(4)]
+    children = [context.Process(target=factorise, args=(index % 2, cache.parent)) for index in range(4)]
     for child in children:
         child.start()
     for child in children:

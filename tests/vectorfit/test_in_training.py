@@ -169,7 +169,11 @@ def test_any_shape_and_dtype_starts_as_the_base_and_comes_back_to_it(shape, dtyp
             vector.normal_(generator=generator)
     unmerged = model(x)
     vf.merge(model)
-    assert torch.equal(model(x), unmerged)
+    if dtype == torch.float32:
+        assert torch.equal(model(x), unmerged)
+    else:  # unmerged, the change is applied beside the weight, and the weight is not rounded again
+        sizes = x.float().norm(dim=-1).max() * (weight.float().norm() + model[0].d_sigma.norm()) + 4
+        assert (model(x) - unmerged).abs().max() <= 8 * torch.finfo(dtype).eps * sizes
     vf.remove(model)
     assert torch.equal(model(x), expected)
     assert torch.equal(base.weight, weight)

@@ -105,7 +105,11 @@ def test_merged_equals_unmerged_and_unmerge_restores_the_bits(dtype):
         before = layer(x)
         layer.merge()
         layer.merge()
-        assert torch.equal(layer(x), before)
+        if dtype == torch.float32:
+            assert torch.equal(layer(x), before)
+        else:  # unmerged, the change is applied beside the weight; merged, the sum is rounded to the weight's dtype
+            step = torch.finfo(dtype).eps
+            torch.testing.assert_close(layer(x), before, atol=8 * step, rtol=8 * step)
         assert not torch.equal(layer.weight, weight)
         layer.unmerge()
     assert torch.equal(layer.weight, weight)

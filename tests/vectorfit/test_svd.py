@@ -1,8 +1,11 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from vectorfit import VectorFitError
-from vectorfit.svd import decompose
+from vectorfit.svd import decompose, in_float64
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 12), (12, 5), (1, 7), (7, 1), (64, 48)])
@@ -56,3 +59,28 @@ def test_equal_weights_give_equal_factors():
 def test_what_cannot_be_factorised_is_refused(weight, message):
     with pytest.raises(VectorFitError, match=message):
         decompose(weight)
+
+
+def test_float64_is_taken_on_the_cpu_where_the_device_has_none(monkeypatch):
+    """MPS: a stand-in for its tensors says where it is, and that it was moved."""
+
+    class OnMps:
+        device = torch.device("mps")
+
+        def cpu(self):
+            return torch.ones(2)
+
+        def double(self):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+    assert torch.equal(in_float64(OnMps()), torch.ones(2, dtype=torch.float64))
+    assert in_float64(torch.ones(2, dtype=torch.bfloat16)).dtype == torch.float64
+
+
+def test_nothing_else_makes_float64_of_what_may_be_on_a_device():
+    root = Path(__file__).parents[2]
+    sources = [
+        path for folder in ("vectorfit", "vf_training", "vf_dreambooth") for path in (root / folder).rglob("*.py")
+    ]
+    found = {path.name for path in sources if re.search(r"\.double\(\)|torch\.(float64|double)", path.read_text())}
+    assert found == {"svd.py"}

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vectorfit as vf
+from vectorfit import fingerprint
 from vectorfit.fingerprint import by_canonical_path, probe, probe_error
 from vectorfit.record import injection_of
 from vectorfit.vectors_file import scale_vectors
@@ -392,3 +393,43 @@ def test_what_is_not_a_subject_file_is_not_scaled(tmp_path):
     with pytest.raises(vf.VectorFitError, match="holds more than vectors"):
         scale_vectors(tmp_path / "task", 0.5, tmp_path / "scaled")
     assert not (tmp_path / "scaled").exists()
+
+
+def test_a_base_is_hashed_once_and_again_after_it_was_written_to(saved, monkeypatch):
+    _, path = saved
+    model, hashed, plain = make().eval(), [], fingerprint.matrices_sha256
+    monkeypatch.setattr(fingerprint, "matrices_sha256", lambda found: hashed.append(1) or plain(found))
+    for _ in range(2):
+        vf.set_subjects(model, [(path, 1.0)])
+        vf.merge(model)
+        vf.set_subjects(model, [(path, 0.5)])
+        vf.unmerge(model)
+    assert len(hashed) == 1
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    with pytest.raises(vf.VectorFitError, match="trained on"):
+        vf.set_subjects(model, [(path, 1.0)])
+    assert len(hashed) == 2
+    with torch.no_grad():
+        model[0].weight.div_(2)
+    vf.set_subjects(model, [(path, 1.0)])
+    model.half().float()  # other bits, though nothing was written in place
+    with pytest.warns(UserWarning, match="its change comes out"):
+        vf.set_subjects(model, [(path, 1.0)])
+    assert len(hashed) == 4
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_probes_do_not_depend_on_how_exactly_the_device_multiplies_float32(device):
+    """As TensorFloat-32 on a GPU, and bfloat16 on a CPU that has it, which torch takes for float32 when told to."""
+    model = nn.Sequential(nn.Linear(256, 256)).to(device)
+    train(model)
+    layers = {"0": model[0]}
+    deltas = {"0.sigma": model[0].d_sigma.detach()}
+    exact = fingerprint.probe(layers, deltas)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert fingerprint.probe(layers, deltas) == exact
+    finally:
+        torch.set_float32_matmul_precision(before)

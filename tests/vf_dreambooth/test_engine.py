@@ -1,5 +1,6 @@
 """A base kept ready: switched without drifting, stopped between steps, sampled as asked."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,30 @@ def test_an_unfit_subject_leaves_the_engine_as_it_was(order, tmp_path):
     with pytest.raises((VectorFitError, OSError)):
         engine.generate(replace(order, subjects=((tmp_path / "none.safetensors", 1.0),)))
     assert pixels(engine.generate(order)) == before
+
+
+def test_the_base_is_let_go_at_once_or_after_the_request_in_progress(order, monkeypatch):
+    engine, pipes = Engine(), []
+
+    def kept(*arguments, **named):
+        pipe = load_pipeline(*arguments, **named)
+        pipes.append(weakref.ref(pipe.unet))
+        return pipe
+
+    monkeypatch.setattr(engine_module, "load_pipeline", kept)
+    before = pixels(engine.generate(order))
+    engine.release_when_idle()
+    assert pipes[0]() is None
+    held = []
+
+    def let_go(done):
+        if done == 1:
+            engine.release_when_idle()
+        held.append(pipes[-1]() is not None if done else None)
+
+    assert pixels(engine.generate(order, let_go)) == before
+    assert all(held[1:])
+    assert pipes[1]() is None
 
 
 @pytest.mark.parametrize("threshold", [-2.0, 2.0])

@@ -11,7 +11,14 @@ from train_dreambooth_vectorfit import main
 from vectorfit import VectorFitError
 from vectorfit.config import VARIANTS
 from vf_dreambooth.base_models import resolve
-from vf_dreambooth.pipeline import GenerationSettings, adapted_models, generate_images, load_pipeline, set_subjects
+from vf_dreambooth.pipeline import (
+    GenerationSettings,
+    adapted_models,
+    generate_images,
+    load_pipeline,
+    set_subjects,
+    suits,
+)
 from vf_training import methods
 from vf_training.runs import RunFolder
 
@@ -90,6 +97,17 @@ def test_other_methods_resume_to_the_identical_file_too(arguments, tmp_path, met
     again.keep_checkpoints([2])
     main(["--resume_from_checkpoint", str(again.path)])
     assert again.vectors.read_bytes() == whole.vectors.read_bytes()
+
+
+def test_a_baselines_file_wants_float32(arguments, tiny_base, tmp_path):
+    run = train(arguments, tmp_path / "run", "lora")
+    base = resolve(str(tiny_base))
+    pipe = load_pipeline(base, device="cpu", dtype=torch.bfloat16)
+    with pytest.raises(VectorFitError, match="needs the base in float32, got torch"):
+        set_subjects(pipe, [(run.path, 1.0)])
+    assert not suits(pipe, [(run.path, 1.0)])
+    assert suits(pipe, [])
+    assert suits(load_pipeline(base, [(run.path, 1.0)], device="cpu"), [(run.path, 1.0)])
 
 
 def test_baselines_are_held_to_their_base_and_do_not_mix(arguments, tiny_base, tmp_path, subject):

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train_dreambooth_vectorfit as script
 from train_dreambooth_vectorfit import adapted, main
 from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
-from vf_dreambooth import families, optimization, setup
+from vf_dreambooth import families, objective, optimization, setup
 from vf_dreambooth.base_models import load
 from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
@@ -212,3 +213,25 @@ def test_schedules_have_their_closed_forms(arguments, tmp_path, flags, shape):
     rates = [entry["lr"] for entry in RunFolder(tmp_path / "run").read_log()]
     expected = [1e-2 * shape(step / 8) for step in range(8)]
     assert rates == pytest.approx(expected, rel=1e-3, abs=2e-7)
+
+
+def test_the_rate_stands_still_while_the_scaler_skips_updates(arguments, tmp_path, monkeypatch):
+    """A real scaler of fp16, on the CPU, that begins with a scale at which every gradient overflows."""
+    start = script.start
+
+    def with_scaler(setup):
+        accelerator = start(setup)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-110)
+        return accelerator
+
+    monkeypatch.setattr(script, "start", with_scaler)
+    plain = objective.per_sample_loss  # a steep loss: times the scale, its gradient is more than float32 holds
+    monkeypatch.setattr(objective, "per_sample_loss", lambda *pair: 1e6 * plain(*pair))
+    script.main(arguments(tmp_path / "run", "--lr_scheduler", "linear", "--no-avf", "--checkpointing_steps", 1))
+    run = RunFolder(tmp_path / "run")
+    log = run.read_log()
+    assert [entry["grad_norm"] is None for entry in log] == [True, False, False, False]
+    assert "Infinity" not in run.log.read_text()
+    assert [entry["lr"] for entry in log] == pytest.approx([1e-2 * share for share in (1, 1, 0.75, 0.5)])
+    states = [torch.load(run.checkpoint(step) / "state.pt", weights_only=True) for step in run.checkpoints()]
+    assert [state["schedule"]["last_epoch"] for state in states] == [1, 2, 3]

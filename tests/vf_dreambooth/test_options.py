@@ -8,6 +8,7 @@ from vf_dreambooth.options import (
     completed,
     dependents,
     multiple_of,
+    one_of,
     only_with,
     option,
     printable,
@@ -62,3 +63,8 @@ class Inferred:
 def test_what_is_not_given_is_inferred_in_the_order_of_the_settings():
     assert completed(Inferred(), 8) == Inferred(8, 4, "4")
     assert completed(Inferred(half=3), 8) == Inferred(8, 3, "3")
+
+
+def test_one_of_names_what_it_takes():
+    assert one_of(24, 8)(8) == ""
+    assert one_of(24, 8)(10) == "got 10, expected 24, 8"

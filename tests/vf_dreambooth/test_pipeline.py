@@ -128,6 +128,41 @@ def test_previews_leave_modes_weights_and_randomness_alone(tiny_base):
     assert all(torch.equal(value, state[name]) for name, value in pipe.unet.state_dict().items())
 
 
+def test_half_precision_draws_nearly_the_same_and_switches_without_an_error(tiny_base, subject):
+    base, half = resolve(str(tiny_base)), torch.bfloat16
+    exact = load_pipeline(base, [(subject, 1.0)], device="cpu")
+    pipe = load_pipeline(base, [(subject, 1.0)], device="cpu", dtype=half)
+    parameters = [*pipe.unet.parameters(), *pipe.text_encoder.parameters(), *pipe.vae.parameters()]
+    moving = [parameter for parameter in parameters if not parameter.requires_grad or parameter.dtype == half]
+    assert {parameter.dtype for parameter in moving} == {half}
+    assert pipe.vae.use_slicing
+    drawn = pixels(generate_images(pipe, ["a dog"], [3], SAMPLING))
+    assert np.abs(drawn - pixels(generate_images(exact, ["a dog"], [3], SAMPLING))).mean() < 3
+    set_subjects(pipe, [])
+    base_drawn = pixels(generate_images(pipe, ["a dog"], [3], SAMPLING))
+    plain = load(base).to(half)
+    assert (base_drawn == pixels(generate_images(plain, ["a dog"], [3], SAMPLING))).all()
+    set_subjects(pipe, [(subject, 1.0)])  # on the base's own weights: its hash is verified
+    assert (pixels(generate_images(pipe, ["a dog"], [3], SAMPLING)) == drawn).all()
+    assert (drawn != base_drawn).any()
+
+
+def test_a_base_alone_in_half_precision_takes_subjects_of_any_pattern_later(tiny_base, subject, tmp_path):
+    base = resolve(str(tiny_base))
+    models = adapted_models(load(base))
+    vf.inject(models, vf.VectorFitConfig(variant="sigma", pattern="banded", pattern_width=1))
+    with torch.no_grad():
+        for vector in vf.vector_parameters(models).values():
+            vector.normal_(std=0.3)
+    vf.save_vectors(models, tmp_path / "banded.safetensors", base_model=str(tiny_base))
+    pipe = load_pipeline(base, device="cpu", dtype=torch.bfloat16)
+    for file in (subject, tmp_path / "banded.safetensors", subject):
+        set_subjects(pipe, [(file, 1.0)])
+        fresh = load_pipeline(base, [(file, 1.0)], device="cpu", dtype=torch.bfloat16)
+        drawn, expected = (pixels(generate_images(each, ["a dog"], [3], SAMPLING)) for each in (pipe, fresh))
+        assert (drawn == expected).all()
+
+
 def test_a_subject_on_the_wrong_base_is_refused(subject, tmp_path):
     with pytest.raises(vf.VectorFitError, match="trained on"):
         load_pipeline(resolve("starter"), [(subject, 1.0)])

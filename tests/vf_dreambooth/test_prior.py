@@ -1,6 +1,9 @@
 """Class images: kept, shared, or the user's own."""
 
+import contextlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +12,15 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
+from vectorfit import VectorFitError
+from vf_dreambooth import families, pipeline
+from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.families.stable_diffusion import StableDiffusion
+from vf_dreambooth.pipeline import GenerationSettings
+from vf_dreambooth.prior import class_images, recipe_for
 from vf_training.runs import RunFolder
+
+SAMPLING = GenerationSettings(2, 2.0, 16, batch_size=2)
 
 
 def vectors(run: Path) -> dict[str, torch.Tensor]:
@@ -76,3 +87,34 @@ def test_class_images_of_another_recipe_are_refused(finished, arguments):
     with pytest.raises(vf.VectorFitError) as caught:
         main(arguments(finished.path.parent / "again"))
     assert "prompt: made with 'a photo of a cat', wanted 'a photo of a dog'" in str(caught.value)
+
+
+def test_images_that_another_machine_keeps_to_itself_are_missed(tiny_base, tmp_path):
+    """As the first of two processes: the other one's batch is drawn elsewhere."""
+    pipe = load(resolve(str(tiny_base)))
+    recipe = recipe_for(pipe, "a dog", SAMPLING, "no", 0)
+    first = SimpleNamespace(
+        is_main_process=True,
+        process_index=0,
+        num_processes=2,
+        wait_for_everyone=lambda: None,
+        autocast=contextlib.nullcontext,
+    )
+    with pytest.raises(VectorFitError, match=r"class images are not here.*all machines share"):
+        class_images(pipe, recipe, 2 * SAMPLING.batch_size, tmp_path, SAMPLING, first)
+
+
+def test_class_images_and_grids_take_the_presets_quick_scheduler(arguments, tmp_path, monkeypatch):
+    quick = families.Preset(16, 1e-2, 4, 3, 50, 2.0, quick=("DPMSolverMultistepScheduler", 2))
+    monkeypatch.setitem(StableDiffusion.presets, families.SD14, quick)
+    drawn_with, plain = [], pipeline.generate
+
+    def counted(pipe, *others, **named):
+        drawn_with.append((type(pipe.scheduler).__name__, others[2].num_inference_steps))
+        return plain(pipe, *others, **named)
+
+    monkeypatch.setattr(pipeline, "generate", counted)
+    main(arguments(tmp_path / "run", "--num_validation_images", 1))
+    assert set(drawn_with) == {("DPMSolverMultistepScheduler", 2)}
+    (manifest,) = (tmp_path / "class_images").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["scheduler"].startswith("DPMSolverMultistepScheduler")

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
+from vf_dreambooth.setup import announce, prepare
 from vf_training.runs import RunFolder
 
 
@@ -104,3 +105,35 @@ def test_folders(photos, tiny_base, tmp_path):
     (line,) = refused("--instance_dir", photos, *given, "--output_dir", photos / "0.png")
     assert "--output_dir" in line
     assert sorted(p.name for p in photos.iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_several_processes_are_told_what_becomes_of_the_batch(arguments, tmp_path, monkeypatch):
+    def told(processes: int, local: int, *flags: object) -> list[str]:
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+        (setup,), _ = prepare(arguments(tmp_path / "run", *flags))
+        lines: list[str] = []
+        announce(setup, lines.append)
+        return [line for line in lines if " processes of " in line or "machines:" in line]
+
+    assert told(1, 1) == []
+    (line,) = told(2, 2)
+    assert "2 processes of 2: a step takes 4 photos at the rate that suits 2; --train_batch_size 1 keeps it" in line
+    (line,) = told(4, 4)
+    assert line.endswith("a step takes 8 photos at the rate that suits 2")
+    assert "--output_dir must be on a file system that all of them share" in told(4, 2)[1]
+
+
+@pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
+def test_what_splits_the_model_is_refused_with_what_to_use(photos, tiny_base, monkeypatch, variable, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    (line,) = refused("--instance_dir", photos, "--base_model", tiny_base)
+    assert f"configured for {name}, which splits the model" in line
+    assert "accelerate launch --multi_gpu" in line
+
+
+def test_compiling_is_announced_with_what_it_costs_at_first(arguments, tmp_path):
+    (setup,), _ = prepare(arguments(tmp_path / "run", "--compile"))
+    lines: list[str] = []
+    announce(setup, lines.append)
+    assert any(line.startswith("compiling") and "first step" in line for line in lines)

@@ -135,3 +135,13 @@ def test_mistakes_are_named(photos, tiny_base, tmp_path):
     assert "4.png" in message
     assert "did you mean --learning_rate?" in refused(*given, "--learning_rat", "1")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["--train_text_encoder", "--no-train_text_encoder"])
+def test_a_compiled_step_gives_the_identical_file(arguments, tmp_path, monkeypatch, text):
+    main(arguments(tmp_path / "plain", text))
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")
+    main(arguments(tmp_path / "compiled", text))
+    plain, compiled = (tmp_path / name / "vectors.safetensors" for name in ("plain", "compiled"))
+    assert plain.read_bytes() == compiled.read_bytes()

@@ -1,19 +1,12 @@
-"""Trainer leaves accelerate's state behind, which another precision in the same process may not find."""
+"""Tiny models and rows of every recipe."""
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from vf_tasks import recipe as recipes
 from vf_tasks.data import read
 from vf_tasks.run import KINDS
 from vf_tasks.tiny import SETTINGS, write_data, write_model
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

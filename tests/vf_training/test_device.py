@@ -1,6 +1,7 @@
 """What the machine has: an accelerator or none, memory, cores."""
 
 import os
+import weakref
 
 import pytest
 import torch
@@ -47,3 +48,30 @@ def test_each_process_gets_its_share_of_the_cores_unless_the_user_chose(monkeypa
     torch.set_num_threads(3)
     device.use_all_cores(processes)
     assert torch.get_num_threads() == (max(1, 8 // processes) if environment == "1" else 3)
+
+
+def test_pictures_are_drawn_in_half_precision_on_cuda_alone():
+    assert device.serving_dtype("cuda:1") == torch.float16
+    assert {device.serving_dtype(kind) for kind in ("cpu", "mps", "xpu")} == {torch.float32}
+
+
+def test_freeing_memory_collects_what_refers_to_itself():
+    class Holder:
+        pass
+
+    holder = Holder()
+    holder.itself, gone = holder, weakref.ref(holder)
+    del holder
+    device.free_memory()
+    assert gone() is None
+
+
+@pytest.mark.gpu
+def test_a_peak_is_forgotten_and_freed_memory_is_the_cards_again():
+    held = torch.empty(2**28, device="cuda")
+    high = device.peak_memory()
+    del held
+    device.free_memory()
+    device.forget_peak_memory()
+    assert device.peak_memory() <= high - 2**29
+    assert torch.cuda.memory_reserved() < high

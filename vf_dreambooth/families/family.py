@@ -38,6 +38,7 @@ class Preset:
     one_rate: float | None = None  # the best single rate for sigma and biases; None: the learning rate
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
+    quick: tuple[str, int] | None = None  # diffusers' scheduler and steps for class images and sample grids
     batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
 
 

@@ -14,6 +14,7 @@ from vf_dreambooth.options import (
     decay,
     first_of,
     not_with,
+    one_of,
     only_with,
     option,
 )
@@ -222,4 +223,17 @@ class TrainingSettings:
         infer=lambda _, at: at.mixed_precision,
     )
     gradient_checkpointing: bool = option(False, "less memory, more time", group=GROUP, shapes_result=False)
+    compile: bool = option(
+        False,
+        "compile the model with torch.compile: the first step takes a minute or more, the others less time",
+        group=GROUP,
+        shapes_result=False,
+    )
+    memory: int | None = option(
+        None,
+        "fit a card of 24, 16, 12 or 8 GB: splits batches by accumulation, which changes results by rounding only",
+        group=GROUP,
+        checks=(one_of(24, 16, 12, 8),),
+        shapes_result=False,
+    )
     seed: int = option(0, "seed of everything random", group=GROUP, checks=(at_least(0),))

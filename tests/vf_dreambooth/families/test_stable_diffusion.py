@@ -233,3 +233,19 @@ PUBLISHED = {
 def test_layers_have_the_names_that_other_tools_give_them(path):
     family = StableDiffusion()
     assert tuple(family.naming(tool).layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
+
+
+@torch.no_grad()
+def test_a_frozen_text_encoder_encodes_a_prompt_once(tiny_base):
+    pipe = load(resolve(str(tiny_base)))
+    denoiser = StableDiffusion().denoiser(pipe)
+    encoded, plain = [], denoiser.encode
+    denoiser.encode = lambda ids: encoded.append(len(ids)) or plain(ids)
+    ids = StableDiffusion().tokenize(pipe, ["a dog", "a cat"])
+    index, steps, noisy = torch.tensor([1, 0]), torch.tensor([3, 5]), torch.randn(2, 4, 8, 8)
+    anew = denoiser(noisy, steps, ids, index)
+    denoiser.keep(ids)
+    assert encoded == [2, 2]
+    assert all(torch.equal(denoiser(noisy, steps, None, index), anew) for _ in range(2))
+    assert not torch.equal(denoiser(noisy, steps, None, index.flip(0)), anew)
+    assert encoded == [2, 2]
