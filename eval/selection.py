@@ -96,8 +96,8 @@ class Artist:
         self, run: RunFolder, base: BaseModel, device: str, *, progress: bool = False, others: bool = False
     ) -> None:
         """`others` takes prompts and seeds that no choice is made by, to judge the choice."""
-        file = run.vectors if run.vectors.exists() else next(iter(candidates(run))).file
-        task = task_of(file)
+        self.file = candidates(run)[0].file
+        task = task_of(self.file)
         self.folder, self.base, self.device, self.progress = run.path / FOLDER / "pictures", base, device, progress
         self.sampling = GenerationSettings.of(base.preset)
         self.first_seed = FIRST_SEED + (OTHER_SEEDS if others else 0)
@@ -129,7 +129,7 @@ class Artist:
 
     def _draw(self, candidate: Candidate | None, wanted: Sequence[tuple[int, str, Path]]) -> None:
         if self._pipe is None:
-            self._pipe = load_pipeline(self.base, device=self.device)
+            self._pipe = load_pipeline(self.base, [(self.file, 1.0)], device=self.device)  # in the precision it needs
         set_subjects(self._pipe, [] if candidate is None else [(candidate.file, candidate.strength)])
         title, size = "the base" if candidate is None else candidate.name, self.sampling.batch_size
         for start in tqdm(range(0, len(wanted), size), desc=title, unit="batch", disable=not self.progress):
