@@ -9,7 +9,6 @@ The recipe, top to bottom: settings, base model, class images and latents, Vecto
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -22,12 +21,12 @@ import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency, selection, trackers
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
-from vf_dreambooth.families import TEXT_ENCODERS, family_of
+from vf_dreambooth.families import family_of
 from vf_dreambooth.images import square
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
-from vf_dreambooth.pipeline import adapted_models, quickly
+from vf_dreambooth.pipeline import quickly
 from vf_dreambooth.prior import class_images, recipe_for
 from vf_dreambooth.run_writer import RunWriter
 from vf_dreambooth.setup import Setup, announce, prepare
@@ -70,7 +69,7 @@ def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accel
         prior,
         batch_size=config.train_batch_size,
         global_batch_size=config.effective_batch_size * accelerator.num_processes,
-        num_timesteps=family_of(pipe).noise_schedule(pipe).num_timesteps,
+        noise_schedule=family_of(pipe).noise_schedule(pipe),
         seed=config.seed,
         offset_noise=config.offset_noise,
     )
@@ -84,7 +83,7 @@ class Loop:
         self.data_sampler = build_data_sampler(setup, pipe, accelerator)  # before the models are changed
         residency.put_aside(pipe)
         models = adapted(pipe, self.config.train_text_encoder)
-        self.optimization = optimization.build(self.config, models)
+        self.optimization = optimization.build(self.config, models, family_of(pipe).unreached(pipe))
         accelerator.print(f"method       {self.config.method}: {self.optimization.trained.summary}")
         self.models = models
         self.writer = RunWriter(setup, pipe, self.optimization, accelerator, stopwatch)
@@ -147,10 +146,10 @@ class Loop:
 
 def adapted(pipe: DiffusionPipeline, train_text_encoder: bool) -> dict[str, nn.Module]:
     """The models to adapt, with all their parameters frozen."""
-    models = adapted_models(pipe)
-    for model in models.values():
+    family = family_of(pipe)
+    for model in family.adapted_models(pipe).values():
         model.requires_grad_(False)
-    return {name: models[name] for name in models if train_text_encoder or not fnmatch(name, TEXT_ENCODERS)}
+    return family.models_to_train(pipe, text_encoders=train_text_encoder)
 
 
 def start(setup: Setup) -> Accelerator:
@@ -208,7 +207,8 @@ def dry_run(setup: Setup) -> None:
     """Prints what would be trained and how long it would take. Writes nothing."""
     accelerator = start(setup)
     pipe = residency.moved_to(load(setup.base), accelerator.device)
-    built = optimization.build(setup.config, adapted(pipe, setup.config.train_text_encoder))
+    models, unreached = adapted(pipe, setup.config.train_text_encoder), family_of(pipe).unreached(pipe)
+    built = optimization.build(setup.config, models, unreached)
     for line in estimate.report(setup, pipe, built, accelerator):
         accelerator.print(line)
 

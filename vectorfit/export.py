@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .errors import VectorFitError
 from .fingerprint import canonical_name
@@ -24,13 +25,36 @@ from .svd import in_float64
 
 
 @dataclass(frozen=True)
-class Naming:
-    """How a tool names what is exported: `layer` gives a layer's name from its path, the rest are the names' ends.
+class Place:
+    """Where a tool keeps a layer that it joins with others, or whose outputs it has in another order.
 
-    Without an `alpha` the tool takes the factors' product as it is; without a `bias` it has no biases in a LoRA.
+    The layer's outputs are `shares` of the `of` equal shares of those of the layer `name`, from number `first` on. With
+    `swapped` their two halves change places.
     """
 
-    layer: Callable[[str], str]
+    name: str
+    first: int = 0
+    shares: int = 1
+    of: int = 1
+    swapped: bool = False
+
+    def rows(self, up: Tensor) -> Tensor:
+        """A factor [out, r] as rows of the joined layer [out of `name`, r], with zeros outside this layer's own."""
+        if self.swapped:
+            up = up.roll(len(up) // 2, 0)
+        share = len(up) // self.shares
+        return F.pad(up, (0, 0, self.first * share, (self.of - self.first - self.shares) * share))
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a tool names what is exported: `layer` gives a layer's name or place by its path, the rest are names' ends.
+
+    Without an `alpha` the tool takes the factors' product as it is; without a `bias` it has no biases in a LoRA.
+    Layers of one place get one LoRA, whose rank is the sum of theirs; a tool that joins layers has no `bias`.
+    """
+
+    layer: Callable[[str], str | Place]
     down: str = "lora_A.weight"
     up: str = "lora_B.weight"
     bias: str = "lora_B.bias"
@@ -96,6 +120,14 @@ def _shaped(layer: VectorFitLayer, up: Tensor, down: Tensor) -> tuple[Tensor, Te
     return up, down
 
 
+def _named(naming: Naming, name: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """A layer's factors by their names in a file."""
+    tensors = {f"{name}.{naming.down}": down, f"{name}.{naming.up}": up}
+    if naming.alpha:  # divided by the rank it is the factor of the product: 1
+        tensors[f"{name}.{naming.alpha}"] = torch.tensor(float(len(down)))
+    return tensors
+
+
 def lora(models: Models, rank: int, naming: Naming = PEFT, *, biases: bool = False) -> Export:
     """The best LoRA of a rank, in the names of a tool.
 
@@ -113,6 +145,7 @@ def lora(models: Models, rank: int, naming: Naming = PEFT, *, biases: bool = Fal
     if biases and not naming.bias:
         raise VectorFitError("this format has no names for biases; use another naming, or the exact difference")
     tensors: dict[str, Tensor] = {}
+    joined: dict[str, list[tuple[Place, Tensor, Tensor]]] = {}
     kept, total, lost = [], [], []
     for path, layer in _layers(models):
         if layer.d_bias is not None:
@@ -122,16 +155,20 @@ def lora(models: Models, rank: int, naming: Naming = PEFT, *, biases: bool = Fal
         up, down = _low_rank(layer, rank)
         kept.append(torch.linalg.vector_norm(up, dim=0) * torch.linalg.vector_norm(down, dim=1))
         total.append(layer.strength * layer.d_sigma.detach())
-        up, down = _shaped(layer, up, down)
-        name = naming.layer(path)
-        tensors |= {f"{name}.{naming.down}": down, f"{name}.{naming.up}": up}
-        if naming.alpha:  # divided by the rank it is the factor of the product: 1
-            tensors[f"{name}.{naming.alpha}"] = torch.tensor(float(len(down)))
+        place = naming.layer(path)
+        if isinstance(place, Place):
+            joined.setdefault(place.name, []).append((place, up, down))
+            continue
+        tensors |= _named(naming, place, *_shaped(layer, up, down))
         if biases:
             delta = layer.d_bias
-            tensors[f"{name}.{naming.bias}"] = (
+            tensors[f"{place}.{naming.bias}"] = (
                 torch.zeros(len(layer.U)) if delta is None else layer.strength * delta.detach()
             )
+    for name, parts in joined.items():
+        parts.sort(key=lambda part: part[0].first)
+        up = torch.cat([place.rows(up) for place, up, _ in parts], 1)
+        tensors |= _named(naming, name, up, torch.cat([down for *_, down in parts]))
     share = _norm(kept) / _norm(total) if total and _norm(total) else 1.0
     carried = 1.0 if biases or not _norm(lost) else 0.0
     return Export(_on_cpu(tensors), share, carried)

@@ -12,7 +12,8 @@ from torch import nn
 from vectorfit import VectorFitError
 from vf_training.device import has_accelerator
 
-from .families import SD14, Preset, family_at, family_of, family_of_folder, family_with_preset
+from .families import FAMILIES, SD14, Preset, family_at, family_of, family_of_folder, family_with_preset
+from .families.stable_diffusion import StableDiffusion
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 
@@ -56,7 +57,7 @@ def resolve(name: str, revision: str | None = None, variant: str | None = None) 
     if name == "auto":
         name = SD14 if has_accelerator() else "starter"
     if name == "starter":
-        return BaseModel("starter", str(starter_folder()), None, family_with_preset("starter").preset("starter"))
+        return BaseModel("starter", str(starter_folder()), None, StableDiffusion.presets["starter"])
     path = Path(name).expanduser()
     if revision and path.exists():
         raise VectorFitError(f"base model {name}: revision {revision!r} of a local model; revisions are of hub models")
@@ -69,14 +70,34 @@ def resolve(name: str, revision: str | None = None, variant: str | None = None) 
             raise VectorFitError(
                 f"base model {name}: a file, expected a checkpoint ({' or '.join(SINGLE_FILES)}) or a diffusers folder"
             )
-        family = family_at(str(path))
+        try:
+            family = family_at(str(path))
+        except VectorFitError as error:
+            raise VectorFitError(f"base model {name}: {error}") from error
         return BaseModel(path.stem, str(path), None, family.preset(family.default_preset))
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise VectorFitError(
             f"base model {name!r}: no such folder; expected starter, auto, a diffusers folder, a checkpoint file "
             "or a hub id owner/name"
         )
-    return BaseModel(name, name, revision, family_with_preset(name).preset(name), variant)
+    return BaseModel(name, name, revision, _preset_on_hub(name, revision), variant)
+
+
+def _preset_on_hub(name: str, revision: str | None) -> Preset:
+    """The preset for a hub id: its own, or its family's by the model_index.json that the hub or the cache has.
+
+    Raises:
+        VectorFitError: the model is of no known family.
+    """
+    family = family_with_preset(name)
+    if family is None:
+        try:
+            family = family_at(name, revision)
+        except VectorFitError as error:
+            raise VectorFitError(f"base model {name!r}: {error}") from error
+        except Exception:  # out of reach: loading, which comes next, fails too and says why
+            family = FAMILIES[0]
+    return family.preset(name)
 
 
 def _preset_of_folder(name: str, folder: Path) -> Preset:

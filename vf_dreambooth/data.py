@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from .config import TrainConfig
-from .families import family_of
+from .families import NoiseSchedule, family_of
 from .images import to_tensor, views
 from .masks import centering, weights
 from .photos import Photos
@@ -94,7 +94,7 @@ class DataSampler:
     prior: Latents | None
     batch_size: int
     global_batch_size: int
-    num_timesteps: int
+    noise_schedule: NoiseSchedule
     seed: int
     offset_noise: float = 0.0
 
@@ -119,7 +119,8 @@ class DataSampler:
         if self.offset_noise:  # one number a sample and channel: the brightness of all of it
             offset = stacked_normal((shape[0], 1, 1), self.seed, f"{kind} offset", step, indices)
             noise = noise + self.offset_noise * offset
-        timesteps = stacked_integers(self.num_timesteps, self.seed, f"{kind} timestep", step, indices)
+        own = [generator(self.seed, f"{kind} timestep", step, index) for index in indices]
+        timesteps = torch.cat([self.noise_schedule.draw_timestep(shape, each) for each in own])
         latents = source.mean[chosen] + source.deviation[chosen] * spread
         weight = torch.ones_like(latents[:, :1]) if source.weights is None else source.weights[chosen]
         return latents, noise, timesteps, picture, weight

@@ -15,6 +15,7 @@ from vectorfit.record import injection_of
 from vf_training.device import free_memory
 
 from .base_models import BaseModel
+from .families import family_of
 from .pipeline import (
     GeneratedImage,
     GenerationSettings,
@@ -83,6 +84,7 @@ class Engine:
         with self._lock:
             after_step(0)
             pipe = self._pipeline(request)
+            _check_scheduler(pipe, request.scheduler)
             plain = nullcontext() if request.subjects else self._as_base(pipe)
             try:
                 with plain, scheduled(pipe, SCHEDULERS.get(request.scheduler)):
@@ -143,3 +145,10 @@ def _version(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise VectorFitError(f"{path}: cannot be read ({error.strerror}); expected a subject") from error
     return status.st_mtime_ns, status.st_size
+
+
+def _check_scheduler(pipe: DiffusionPipeline, name: str) -> None:
+    """Raises VectorFitError for a scheduler that the pipeline's family does not generate with."""
+    family = family_of(pipe)
+    if name != OWN_SCHEDULER and not family.takes_other_schedulers:
+        raise VectorFitError(f"scheduler {name!r}: a {family.name} generates with {OWN_SCHEDULER!r} alone; choose that")

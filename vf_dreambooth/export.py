@@ -22,7 +22,6 @@ from .pipeline import adapted_models, base_of, folder_of, subject_file
 
 KINDS = ("lora", "diff", "pipeline")
 NAMINGS = tuple(dict.fromkeys(tool for family in FAMILIES for tool in family.namings))
-NAMING_OF_DIFF = "kohya"  # the names under which ComfyUI reads an exact change
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,9 +78,10 @@ def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: floa
         pipe.save_pretrained(out)
         return f"{out}: the base with the subject merged in, a diffusers folder"
     if kind.to == "lora":
-        change = lora(models, kind.rank, family.naming(kind.naming), biases=kind.biases)
+        change = lora(models, kind.rank, family.naming(kind.naming, pipe), biases=kind.biases)
     else:
-        change = difference(models, family.naming(NAMING_OF_DIFF).layer)
+        naming = family.naming(family.diff_naming, pipe)
+        change = difference(models, naming.layer)
     kept = {"format": "pt", **{k: v for k, v in metadata.items() if k.startswith("modelspec.")}}
     write_atomically(out, save(change.tensors, kept))
     size = out.stat().st_size

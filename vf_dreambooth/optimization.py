@@ -1,6 +1,6 @@
 """Builds the optimizer, learning rates (and their log keys), freezing, penalty and moving average."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -12,6 +12,7 @@ from prodigyopt import Prodigy
 from torch import nn
 
 import vectorfit as vf
+from vectorfit.modules import named_modules
 from vf_training import methods
 
 from .config import TrainConfig
@@ -131,13 +132,17 @@ def _fusing(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> dict[st
     return {"fused": True} if config.optimizer == "adamw" and config.mixed_precision != "fp16" and on_cuda else {}
 
 
-def build(config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
+def build(config: TrainConfig, models: Mapping[str, nn.Module], unreached: Sequence[nn.Module] = ()) -> Optimization:
     """Puts the method into `models` and builds the optimizer and all that belongs to it.
+
+    `unreached` are the modules that no gradient reaches: they are left as they are.
 
     Raises:
         VectorFitError: a layer cannot be factorised, or the freezing would leave nothing to train.
     """
-    trained = methods.put_in(config.method, models, methods.Options(seed=config.seed, gaussian_lora=True))
+    exclude = tuple(path for path, module in named_modules(models) if any(module is left for left in unreached))
+    options = methods.Options(exclude=exclude, seed=config.seed, gaussian_lora=True)
+    trained = methods.put_in(config.method, models, options)
     vectors = trained.parameters
     rates = [rate for rate in rates_of(config) if rate.given or any(fnmatchcase(n, rate.pattern) for n in vectors)]
     *special, main = vf.parameter_groups(vectors, {rate.pattern: rate.value for rate in rates})

@@ -141,14 +141,18 @@ def precision(pipe: DiffusionPipeline) -> torch.dtype:
     return dtype
 
 
-def _precision_for(subjects: Sequence[tuple[str | Path, float]], device: str | torch.device) -> torch.dtype:
-    others = _of_other_methods([(subject_file(path), strength) for path, strength in subjects])
-    return torch.float32 if others else serving_dtype(device)
+def _need_float32(subjects: Sequence[tuple[str | Path, float]]) -> bool:
+    return bool(_of_other_methods([(subject_file(path), strength) for path, strength in subjects]))
+
+
+def _served_in(pipe: DiffusionPipeline, device: str | torch.device) -> torch.dtype:
+    return serving_dtype(device, family_of(pipe).half)
 
 
 def suits(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, float]]) -> bool:
     """Whether a loaded pipeline has the precision that these subjects want; a base alone is content with any."""
-    return not subjects or precision(pipe) == _precision_for(subjects, pipe.vae.device)
+    wanted = torch.float32 if _need_float32(subjects) else _served_in(pipe, pipe.vae.device)
+    return not subjects or precision(pipe) == wanted
 
 
 def load_pipeline(
@@ -160,15 +164,17 @@ def load_pipeline(
 ) -> DiffusionPipeline:
     """A pipeline of `base` with the given subjects, on `device`, by default the accelerator if there is one.
 
-    `dtype` is by default float16 on CUDA and float32 elsewhere, and for files of other methods. In half precision the
-    device holds merged weights alone: the base's own weights and the factors stay in main memory, in float32.
+    `dtype` is by default the family's half precision on CUDA, and float32 elsewhere and for files of other methods. In
+    half precision the device holds merged weights alone: the base's own weights and the factors stay in main memory, in
+    float32.
 
     Raises:
         VectorFitError: the base cannot be loaded, or as `set_subjects` does.
     """
     device = device or best_device()
-    dtype = dtype or _precision_for(subjects, device)
+    whole = _need_float32(subjects)
     pipe = load(base)
+    dtype = dtype or (torch.float32 if whole else _served_in(pipe, device))
     if dtype == torch.float32:
         set_subjects(pipe, subjects)
         return pipe.to(device)
@@ -230,12 +236,20 @@ def generate(
     """As `generate_images`, and says which images the safety checker blanked.
 
     `after_step` is called after every denoising step of every batch. An exception in it ends the generation.
+
+    Raises:
+        VectorFitError: a negative prompt for a base that takes none.
     """
 
     def on_step_end(_pipe: object, _step: int, _timestep: int, tensors: dict) -> dict:
         after_step()
         return tensors
 
+    family = family_of(pipe)
+    if settings.negative_prompt and not family.takes_negative_prompt:
+        raise VectorFitError(
+            f"negative prompt: a {family.name} takes none, got {settings.negative_prompt!r}; leave it out"
+        )
     generated: dict[int, GeneratedImage] = {}
     for batch in batches(seeds if positions is None else positions, settings.batch_size):
         first = next(index for index in batch if index is not None)
@@ -250,6 +264,7 @@ def generate(
             height=settings.resolution,
             width=settings.resolution,
             callback_on_step_end=on_step_end,
+            **family.call_arguments(pipe),
         )
         blanked = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
         generated |= {

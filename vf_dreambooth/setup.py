@@ -12,7 +12,7 @@ from vf_training import methods
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
-from . import hub, trackers
+from . import footprint, hub, trackers
 from .base_models import BaseModel, resolve
 from .captions import filled, photo_captions
 from .checkpoint import find
@@ -212,6 +212,8 @@ def _settle(command: Command, base: BaseModel | None, problems: Problems) -> Set
         config, rows = _filled_in(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         problems.messages.append("--mixed_precision: fp16 needs a GPU; here bf16 or no")
+    with problems.noting():
+        footprint.check(base, config)
     preset = base.preset
     steps = preset.quick[1] if preset.quick else preset.num_inference_steps
     generation = GenerationSettings(steps, preset.guidance_scale, config.resolution, config.sample_batch_size)

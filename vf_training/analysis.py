@@ -28,8 +28,10 @@ from vectorfit.vectors_file import pattern_of, read_vectors
 from .methods import holds_vectors, name_of_method
 from .runs import RunFolder
 
-LISTS = re.compile(r"layers?|h|blocks?|(down|up|transformer)_blocks|attentions|resnets")  # names of lists of blocks
-MODELS = re.compile(r"unet|text_encoder(_\d+)?")  # a pipeline's models, as diffusers names them
+LISTS = re.compile(
+    r"layers?|h|blocks?|(down|up|(single_)?transformer)_blocks|(noise|context)_refiner|attentions|resnets"
+)  # names of lists of blocks
+MODELS = re.compile(r"unet|transformer|text_encoder(_\d+)?")  # a pipeline's models, as diffusers names them
 POSITIONS = {"down_blocks": "down ", "up_blocks": "up ", "mid_block": "mid "}  # a UNet's parts, as figures name them
 SYMBOLS = {"sigma": "σ", "bias": "b"}
 LEADING = 64  # singular values whose shift is shown, as in the paper's Figure 10

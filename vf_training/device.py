@@ -29,9 +29,9 @@ def synchronize() -> None:
         torch.accelerator.synchronize()
 
 
-def serving_dtype(device: str | torch.device) -> torch.dtype:
-    """The precision to generate in: float16 on CUDA, where it halves memory and time; elsewhere float32."""
-    return torch.float16 if torch.device(device).type == "cuda" else torch.float32
+def serving_dtype(device: str | torch.device, half: torch.dtype = torch.float16) -> torch.dtype:
+    """The precision to generate in: `half` on CUDA, where it halves memory and time; elsewhere float32."""
+    return half if torch.device(device).type == "cuda" else torch.float32
 
 
 def free_memory() -> None:
@@ -60,6 +60,18 @@ def peak_memory() -> int:
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main_memory() -> int:
+    """The bytes of main memory that the machine has in all."""
+    import psutil  # comes with accelerate
+
+    return int(psutil.virtual_memory().total)
+
+
+def accelerator_memory() -> int | None:
+    """The bytes of memory that the CUDA device has in all; None without one: others share the main memory."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def use_all_cores(num_processes: int) -> None:

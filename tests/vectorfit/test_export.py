@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import vectorfit as vf
-from vectorfit.export import Naming, bake, difference, lora
+from vectorfit.export import Naming, Place, bake, difference, lora
 from vectorfit.modules import vectorfit_layers
 
 OTHER = Naming(lambda path: f"net:{path.upper()}", "down", "up", bias="", alpha="scale")
@@ -61,6 +61,41 @@ def test_a_naming_changes_the_names_alone(trained):
             own = plain.tensors[f"base_model.model.{path}.{end}"]
             assert torch.equal(named.tensors[f"net:{path.upper()}.{theirs}"], own)
         assert named.tensors[f"net:{path.upper()}.scale"] == 2  # divided by the rank the factor is 1
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.norm = (nn.Linear(6, width) for width in (4, 4, 8, 4))
+
+
+PLACES = {
+    "q": Place("qkv", 0, of=4),
+    "k": Place("qkv", 1, of=4),
+    "v": Place("qkv", 2, shares=2, of=4),
+    "norm": Place("scale_shift", swapped=True),
+}
+
+
+@pytest.mark.parametrize("left_out", [None, "k"])
+def test_a_tool_that_joins_layers_gets_one_lora_of_them(left_out):
+    """Its product is all changes one below the other; a layer that is not trained leaves zeros."""
+    net = Attention()
+    vf.inject(net, vf.VectorFitConfig(variant="sigma", exclude_modules=(left_out,) if left_out else ()))
+    with torch.no_grad():
+        for vector in vf.vector_parameters(net).values():
+            vector.normal_()
+    naming = Naming(PLACES.__getitem__, "down", "up", bias="", alpha="alpha")
+    tensors, changed = lora(net, 3, naming).tensors, {"k": torch.zeros(4, 6), **changes(net)}
+    whole, plain = lora(net, 99, naming).tensors, lora(net, 3).tensors
+    assert tensors.keys() == {f"{name}.{end}" for name in ("qkv", "scale_shift") for end in ("up", "down", "alpha")}
+    stacked = torch.cat([changed[name] for name in "qkv"])
+    torch.testing.assert_close(whole["qkv.up"] @ whole["qkv.down"], stacked, atol=1e-5, rtol=1e-4)
+    halves = torch.cat([changed["norm"][2:], changed["norm"][:2]])
+    torch.testing.assert_close(whole["scale_shift.up"] @ whole["scale_shift.down"], halves, atol=1e-5, rtol=1e-4)
+    assert tensors["qkv.alpha"] == len(tensors["qkv.down"]) == (6 if left_out else 9)
+    best = plain["base_model.model.v.lora_B.weight"] @ plain["base_model.model.v.lora_A.weight"]
+    torch.testing.assert_close((tensors["qkv.up"] @ tensors["qkv.down"])[8:], best, atol=1e-5, rtol=1e-4)
 
 
 def test_strength_scales_the_export(trained):

@@ -4,14 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from vf_dreambooth.data import DataSampler, Latents
+from vf_dreambooth.families.diffusion_schedule import DiffusionSchedule
+
+
+def schedule(num_timesteps: int) -> DiffusionSchedule:
+    return DiffusionSchedule(DDPMScheduler(num_train_timesteps=num_timesteps))
 
 
 def sampler(batch_size: int, seed: int = 0) -> DataSampler:
     generator = torch.Generator().manual_seed(1)
     sides = [Latents(torch.randn(n, 4, 2, 2, generator=generator), torch.ones(n, 4, 2, 2)) for n in (5, 7)]
-    return DataSampler(*sides, batch_size=batch_size, global_batch_size=4, num_timesteps=1000, seed=seed)
+    return DataSampler(*sides, batch_size=batch_size, global_batch_size=4, noise_schedule=schedule(1000), seed=seed)
 
 
 def test_a_sample_depends_on_its_place_in_the_global_batch_alone():
@@ -33,14 +39,14 @@ def test_steps_and_seeds_differ_and_repeat():
 
 def test_every_photo_is_shown_equally_often():
     still = Latents(torch.arange(5.0).view(5, 1, 1, 1), torch.zeros(5, 1, 1, 1))
-    draw = DataSampler(still, None, batch_size=4, global_batch_size=4, num_timesteps=10, seed=0)
+    draw = DataSampler(still, None, batch_size=4, global_batch_size=4, noise_schedule=schedule(10), seed=0)
     shown = torch.cat([draw.batch(step).latents.flatten() for step in range(1, 6)])
     assert sorted(shown.tolist()) == sorted([*range(5)] * 4)
 
 
 def test_the_sampler_draws_every_view():
     latents = Latents(torch.arange(6.0).view(6, 1, 1, 1), torch.zeros(6, 1, 1, 1), views=2)
-    draw = DataSampler(latents, None, batch_size=3, global_batch_size=3, num_timesteps=10, seed=0)
+    draw = DataSampler(latents, None, batch_size=3, global_batch_size=3, noise_schedule=schedule(10), seed=0)
     for step in range(1, 20):
         batch = draw.batch(step)
         assert ((batch.latents.flatten() // 2).long() == batch.picture).all()

@@ -52,6 +52,7 @@ def test_each_process_gets_its_share_of_the_cores_unless_the_user_chose(monkeypa
 
 def test_pictures_are_drawn_in_half_precision_on_cuda_alone():
     assert device.serving_dtype("cuda:1") == torch.float16
+    assert device.serving_dtype("cuda:1", torch.bfloat16) == torch.bfloat16
     assert {device.serving_dtype(kind) for kind in ("cpu", "mps", "xpu")} == {torch.float32}
 
 
@@ -75,3 +76,7 @@ def test_a_peak_is_forgotten_and_freed_memory_is_the_cards_again():
     device.forget_peak_memory()
     assert device.peak_memory() <= high - 2**29
     assert torch.cuda.memory_reserved() < high
+
+
+def test_the_memory_of_the_machine_is_more_than_a_process_has():
+    assert device.main_memory() > device.peak_memory() or device.accelerator_memory()

@@ -4,15 +4,22 @@ import json
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
 
 from vectorfit import VectorFitError
 
 from .family import INDEX, TEXT_ENCODERS, Denoiser, Family, NoiseSchedule, Preset
+from .flux import Flux
+from .single_file import checkpoint_type
 from .stable_diffusion import SD14, StableDiffusion
+from .stable_diffusion_3 import StableDiffusion3
+from .stable_diffusion_xl import SDXL, StableDiffusionXL
+from .z_image import ZImage
 
 __all__ = [
     "FAMILIES",
     "SD14",
+    "SDXL",
     "TEXT_ENCODERS",
     "Denoiser",
     "Family",
@@ -20,14 +27,26 @@ __all__ = [
     "Preset",
     "family_at",
     "family_of",
+    "family_of_class",
     "family_of_folder",
     "family_with_preset",
 ]
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+FAMILIES: tuple[Family, ...] = (
+    StableDiffusion(),
+    StableDiffusionXL(),
+    StableDiffusion3(),
+    Flux(),
+    ZImage(),
+)
 
 
-def _family_of_class(class_name: str) -> Family:
+def family_of_class(class_name: str) -> Family:
+    """The family that a pipeline's class belongs to, by the class's name.
+
+    Raises:
+        VectorFitError: no family has this class.
+    """
     for family in FAMILIES:
         if class_name in family.pipeline_classes:
             return family
@@ -41,7 +60,7 @@ def family_of(pipe: DiffusionPipeline) -> Family:
     Raises:
         VectorFitError: no family has this class.
     """
-    return _family_of_class(type(pipe).__name__)
+    return family_of_class(type(pipe).__name__)
 
 
 def family_of_folder(folder: Path) -> Family:
@@ -57,13 +76,27 @@ def family_of_folder(folder: Path) -> Family:
         class_name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise VectorFitError(f"{index} is damaged ({error}); fetch the model again") from error
-    return _family_of_class(class_name)
+    return family_of_class(class_name)
+
+
+def family_of_file(path: Path) -> Family:
+    """The family of a checkpoint in a single file.
+
+    Raises:
+        VectorFitError: the file is damaged, or of no known family.
+    """
+    kind = checkpoint_type(path)
+    for family in FAMILIES:
+        if kind in family.single_file_types:
+            return family
+    expected = " or ".join(family.name for family in FAMILIES)
+    raise VectorFitError(f"a checkpoint of {kind}, expected a {expected}")
 
 
 def family_at(location: str, revision: str | None = None) -> Family:
     """The family of what lies at a location: a folder, a single file or a hub id.
 
-    A single file does not name its class. Without a model_index.json beside it, it counts as the first family.
+    Without a model_index.json beside it, a single file is known by the names of its weights.
 
     Raises:
         VectorFitError: no family has the class of the model.
@@ -73,10 +106,13 @@ def family_at(location: str, revision: str | None = None) -> Family:
     if path.is_dir():
         return family_of_folder(path)
     if path.is_file():
-        return family_of_folder(path.parent) if (path.parent / INDEX).exists() else FAMILIES[0]
-    return _family_of_class(DiffusionPipeline.load_config(location, revision=revision)["_class_name"])
+        return family_of_folder(path.parent) if (path.parent / INDEX).exists() else family_of_file(path)
+    kept = try_to_load_from_cache(location, INDEX, revision=revision)
+    if isinstance(kept, str):  # what it is does not change, and without a network the hub's library asks for long
+        return family_of_folder(Path(kept).parent)
+    return family_of_class(DiffusionPipeline.load_config(location, revision=revision)["_class_name"])
 
 
-def family_with_preset(name: str) -> Family:
-    """The family that has a preset for the base of this name, otherwise the first one."""
-    return next((family for family in FAMILIES if name in family.presets), FAMILIES[0])
+def family_with_preset(name: str) -> Family | None:
+    """The family that has a preset for the base of this name, None where none has."""
+    return next((family for family in FAMILIES if name in family.presets), None)

@@ -1,5 +1,6 @@
 """The noise schedule of models that predict the noise (epsilon) or the velocity (v)."""
 
+import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from torch import Tensor
 
@@ -20,6 +21,9 @@ class DiffusionSchedule(NoiseSchedule):
         self._scheduler = DDPMScheduler.from_config(scheduler.config)
         self.num_timesteps = scheduler.config.num_train_timesteps
         self.prediction_type = scheduler.config.prediction_type
+
+    def draw_timestep(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.randint(self.num_timesteps, (1,), generator=generator)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return self._scheduler.add_noise(latents, noise, timesteps)

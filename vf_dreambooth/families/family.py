@@ -6,6 +6,7 @@ Each family implements it in a file of its own.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Preset:
     bias_lr: float | None = None  # the biases' own rate, by a sweep of ours; None: there was no sweep
     one_rate: float | None = None  # the best single rate for sigma and biases; None: the learning rate
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
+    train_text_encoder: bool = True  # by default
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
     quick: tuple[str, int] | None = None  # diffusers' scheduler and steps for class images and sample grids
     batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
@@ -45,11 +47,16 @@ class Preset:
 class NoiseSchedule(ABC):
     """How noise is added in training, and what the model learns to predict from a noisy latent.
 
-    Shapes, here and below: latents and noise [n, c, h, w], timesteps [n] in 0..num_timesteps - 1.
+    Shapes, here and below: latents and noise [n, c, h, w], timesteps [n] from 0 to `num_timesteps`, whole numbers where
+    the model knows no others.
     """
 
     num_timesteps: int
     prediction_type: str
+
+    @abstractmethod
+    def draw_timestep(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """A random timestep [1] to train latents of this shape (c, h, w) at."""
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -69,7 +76,7 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, prompt_ids: Tensor) -> Any:
-        """The encoded prompts, one for each row of `prompt_ids` [p, length]."""
+        """The encoded prompts, one for each row of `prompt_ids` [p, length], as `Family.tokenize` gives them."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Any, prompt_index: Tensor) -> Tensor:
@@ -99,26 +106,38 @@ class Family(ABC):
         pipeline_classes: names of its pipeline classes in diffusers, as model_index.json has them; `load` gives the
             first.
         parts: the parts that a complete model has, by their names in diffusers.
+        single_file_types: what diffusers calls checkpoints of this family in a single file.
         presets: settings of known bases, by their names.
         default_preset: the name of the base whose preset the other bases of the family take.
         hub_tag: the family's tag on the hub.
+        takes_other_schedulers: whether it generates with diffusers' schedulers for epsilon and velocity models too.
+        half: the half precision that it generates in where that pays.
+        traceable: whether its denoiser runs on tensors without contents, so that its activations can be counted.
+        takes_negative_prompt: whether it generates away from a second prompt.
+        diff_naming: the tool among them whose names ComfyUI reads an exact change under.
         namings: how other tools name the layers of its models, by the tools' names.
     """
 
     name: str
     pipeline_classes: tuple[str, ...]
     parts: tuple[str, ...]
+    single_file_types: tuple[str, ...]
     presets: dict[str, Preset]
     default_preset: str
     hub_tag: str
+    takes_other_schedulers: bool = True
+    takes_negative_prompt: bool = True
+    half: torch.dtype = torch.float16
+    traceable: bool = True
+    diff_naming: str = "kohya"
     namings: Mapping[str, Naming]
 
     def preset(self, base: str) -> Preset:
         """The preset of a base, by its name."""
         return self.presets.get(base, self.presets[self.default_preset])
 
-    def naming(self, tool: str) -> Naming:
-        """How a tool names the layers of the family's models.
+    def naming(self, tool: str, pipe: DiffusionPipeline) -> Naming:
+        """How a tool names the layers of a pipeline's models.
 
         Raises:
             VectorFitError: the family has no names for this tool.
@@ -134,7 +153,12 @@ class Family(ABC):
             # diffusers asks the hub for the configuration, unless a folder in its layout is around the file.
             folder = str(path.parent) if (path.parent / INDEX).exists() else None
             return pipeline.from_single_file(str(path), config=folder, torch_dtype=torch.float32)
-        return pipeline.from_pretrained(location, revision=revision, variant=variant, dtype=torch.float32)
+        absent = dict.fromkeys(self.absent_parts(path))
+        return pipeline.from_pretrained(location, revision=revision, variant=variant, dtype=torch.float32, **absent)
+
+    def absent_parts(self, folder: Path) -> list[str]:
+        """The parts that a base in a folder may lack, and lacks."""
+        return []
 
     def why_unfit(self, pipe: DiffusionPipeline) -> str:
         """Why a loaded pipeline is not a usable base of this family; empty if it is one."""
@@ -152,6 +176,25 @@ class Family(ABC):
         The names are those of the pipeline's parts, so that `TEXT_ENCODERS` matches the text encoders'.
         """
 
+    def models_to_train(self, pipe: DiffusionPipeline, *, text_encoders: bool) -> dict[str, nn.Module]:
+        """The adapted models with or without the text encoders.
+
+        Raises:
+            VectorFitError: the family adapts no text encoder, and one is asked for.
+        """
+        models = self.adapted_models(pipe)
+        rest = {name: model for name, model in models.items() if not fnmatch(name, TEXT_ENCODERS)}
+        if text_encoders and models == rest:
+            raise VectorFitError(
+                f"--train_text_encoder: a {self.name} reads prompts by a language model, which is not adapted; "
+                "leave it out"
+            )
+        return models if text_encoders else rest
+
+    def unreached(self, pipe: DiffusionPipeline) -> list[nn.Module]:
+        """The modules inside the adapted models that no gradient reaches, so that they are left as they are."""
+        return []
+
     @abstractmethod
     def image_models(self, pipe: DiffusionPipeline) -> list[nn.Module]:
         """The models whose weights decide what an image looks like."""
@@ -167,9 +210,16 @@ class Family(ABC):
     def latent_shape(self, pipe: DiffusionPipeline, resolution: int) -> tuple[int, int, int]:
         """The shape (c, h, w) of the latents of a square image with sides of `resolution` pixels."""
 
+    def call_arguments(self, pipe: DiffusionPipeline) -> dict[str, Any]:
+        """What the pipeline must be told when it generates, beside prompts, size, steps, guidance and seeds."""
+        return {}
+
     @abstractmethod
     def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-        """Token ids [p, length], padded and cut to the length that the base was trained with."""
+        """Token ids [p, length], padded and cut to the length that the base was trained with.
+
+        A base with several tokenizers has their ids one after the other in a row.
+        """
 
     @abstractmethod
     def denoiser(self, pipe: DiffusionPipeline) -> Denoiser:

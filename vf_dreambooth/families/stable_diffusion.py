@@ -4,6 +4,7 @@ Presets (rate, steps, class images), loading, latents, and layer names in diffus
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
@@ -13,20 +14,11 @@ from vf_training.methods import STARTER
 
 from .diffusion_schedule import PREDICTION_TYPES, DiffusionSchedule
 from .family import Denoiser, Family, Preset
+from .layer_names import kohya_name, kohya_naming, published_name
+from .text import token_ids
 
 SD14 = "CompVis/stable-diffusion-v1-4"
-
-
-def _published_name(path: str) -> str:
-    """A layer's path as published files have it: text encoders with the `text_model.` level that exports lack."""
-    model, _, rest = path.partition(".")
-    return f"{model}.text_model.{rest}" if model == "text_encoder" else path
-
-
-def _kohya_name(path: str) -> str:
-    """A layer's name in the files that A1111, ComfyUI and kohya's scripts read."""
-    model, _, rest = _published_name(path).partition(".")
-    return {"unet": "lora_unet_", "text_encoder": "lora_te_"}[model] + rest.replace(".", "_")
+KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 
 
 class StableDiffusionDenoiser(Denoiser):
@@ -74,18 +66,23 @@ class StableDiffusion(Family):
         ),
     }
     default_preset = SD14
+    single_file_types = ("v1", "v2", "inpainting", "inpainting_v2")
     hub_tag = "stable-diffusion"
     namings = {  # noqa: RUF012  a registry too
-        "diffusers": Naming(_published_name),
-        "kohya": Naming(_kohya_name, "lora_down.weight", "lora_up.weight", bias="", alpha="alpha"),
+        "diffusers": Naming(published_name),
+        "kohya": kohya_naming(partial(kohya_name, prefixes=KOHYA_PREFIXES)),
     }
 
     def why_unlike(self, pipe: DiffusionPipeline) -> str:
+        if pipe.unet.config.addition_embed_type is not None:
+            return f"its UNet expects {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
+        return self.why_parts_do_not_fit(pipe)
+
+    def why_parts_do_not_fit(self, pipe: DiffusionPipeline) -> str:
+        """Why UNet, VAE, tokenizer, text encoder and scheduler do not fit together; empty if they do."""
         channels, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
         if channels != latents:
             return f"its UNet takes {channels} channels where the latents have {latents} (an inpainting model?)"
-        if pipe.unet.config.addition_embed_type is not None:
-            return f"its UNet expects {pipe.unet.config.addition_embed_type} embeddings too (a Stable Diffusion XL?)"
         vocabulary = pipe.text_encoder.config.vocab_size
         if len(pipe.tokenizer) < vocabulary:
             tokens = len(pipe.tokenizer)
@@ -111,10 +108,7 @@ class StableDiffusion(Family):
         return pipe.unet.config.in_channels, side, side
 
     def tokenize(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-        length = pipe.tokenizer.model_max_length
-        return pipe.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).input_ids
+        return token_ids(pipe.tokenizer, prompts)
 
     def denoiser(self, pipe: DiffusionPipeline) -> StableDiffusionDenoiser:
         return StableDiffusionDenoiser(pipe.unet, pipe.text_encoder)

@@ -112,7 +112,10 @@ class TrainingSettings:
         checks=(above(0),),
         conflict=first_of(
             only_with(
-                "train_text_encoder", True, because="the text encoder is not trained; leave out --no-train_text_encoder"
+                "train_text_encoder",
+                True,
+                None,
+                because="the text encoder is not trained; leave out --no-train_text_encoder",
             ),
             ONE_RATE,
         ),
@@ -170,7 +173,13 @@ class TrainingSettings:
         conflict=not_with("lr_scheduler", "constant", "the constant schedule has no warm-up; give another one"),
         depends_on=("lr_scheduler",),
     )
-    train_text_encoder: bool = option(True, "adapt the text encoder too", group=GROUP)
+    train_text_encoder: bool | None = option(
+        None,
+        "adapt the text encoders too; by default where the base reads prompts by CLIP alone",
+        group=GROUP,
+        infer=lambda config, at: config.text_encoder_lr is not None or at.base.preset.train_text_encoder,
+        depends_on=("base_model",),
+    )
     snr_gamma: float | None = option(
         None,
         "Min-SNR weighting of the loss with this gamma (5.0 is usual); by default none",

@@ -1,7 +1,7 @@
 """The methods: VectorFit and its variants, and what they are compared with. `registry.py` has a row for each."""
 
 from .loading import holds_vectors, load, name_of_method, restore
-from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained
+from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained, layers_inside
 from .registry import METHODS, SMALL_MODELS, STABLE_DIFFUSION, STARTER, find, names, put_in, save
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Trained",
     "find",
     "holds_vectors",
+    "layers_inside",
     "load",
     "name_of_method",
     "names",

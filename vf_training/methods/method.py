@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vectorfit import AdaptiveVectorFreezing, VectorFitConfig
 from vectorfit.atomic import PathLike
-from vectorfit.modules import Models, join, named_models
+from vectorfit.layers import layer_for
+from vectorfit.modules import Models, join, named_models, named_modules
 from vectorfit.plan import Plan
 
 DREAMBOOTH, TASKS = "dreambooth", "tasks"  # who offers a method
@@ -71,6 +72,7 @@ class Options:
     Args:
         size: LoRA's r, an adapter's width, AdaLoRA's b(T), the width of SVFT's pattern; None takes the method's own.
         heads: paths of the modules that the task brings along; they are trained whole, by every method.
+        exclude: paths of modules to leave as they are, with all that is in them.
         bias: "all" trains the LayerNorms' biases too, in methods that train vectors.
         seed: of everything that begins at random, and of random freezing.
         total_steps: the updates of the run, over which AdaLoRA shares its budget out.
@@ -81,6 +83,7 @@ class Options:
 
     size: int | None = None
     heads: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     bias: str = "layers"
     seed: int = 0
     total_steps: int = 1
@@ -182,6 +185,18 @@ class Technique(ABC):
 
     def load_state(self, trained: Trained, state: Mapping[str, Any]) -> None:  # noqa: B027 - most keep none
         """Takes up what `state` gave."""
+
+
+def is_inside(path: str, modules: tuple[str, ...]) -> bool:
+    """Whether a path is one of these modules' or of something in them."""
+    return any(path == module or path.startswith(f"{module}.") for module in modules)
+
+
+def layers_inside(models: Models, modules: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths of the layers that could be adapted in these modules, as `VectorFitConfig` excludes them."""
+    return tuple(
+        path for path, module in named_modules(models) if is_inside(path, modules) and layer_for(module) is not None
+    )
 
 
 def parameters_of(models: Models) -> dict[str, nn.Parameter]:

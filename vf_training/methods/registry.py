@@ -15,7 +15,7 @@ from vectorfit.roles import ATTENTION, FEED_FORWARD
 
 from .adapters import Adapters
 from .lora import AdaLora, Lora
-from .method import DREAMBOOTH, TASKS, Method, Options, Trained, modules_of
+from .method import DREAMBOOTH, TASKS, Method, Options, Trained, layers_inside, modules_of
 from .random_freezing import RandomVectorFreezing
 from .regularizers import l1
 from .vectors import Vectors
@@ -138,7 +138,8 @@ def put_in(name: str, models: Models, options: Options | None = None) -> Trained
     method, options, models = find(name), options or Options(), named_models(models)
     size = method.size if options.size is None else options.size
     # What VectorFit would adapt: LoRA takes the same layers, and all methods are counted against the same total.
-    frame = plan(models, VectorFitConfig(modules_to_save=options.heads))
+    excluded = layers_inside(models, options.exclude)
+    frame = plan(models, VectorFitConfig(modules_to_save=options.heads, exclude_modules=excluded))
     trained = Trained(method, models, frame, size, options.heads, wrapped=dict(models))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)

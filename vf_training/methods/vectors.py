@@ -11,7 +11,7 @@ from vectorfit.atomic import PathLike
 from vectorfit.container import PREFIX
 from vectorfit.modules import Models
 
-from .method import Options, Technique, Trained
+from .method import Options, Technique, Trained, layers_inside
 from .regularizers import set_sigma_dropout
 
 METHOD = PREFIX + "method"  # in a subject file's metadata: the method that trained it
@@ -23,7 +23,8 @@ class Vectors(Technique):
     def insert(self, trained: Trained, options: Options) -> None:
         method = trained.method
         assert method.config is not None
-        config = replace(method.config, modules_to_save=trained.heads, bias=options.bias)
+        excluded = layers_inside(trained.models, options.exclude)
+        config = replace(method.config, modules_to_save=trained.heads, bias=options.bias, exclude_modules=excluded)
         if trained.size:
             config = replace(config, pattern_width=trained.size)
         trained.plan = vf.inject(trained.models, config)

@@ -8,7 +8,7 @@ from torch import Tensor
 from vectorfit.modules import Models
 
 from .change_file import ChangeFile, add
-from .method import Options, Trained, parameters_of
+from .method import Options, Trained, is_inside, parameters_of
 
 
 class FullFineTuning(ChangeFile):
@@ -17,8 +17,8 @@ class FullFineTuning(ChangeFile):
     def add_parameters(self, trained: Trained, options: Options) -> None:
         parameters = parameters_of(trained.models)
         trained.base = {name: value.detach().cpu().clone() for name, value in parameters.items()}
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(not is_inside(name, options.exclude))
 
     def contents(self, trained: Trained) -> dict[str, Tensor]:
         return {

@@ -65,7 +65,7 @@ def test_a_family_loads_the_first_of_its_pipelines_classes(tiny_base):
 
 def test_a_tool_without_names_is_refused_with_those_there_are():
     with pytest.raises(VectorFitError, match="'a1111', expected one of diffusers, kohya for a Stable Diffusion"):
-        Other().naming("a1111")
+        Other().naming("a1111", None)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -73,6 +73,6 @@ def test_every_family_is_complete(family):
     assert family.default_preset in family.presets
     assert family.pipeline_classes
     assert family.parts
-    assert {"diffusers", "kohya"} <= family.namings.keys()  # what the command and the page offer
+    assert {"diffusers", family.diff_naming} <= family.namings.keys()
     empty = SimpleNamespace(**dict.fromkeys(family.parts))
     assert family.why_unfit(empty) == f"it lacks {', '.join(family.parts)}"

@@ -232,7 +232,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_layers_have_the_names_that_other_tools_give_them(path):
     family = StableDiffusion()
-    assert tuple(family.naming(tool).layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
+    assert tuple(family.namings[tool].layer(path) for tool in ("diffusers", "kohya")) == PUBLISHED[path]
 
 
 @torch.no_grad()
