@@ -94,9 +94,10 @@ class Row:
         run: RunFolder,
         config: TrainConfig,
         models: Mapping[str, nn.Module],
+        *more: Any,
     ) -> Optimization:
         with patch.object(optimization, "rates_of", partial(self.rates, optimization.rates_of)):
-            built = usual(config, models)
+            built = usual(config, models, *more)
         if self.word_rate:
             OwnWord(models["text_encoder"]).train_along(built, self.word_rate, run.path / WORD)
         if self.drift_weight:
