@@ -6,37 +6,41 @@ from typing import Any
 
 import gradio as gr
 from gradio.components.base import Component
+from gradio.utils import get_upload_folder
 
-from .subjects import Library, Subject
+from .cards import NO_SUBJECT as NO_SUBJECT
+from .subjects import Library
 
-NO_SUBJECT = "(none)"  # the menu entry for the base alone
+DEVICE = "device"
 # Options of an event that uses the device: these events run one at a time.
-ON_DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
-# Options of an event that is quick and no part of the API.
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-
-
-def subject_label(subject: Subject) -> str:
-    """The text of a subject in a menu."""
-    method = "" if subject.method == "vectorfit" else f", {subject.method}"
-    return f"{subject.name}: “{subject.trigger}” on {subject.base}{method}"
+ON_DEVICE = {"concurrency_id": DEVICE, "concurrency_limit": 1}
+# Options of an event that is quick and no part of the API. Only the messages of queued events reach the person.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
+# Options of an event that cannot fail and happens all the time.
+OFTEN: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 
 def subject_choices(library: Library) -> list[tuple[str, str]]:
-    """A menu's choices: (label, name) of every subject."""
-    return [(subject_label(subject), subject.name) for subject in library.all()]
+    """A menu's choices: (label, name) of every subject. What says a subject apart stands in its label."""
+    subjects = library.all()
+    labels = [subject.label for subject in subjects]
+    return [(f"{s.label} ({s.name})" if labels.count(s.label) > 1 else s.label, s.name) for s in subjects]
 
 
 def uploads_only(component: Component) -> Component:
-    """Makes a file component refuse URLs, so that the server never fetches anything for a visitor."""
+    """Makes a file component take uploaded files alone: no URL, and no path of the server."""
     take_file = component.async_move_resource_to_block_cache
 
-    async def refuse_urls(source: str | Path | None) -> str | None:
-        if str(source).lower().startswith(("http:", "https:")):
+    async def refuse_others(source: str | Path | None) -> str | None:
+        text = str(source)
+        if text.lower().startswith(("http:", "https:")):
             raise gr.Error("A URL instead of a file: send the file itself.", print_exception=False)
+        inside = [get_upload_folder(), component.GRADIO_CACHE]
+        if source is not None and not any(Path(text).resolve().is_relative_to(Path(f).resolve()) for f in inside):
+            raise gr.Error("A path instead of a file: upload the file itself.", print_exception=False)
         return await take_file(source)
 
-    component.async_move_resource_to_block_cache = refuse_urls
+    component.async_move_resource_to_block_cache = refuse_others
     return component
 
 

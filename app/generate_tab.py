@@ -1,203 +1,264 @@
-"""The Generate tab: choose a subject, write a prompt, see the personalised images beside the base's."""
+"""The Generate tab: choose a subject, say what to draw, see it beside the base's pictures."""
 
-import random
-from collections.abc import Sequence
+import html
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from vectorfit import VectorFitError
 from vf_dreambooth.engine import OWN_SCHEDULER, SCHEDULERS
 from vf_dreambooth.images import read_parameters
 
-from .components import NO_SUBJECT, ON_DEVICE, PRIVATE, step_progress, subject_label, uploads_only
-from .generation import MAX_IMAGES, SIZES, Generator, ImageRequest, SavedImage
-from .handlers import number, shows_errors, whole_number
+from . import cards, prompt_tokens
+from .cards import ACTIONS, NO_SUBJECT
+from .components import OFTEN, ON_DEVICE, PRIVATE, step_progress, subject_choices, uploads_only
+from .drawings import Drawings, Progress
+from .gallery import Drawing, Gallery
+from .generation import MAX_IMAGES, SIZES, Cancelled, Generator, SavedImage
+from .handlers import shows_errors, streams_errors
+from .request_form import fields_of, request_of, with_trigger
 from .sessions import Sessions
+from .subject_tiles import SubjectPictures
 from .subjects import Subject
 
-TILE = 192  # pixels of a subject's tile
+EXAMPLES = ("a photo of {}", "{} in the snow", "{} on the beach", "{} on top of a purple rug")
+CLASS_EXAMPLES = ("a photo of a dog", "a photo of a cat in the snow", "a car on the beach")
+REFRESH = 0.3  # seconds between two looks at a drawing in progress
 
 
-def tiles(subjects: Sequence[Subject]) -> list[tuple[Image.Image, str]]:
-    """(thumbnail, name) of every subject; a grey square if a file has no thumbnail."""
-    thumbnails = [subject.thumbnail() or Image.new("RGB", (TILE, TILE), (160, 160, 160)) for subject in subjects]
-    resized = [thumbnail.resize((TILE, TILE), Image.Resampling.LANCZOS) for thumbnail in thumbnails]
-    return [(image, subject.name.rpartition("/")[2]) for image, subject in zip(resized, subjects, strict=True)]
-
-
-def gallery(images: list[SavedImage]) -> list[tuple[str, str]]:
-    """Images for a gallery: (path, caption)."""
+def image_list(images: list[SavedImage]) -> list[tuple[str, str]]:
+    """Images of an API answer: (path, caption)."""
     return [(str(image.path), f"seed {image.parameters['seed']}") for image in images]
-
-
-def with_trigger(prompt: str, previous: str, trigger: str) -> str:
-    """The prompt with the previous subject's trigger phrase replaced by the new one."""
-    if previous and previous in prompt:
-        return prompt.replace(previous, trigger)
-    return prompt if trigger in prompt else f"a photo of {trigger}"
 
 
 class GenerateTab:
     """The tab's components and their event handlers."""
 
-    def __init__(self, generator: Generator, sessions: Sessions) -> None:
-        self.generator, self.sessions, self.library = generator, sessions, generator.library
-        self.last_parameters = gr.State([])  # of the images in the personalised gallery
-        self.tile_names = gr.State([])  # the subject of each tile
+    def __init__(self, generator: Generator, gallery: Gallery, drawings: Drawings, sessions: Sessions) -> None:
+        self.generator, self.gallery, self.drawings, self.sessions = generator, gallery, drawings, sessions
+        self.library, self.pictures = generator.library, SubjectPictures(generator.library)
+        self.key = gr.BrowserState("", storage_key="vectorfit-gallery", secret="vectorfit-gallery")
         self.filled_for = gr.State({"trigger": "", "base": ""})  # what prompt and settings were filled in for
-        self.selected = gr.State(0)  # index of the clicked image
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                self._subjects()
+        with gr.Row(elem_id="drawing-table"):  # its three parts: the results are beside, on a phone between
+            with gr.Column(min_width=300, elem_id="asked"):
+                self._subject()
                 self._prompt()
+            with gr.Column(min_width=300, elem_id="fine"):
                 self._settings()
-            with gr.Column(scale=3, min_width=320):
-                self._results()
+            with gr.Column(min_width=300, elem_id="seen"):
+                self.references = gr.HTML("", elem_id="references")
+                self.results = gr.HTML(cards.results(None), js_on_load=ACTIONS, elem_id="results")
+        self._api()
         self._wire()
 
-    def _subjects(self) -> None:
-        self.tiles = gr.Gallery(
-            label="Subjects",
-            show_label=False,
-            columns=4,
-            height="auto",
-            fit_columns=False,
-            allow_preview=False,
-            object_fit="cover",
-            elem_id="subjects",
-            buttons=[],
-            interactive=False,
+    def _subject(self) -> None:
+        self.subject = gr.Textbox(NO_SUBJECT, label="Subject", visible=False)
+        self.tiles = gr.HTML(cards.tiles([], {}, NO_SUBJECT), js_on_load=ACTIONS, elem_id="subjects")
+
+    def _prompt(self) -> None:
+        self.prompt = gr.Textbox(
+            "", label="Prompt", lines=2, placeholder="Say what to draw", elem_id="prompt", max_length=4000
         )
-        self.subject = gr.Dropdown(label="Subject", value=NO_SUBJECT, choices=[NO_SUBJECT], allow_custom_value=True)
-        self.strength = gr.Slider(
-            0, 2, 1, step=0.05, label="Strength", info="0 is the base model, 1 the trained subject"
-        )
+        self.tokens = gr.HTML("", elem_id="tokens")
+        self.examples = gr.HTML("", js_on_load=ACTIONS, elem_id="examples")
+        with gr.Row():
+            self.go = gr.Button("Generate", variant="primary", elem_id="generate", size="lg")
+            self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel", size="lg")
+
+    def _settings(self) -> None:
+        sampling = self.generator.sampling(None)
+        with gr.Row():
+            self.strength = gr.Slider(0, 2, 1, step=0.05, label="Strength", info="0 base · 1 as trained", min_width=130)
+            self.count = gr.Slider(1, MAX_IMAGES, 2, step=1, label="Pictures", info="each with a seed", min_width=130)
+        self.compare = gr.Checkbox(True, label="Draw the base model's picture beside each", container=False)
         with gr.Accordion("Mix with a second subject", open=False):
             self.second = gr.Dropdown(
                 label="Second subject", value=NO_SUBJECT, choices=[NO_SUBJECT], allow_custom_value=True
             )
             self.second_strength = gr.Slider(0, 2, 1, step=0.05, label="Its strength")
-        with gr.Row():
-            self.refresh = gr.Button("Refresh list", size="sm")
-            self.upload = uploads_only(gr.UploadButton("Add a subject file", file_types=[".safetensors"], size="sm"))
-
-    def _prompt(self) -> None:
-        self.prompt = gr.Textbox("", label="Prompt", lines=2, placeholder="a photo of sks dog in the snow")
-        with gr.Row():
-            self.go = gr.Button("Generate", variant="primary", elem_id="generate")
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
-
-    def _settings(self) -> None:
-        sampling = self.generator.sampling(None)
-        self.compare = gr.Checkbox(True, label="Show the base model's images too", info="at the same seeds")
-        self.count = gr.Slider(1, MAX_IMAGES, 2, step=1, label="Images")
-        with gr.Row():
-            self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed of the first image")
-            self.random = gr.Checkbox(True, label="Random seed")
-        with gr.Accordion("More settings", open=False):
-            self.negative = gr.Textbox("", label="Negative prompt", info="what the images should not show")
+            self.hint = gr.HTML("", js_on_load=ACTIONS, elem_id="mixing")
+        with gr.Accordion("Settings", open=False):
+            with gr.Row():
+                self.seed = gr.Number(
+                    0, precision=0, minimum=0, maximum=2**32 - 1, label="First seed", min_width=130, elem_id="seed"
+                )
+                self.random = gr.Checkbox(True, label="A new seed each time", min_width=130)
+            self.negative = gr.Textbox("", label="Negative prompt", info="what the pictures should not show")
             self.steps = gr.Slider(1, 200, sampling.num_inference_steps, step=1, label="Steps")
             self.guidance = gr.Slider(0, 30, sampling.guidance_scale, step=0.5, label="Guidance")
+            self.sampler = gr.Dropdown([OWN_SCHEDULER, *SCHEDULERS], value=OWN_SCHEDULER, label="Scheduler")
             self.size = gr.Slider(*SIZES, sampling.resolution, step=64, label="Width and height in pixels")
-            self.sampler = gr.Dropdown([OWN_SCHEDULER, *SCHEDULERS], value=OWN_SCHEDULER, label="Sampler")
-            upload = gr.UploadButton("Load the settings of an image (PNG)", file_types=[".png"], size="sm")
+            upload = gr.UploadButton("Take the settings of a picture (PNG)", file_types=[".png"], size="sm")
             self.from_image = uploads_only(upload)
+        self.upload = uploads_only(gr.UploadButton("Add a subject file", file_types=[".safetensors"], size="sm"))
 
-    def _results(self) -> None:
-        with gr.Row():
-            options = {"columns": 2, "object_fit": "contain", "format": "png", "buttons": ["download", "fullscreen"]}
-            self.base_images = gr.Gallery(label="Base model", interactive=False, elem_id="base-pictures", **options)
-            self.images = gr.Gallery(label="Personalised", interactive=False, elem_id="pictures", **options)
-        with gr.Row():
-            self.seeds = gr.Textbox(label="Seeds used", interactive=False)
-            self.note = gr.Textbox(label="Note", interactive=False)
-        with gr.Row():
-            self.reuse_seed = gr.Button("Use this seed again", size="sm")
-            self.reuse_settings = gr.Button("Use the selected image's settings", size="sm")
+    def _api(self) -> None:
+        """The components of the API's answer; the page itself shows a drawing while it is made."""
+        with gr.Column(visible=False):
+            self.api_images = [gr.Gallery(label="Personalised", format="png"), gr.Gallery(label="Base", format="png")]
+            self.api_texts = [gr.Textbox(label="Seeds"), gr.Textbox(label="Note")]
+            self.api_button = gr.Button("generate")
 
     @property
     def form(self) -> list[Any]:
-        """The fields that `load_settings` fills, in its order."""
+        """The fields that settings fill, in the order of `fields_of`, and what they were filled in for."""
         return [
             *(self.subject, self.strength, self.second, self.second_strength, self.prompt, self.negative, self.seed),
             *(self.random, self.steps, self.guidance, self.size, self.sampler, self.filled_for),
         ]
 
-    def _wire(self) -> None:
-        fill_in = {
+    @property
+    def filling(self) -> dict[str, Any]:
+        """The event that fills in the prompt and the settings for the chosen subject."""
+        return {
             "fn": self.fill_in,
             "inputs": [self.subject, self.prompt, self.filled_for],
             "outputs": [self.prompt, self.filled_for, self.steps, self.guidance, self.size],
             **PRIVATE,
         }
-        self.fill_in_event = fill_in
-        self.subject.input(**fill_in)
-        self.tiles.select(self.select_subject, self.tile_names, self.subject, **PRIVATE).then(**fill_in)
-        self.upload.upload(shows_errors(self.add), self.upload, self.lists, **PRIVATE).then(**fill_in)
+
+    def _wire(self) -> None:
+        shown = {"fn": self.show_subject, "inputs": self.subject, **PRIVATE}
+        shown["outputs"] = [self.tiles, self.references, self.examples]
+        self.tiles.click(self.act, None, self.subject, **PRIVATE).then(**self.filling)
+        counted = {"inputs": [self.prompt, self.subject], "outputs": self.tokens, **OFTEN}
+        self.subject.change(**shown).then(self.tokens_of, **counted)
+        self.examples.click(self.act, None, self.prompt, **PRIVATE)
+        self.prompt.change(self.tokens_of, trigger_mode="always_last", **counted)
+        gr.on(
+            [self.second.change, self.subject.change],
+            self.mixing_hint,
+            [self.subject, self.second],
+            self.hint,
+            **PRIVATE,
+        )
+        self.hint.click(self.act, None, self.prompt, **PRIVATE)
+        self.upload.upload(shows_errors(self.add), self.upload, self.lists, **PRIVATE).then(**self.filling)
         inputs = [
             *(self.subject, self.strength, self.second, self.second_strength, self.prompt, self.negative, self.count),
             *(self.seed, self.random, self.steps, self.guidance, self.size, self.sampler, self.compare),
         ]
-        outputs = [self.images, self.base_images, self.seeds, self.note, self.last_parameters, self.selected]
-        generation = self.go.click(
-            shows_errors(self.generate),
-            inputs,
-            outputs,
-            api_name="generate",
-            show_progress_on=[self.images],
-            **ON_DEVICE,
+        self.drawing = self.go.click(
+            streams_errors(self.draw),
+            [self.key, *inputs],
+            [self.results, self.go, self.cancel],
+            **PRIVATE,
         )
-        self.cancel.click(self.cancel_generation, None, self.note, cancels=[generation], **PRIVATE)
-        self.images.select(self.select_image, None, self.selected, **PRIVATE)
-        self.reuse_seed.click(self.first_seed, self.last_parameters, [self.seed, self.random], **PRIVATE)
-        last_image = [self.last_parameters, self.selected]
-        self.reuse_settings.click(shows_errors(self.restore_settings), last_image, self.form, **PRIVATE)
+        self.cancel.click(self.cancel_drawing, self.key, self.cancel, **PRIVATE)
         self.from_image.upload(shows_errors(self.load_settings), self.from_image, self.form, **PRIVATE)
+        outputs = [*self.api_images, *self.api_texts]
+        self.api_button.click(shows_errors(self.generate), inputs, outputs, api_name="generate", **ON_DEVICE)
 
     @property
     def lists(self) -> list[Any]:
         """The components that `refreshed` fills."""
-        return [self.subject, self.second, self.tiles, self.tile_names]
+        return [self.second, self.tiles]
 
-    def first(self, chosen: str) -> str:
-        """The chosen subject; the library's first if none is chosen yet."""
-        return next((subject.name for subject in self.library.all()), NO_SUBJECT) if chosen == NO_SUBJECT else chosen
+    def refreshed(self, chosen: str = NO_SUBJECT) -> tuple[Any, ...]:
+        """The current list of subjects: the menu of second subjects, and the tiles."""
+        return gr.update(choices=[NO_SUBJECT, *subject_choices(self.library)]), self._tiles(chosen)
 
-    def refreshed(self) -> tuple[Any, ...]:
-        """The current list of subjects: both menus, the tiles, and the tiles' names."""
+    def _tiles(self, chosen: str) -> str:
         subjects = self.library.all()
-        menu = gr.update(choices=[NO_SUBJECT, *((subject_label(subject), subject.name) for subject in subjects)])
-        return menu, menu, tiles(subjects), [subject.name for subject in subjects]
+        return cards.tiles(subjects, self.pictures.tiles(subjects), chosen)
+
+    def _subject_of(self, name: str | None) -> Subject | None:
+        """The subject of a name; None for the base alone or a subject that is gone."""
+        return {subject.name: subject for subject in self.library.all()}.get(name or "")
+
+    def act(self, event: gr.EventData) -> str:
+        """The subject or the example that was clicked."""
+        return str(event.of)
+
+    def show_subject(self, name: str) -> tuple[str, str, str]:
+        """The tiles with the chosen one pressed, its photos, and prompts to click."""
+        subject = self._subject_of(name)
+        photos = cards.references(subject.label, self.pictures.photos(subject)) if subject else ""
+        prompts = [text.format(subject.trigger) for text in EXAMPLES] if subject else list(CLASS_EXAMPLES)
+        return self._tiles(name), photos, cards.chips(prompts)
+
+    def tokens_of(self, prompt: str, name: str) -> str:
+        """How much of the prompt the base's text encoder reads, and whether it calls the subject."""
+        subject = self._subject_of(name)
+        try:
+            base = self.library.base_of(subject) if subject else self.generator.default_base
+        except VectorFitError:
+            return ""
+        missing = subject is not None and bool((prompt or "").strip()) and subject.trigger not in prompt
+        hint = f' <span class="unsaid">It does not say “{html.escape(subject.trigger)}”.</span>' if missing else ""
+        return prompt_tokens.as_html(prompt or "", base) + hint
+
+    def mixing_hint(self, name: str, second: str) -> str:
+        """How to write a prompt for two subjects."""
+        one, two = self._subject_of(name), self._subject_of(second)
+        if not (one and two):
+            return ""
+        text, prompt = "Say both in the prompt:", f"a photo of {one.trigger} and {two.trigger}"
+        more = ""
+        if one.trigger == two.trigger:
+            text, prompt = "Both answer to the same words, so they blend into one thing:", f"a photo of {one.trigger}"
+            more = "A lower strength leans to the other."
+        elif one.trigger.split()[0] == two.trigger.split()[0]:
+            more = "Both were trained with the same rare word, so only the nouns tell them apart."
+        return f'<div class="hint">{text}{cards.chips([prompt])}{more}</div>'
 
     def add(self, file: str) -> tuple[Any, ...]:
-        """Adds an uploaded subject file to the library and selects it."""
+        """Adds an uploaded subject file to the library."""
         added = self.library.add(Path(file))
-        menu, *others = self.refreshed()
-        return {**menu, "value": added.name}, *others
-
-    def select_subject(self, names: list[str], event: gr.SelectData) -> str:
-        """The subject whose tile was clicked."""
-        return names[event.index] if 0 <= event.index < len(names) else NO_SUBJECT
-
-    def select_image(self, event: gr.SelectData) -> int:
-        return int(event.index)
+        gr.Info(f"{html.escape(added.label)} is added; click its tile to draw it.")
+        return self.refreshed()
 
     def fill_in(self, name: str | None, prompt: str, filled_for: dict[str, str]) -> tuple[Any, ...]:
         """Fills in the prompt for a subject, and the default settings of its base if the base changed."""
+        subject = self._subject_of(name)
         try:
-            subject = self.library.find(name) if name and name != NO_SUBJECT else None
             sampling = self.generator.sampling(subject and subject.name)
         except VectorFitError:
-            return (gr.skip(),) * 5  # `generate` will show the error
+            return (gr.skip(),) * 5  # `draw` will show the error
         trigger, base = (subject.trigger, subject.base) if subject else ("", self.generator.default_base.name)
-        prompt = with_trigger(prompt, filled_for["trigger"], trigger) if trigger else prompt
         settings: tuple[Any, ...] = sampling.num_inference_steps, sampling.guidance_scale, sampling.resolution
         if filled_for["base"] in ("", base):  # keep the person's own settings
             settings = (gr.skip(),) * 3
+        prompt = with_trigger(prompt, filled_for["trigger"], trigger)
         return prompt, {"trigger": trigger, "base": base}, *settings
+
+    def draw(self, request: gr.Request, key: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Draws for the page, and shows every picture as soon as it is done."""
+        *fields, compare = values
+        address = request.client.host if request.client else ""
+        progress = self.drawings.start(key, request_of(*fields), compare, address)
+        yield from self._watched(key, progress)
+
+    def _watched(self, key: str, progress: Progress) -> Iterator[tuple[Any, ...]]:
+        """What the page shows until a drawing is finished."""
+        hidden, visible = gr.update(visible=False), gr.update(visible=True, interactive=True)
+        seen: object = None
+        while not progress.finished.wait(REFRESH if seen else 0):
+            now = progress.ahead, progress.done, len(progress.drawing.images), len(progress.drawing.base_images)
+            if now != seen:
+                seen = now
+                yield cards.results(progress.drawing, progress), hidden, visible
+        newest = next(iter(self.gallery.all(key)), None)
+        yield cards.results(newest), visible, hidden
+        if isinstance(progress.error, Cancelled):
+            gr.Info("Cancelled. What was drawn is kept.")
+        elif progress.error is not None:
+            raise progress.error
+
+    def resumed(self, key: str) -> Iterator[tuple[Any, ...]]:
+        """Shows the drawing that was in progress when the page was reloaded."""
+        progress = self.drawings.running(key)
+        if progress is None:
+            yield (gr.skip(),) * 3
+        else:
+            yield from self._watched(key, progress)
+
+    def cancel_drawing(self, key: str) -> Any:
+        """Cancels this browser's drawing."""
+        self.drawings.cancel(key)
+        return gr.update(interactive=False)
 
     def generate(
         self,
@@ -218,55 +279,36 @@ class GenerateTab:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for this default
     ) -> tuple[Any, ...]:
-        """Generates images of a subject, and the base model's images at the same seeds."""
-        strengths = ((subject, strength, "strength"), (second, second_strength, "strength of the second"))
-        wanted = ImageRequest(
-            tuple(
-                (name, number(value, field)) for name, value, field in strengths if name not in (None, "", NO_SUBJECT)
-            ),
-            prompt or "",
-            negative_prompt or "",
-            random.randrange(2**32 - MAX_IMAGES) if random_seed else whole_number(seed, "seed"),
-            whole_number(count, "images"),
-            whole_number(steps, "steps"),
-            number(guidance, "guidance"),
-            whole_number(size, "size"),
-            sampler,
-        )
+        """Generates images of a subject, and the base model's images at the same seeds. For the API."""
+        fields = (subject, strength, second, second_strength, prompt, negative_prompt, count, seed, random_seed)
+        wanted = request_of(*fields, steps, guidance, size, sampler)
         with self.sessions.generating(request.session_hash) as cancel:
             result = self.generator.generate(wanted, compare, step_progress(progress), cancel)
-        parameters = [image.parameters for image in result.images]
-        seeds = ", ".join(str(each["seed"]) for each in parameters)
-        return gallery(result.images), gallery(result.base_images), seeds, "\n".join(result.notes), parameters, 0
-
-    def cancel_generation(self, request: gr.Request) -> str:
-        """Cancels this session's generation."""
-        self.sessions.cancel(request.session_hash)
-        return "Cancelled."
-
-    def first_seed(self, last_parameters: list[dict]) -> tuple[Any, Any]:
-        return (last_parameters[0]["seed"], False) if last_parameters else (gr.skip(), gr.skip())
-
-    def restore_settings(self, last_parameters: list[dict], selected: int) -> tuple[Any, ...]:
-        """The form with the settings of the selected image."""
-        if not last_parameters:
-            raise VectorFitError("there is no image yet; generate one first")
-        return self._form_of(last_parameters[selected if 0 <= selected < len(last_parameters) else 0])
+        seeds = ", ".join(str(image.parameters["seed"]) for image in result.images)
+        return image_list(result.images), image_list(result.base_images), seeds, "\n".join(result.notes)
 
     def load_settings(self, file: str) -> tuple[Any, ...]:
         """The form with the settings of an uploaded image."""
-        return self._form_of(read_parameters(Path(file)))
+        return self.filled(read_parameters(Path(file)))
 
-    def _form_of(self, parameters: dict) -> tuple[Any, ...]:
+    def filled(self, parameters: dict) -> tuple[Any, ...]:
+        """The form with the settings of an image."""
+        fields = fields_of(parameters)
+        subject = self._subject_of(fields[0])
+        if fields[0] != NO_SUBJECT and subject is None:
+            raise VectorFitError(f"{fields[0]}: this subject is not here any more; the other settings need it")
+        return *fields, {"trigger": subject.trigger if subject else "", "base": subject.base if subject else ""}
+
+    def opened(self, key: str, link: str) -> tuple[Any, ...]:
+        """The page as this browser left it: key, form, newest results. A link's settings come before the last ones."""
+        key = key or self.gallery.new_key()
+        newest: Drawing | None = next(iter(self.gallery.all(key)), None)
+        parameters = cards.settings_of_link(link) if link else {}
+        if not parameters and newest is not None:
+            parameters = newest.parameters | {"seed": newest.seeds[0]}
         try:
-            subjects = [(str(each["name"]), float(each["strength"])) for each in parameters["subjects"]][:2]
-            prompt, negative = str(parameters["prompt"]), str(parameters["negative_prompt"])
-            seed, steps = int(parameters["seed"]), int(parameters["num_inference_steps"])
-            guidance, size = float(parameters["guidance_scale"]), int(parameters["resolution"])
-            sampler = str(parameters["sampler"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise VectorFitError(f"the image does not carry settings of this page ({error!r})") from error
-        first, second = (subjects + [(NO_SUBJECT, 1.0)] * 2)[:2]
-        subject = {each.name: each for each in self.library.all()}.get(first[0])
-        filled_for = {"trigger": subject.trigger if subject else "", "base": subject.base if subject else ""}
-        return *first, *second, prompt, negative, seed, False, steps, guidance, size, sampler, filled_for
+            form = self.filled(parameters)
+        except VectorFitError:
+            first = next((subject.name for subject in self.library.all()), NO_SUBJECT)
+            form = (first, *(gr.skip(),) * (len(self.form) - 1))
+        return key, *form, cards.results(newest)

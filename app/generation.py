@@ -4,11 +4,13 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from PIL import Image
 
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import BaseModel
@@ -32,7 +34,12 @@ class Cancelled(Exception):
 class Draws(Protocol):
     """An engine that generates images: `vf_dreambooth.engine.Engine`, or a test's stand-in."""
 
-    def generate(self, batch: PromptBatch, after_step: Callable[[int], None]) -> list[GeneratedImage]: ...
+    def generate(
+        self,
+        batch: PromptBatch,
+        after_step: Callable[[int], None],
+        preview: Callable[[int, Image.Image], None] | None = None,
+    ) -> list[GeneratedImage]: ...
 
     def release(self) -> None: ...
 
@@ -44,7 +51,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageRequest:
+class GenerationRequest:
     """What to generate: subjects by name with their strengths (none: the base alone), prompt, and sampling."""
 
     subjects: tuple[tuple[str, float], ...]
@@ -106,6 +113,7 @@ class Generator:
 
     def __init__(self, library: Library, engine: Draws, default_base: BaseModel, scratch: Path) -> None:
         self.library, self.engine, self.default_base, self.scratch = library, engine, default_base, scratch
+        self._device = threading.Lock()
 
     def sampling(self, name: str | None) -> GenerationSettings:
         """The default sampling of a subject's base."""
@@ -119,7 +127,7 @@ class Generator:
             raise VectorFitError(f"{names}: subjects of different base models do not mix; choose two of one base")
         return bases[0]
 
-    def _batch(self, request: ImageRequest) -> PromptBatch:
+    def _batch(self, request: GenerationRequest) -> PromptBatch:
         request.check()
         subjects = [self.library.find(name) for name, _ in request.subjects]
         base = self._base(subjects)
@@ -135,10 +143,23 @@ class Generator:
         files = tuple((subject.path, strength) for subject, strength in zip(subjects, strengths, strict=True))
         return PromptBatch(base, files, (request.prompt,) * request.count, seeds, sampling, request.sampler)
 
+    def check(self, request: GenerationRequest) -> BaseModel:
+        """The base that a request will use. Raises VectorFitError as `generate` would."""
+        return self._batch(request).base
+
     def generate(
-        self, request: ImageRequest, compare: bool, progress: Progress, cancel: threading.Event
+        self,
+        request: GenerationRequest,
+        compare: bool,
+        progress: Progress,
+        cancel: threading.Event,
+        drawn: Callable[[SavedImage, bool], None] = lambda image, base: None,
+        preview: Callable[[int, bool, Image.Image], None] | None = None,
     ) -> GenerationResult:
-        """Generates the request's images; with `compare` the base's images at the same seeds too.
+        """Generates the request's images; with `compare` the base's images at the same seeds first.
+
+        `drawn` gets every image as soon as its batch is done, and whether it is the base's. `preview` gets the seed of
+        an image in progress, whether it is the base's, and a rough picture of it.
 
         Raises:
             VectorFitError: the request is out of range, or a subject is missing or does not load.
@@ -146,17 +167,21 @@ class Generator:
         """
         batch = self._batch(request)
         base_batch = replace(batch, subjects=())
-        batches = [(base_batch, "base")] if compare and batch.subjects else []
-        name = request.subjects[0][0] if request.subjects else "base"
-        drawn = self._draw([*batches, (batch, name)], progress, cancel)
-        folder = self.new_folder()
-        images = self._write(folder, request, batch, drawn[-1])
-        base_request = replace(request, subjects=())
-        base_images = self._write(folder, base_request, base_batch, drawn[0]) if len(drawn) > 1 else []
-        return GenerationResult(images, base_images, _notes([image for images in drawn for image in images]))
+        parts = [(base_batch, replace(request, subjects=()))] if compare and batch.subjects else []
+        parts = [(small, asked) for whole, asked in [*parts, (batch, request)] for small in _small(whole)]
+        names = [asked.subjects[0][0] if asked.subjects else "base" for _, asked in parts]
+        folder, images, base_images, all_drawn = self.new_folder(), [], [], []
+        batches = [(small, name) for (small, _), name in zip(parts, names, strict=True)]
+        for (small, asked), new in zip(parts, self._draw(batches, progress, cancel, preview), strict=True):
+            is_base = not asked.subjects and bool(request.subjects)
+            for image in self._write(folder, asked, small, new):
+                (base_images if is_base else images).append(image)
+                drawn(image, is_base)
+            all_drawn += new
+        return GenerationResult(images, base_images, _notes(all_drawn))
 
     def strength_sweep(
-        self, request: ImageRequest, strengths: Sequence[float], progress: Progress, cancel: threading.Event
+        self, request: GenerationRequest, strengths: Sequence[float], progress: Progress, cancel: threading.Event
     ) -> GenerationResult:
         """One sheet of the first subject at several strengths: a row per seed, a column per strength."""
         if not request.subjects:
@@ -169,7 +194,7 @@ class Generator:
 
     def prompt_table(
         self,
-        request: ImageRequest,
+        request: GenerationRequest,
         names: Sequence[str],
         prompts: Sequence[str],
         progress: Progress,
@@ -197,7 +222,7 @@ class Generator:
 
     def _sheet(
         self,
-        requests: Sequence[ImageRequest],
+        requests: Sequence[GenerationRequest],
         columns: list[str],
         rows: list[str],
         progress: Progress,
@@ -214,15 +239,20 @@ class Generator:
         by_row = [list(row) for row in zip(*by_column, strict=True)]
         sheet = grid(by_row, row_titles=rows, column_titles=columns, cell=cell)
         bases = sorted({batch.base.name for batch, _ in batches})
-        parameters = {"columns": columns, "rows": rows, "seed": requests[0].seed, "base_model": ", ".join(bases)}
+        parameters = {"columns": columns, "rows": rows, "base_model": ", ".join(bases), **_shared(requests)}
         path = self.new_folder() / "sheet.png"
         write_png(path, sheet, parameters)
         return GenerationResult([SavedImage(path, parameters)], [], _notes(drawn))
 
     def _draw(
-        self, batches: Sequence[tuple[PromptBatch, str]], progress: Progress, cancel: threading.Event
-    ) -> list[list[GeneratedImage]]:
-        total, steps_before, drawn = sum(batch.steps for batch, _ in batches), 0, []
+        self,
+        batches: Sequence[tuple[PromptBatch, str]],
+        progress: Progress,
+        cancel: threading.Event,
+        preview: Callable[[int, bool, Image.Image], None] | None = None,
+    ) -> Iterator[list[GeneratedImage]]:
+        """The images of one batch after the other, each as soon as it is drawn."""
+        total, steps_before = sum(batch.steps for batch, _ in batches), 0
         for batch, what in batches:
 
             def after_step(done: int, before: int = steps_before, most: int = batch.steps, what: str = what) -> None:
@@ -230,9 +260,10 @@ class Generator:
                     raise Cancelled
                 progress(before + min(done, most), total, what)  # PNDM takes one step more than it is asked for
 
-            drawn.append(self.engine.generate(batch, after_step))
+            with self._device:
+                drawn = self.engine.generate(batch, after_step, _by_seed(batch, preview))
+            yield drawn
             steps_before += batch.steps
-        return drawn
 
     def new_folder(self) -> Path:
         """A new folder for files that a person will see or download."""
@@ -248,31 +279,67 @@ class Generator:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _write(
-        self, folder: Path, request: ImageRequest, batch: PromptBatch, drawn: Sequence[GeneratedImage]
+        self, folder: Path, request: GenerationRequest, batch: PromptBatch, drawn: Sequence[GeneratedImage]
     ) -> list[SavedImage]:
         saved = []
         name = request.subjects[0][0].rpartition("/")[2] if request.subjects else "base"
         for seed, one in zip(batch.seeds, drawn, strict=True):
-            parameters = _parameters(request, batch) | {"seed": seed}
+            parameters = parameters_of(request, batch.base) | {"seed": seed}
             path = folder / f"{name}-{seed}.png"
             write_png(path, one.image, parameters)
             saved.append(SavedImage(path, parameters))
         return saved
 
 
-def _parameters(request: ImageRequest, batch: PromptBatch) -> dict:
+def _by_seed(
+    batch: PromptBatch, preview: Callable[[int, bool, Image.Image], None] | None
+) -> Callable[[int, Image.Image], None] | None:
+    """A preview by an image's place in a batch, for one by its seed."""
+    if preview is None:
+        return None
+    return lambda index, image: preview(batch.seeds[index], not batch.subjects, image)
+
+
+def _small(batch: PromptBatch) -> list[PromptBatch]:
+    """The batch in parts of neighbouring seeds that the engine draws at once. The pictures stay the same."""
+    size = batch.settings.batch_size
+    starts = range(0, len(batch.seeds), size)
+    return [
+        replace(batch, prompts=batch.prompts[first : first + size], seeds=batch.seeds[first : first + size])
+        for first in starts
+    ]
+
+
+def parameters_of(request: GenerationRequest, base: BaseModel) -> dict:
     """The settings that are written into an image file."""
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "subjects": [{"name": name, "strength": strength} for name, strength in request.subjects],
-        "base_model": batch.base.name,
+        "base_model": base.name,
         "seed": request.seed,
         "num_inference_steps": request.steps,
         "guidance_scale": request.guidance,
         "resolution": request.size,
         "sampler": request.sampler,
     }
+
+
+def _shared(requests: Sequence[GenerationRequest]) -> dict:
+    """The settings of a sheet: a value where all its requests agree, otherwise the list of the different values."""
+    each = {
+        "prompt": [request.prompt for request in requests],
+        "negative_prompt": [request.negative_prompt for request in requests],
+        "subjects": [name for request in requests for name, _ in request.subjects],
+        "strength": [strength for request in requests for _, strength in request.subjects],
+        "seed": [request.seed for request in requests],
+        "num_inference_steps": [request.steps for request in requests],
+        "guidance_scale": [request.guidance for request in requests],
+        "resolution": [request.size for request in requests],
+        "sampler": [request.sampler for request in requests],
+    }
+    different = {name: list(dict.fromkeys(values)) for name, values in each.items()}
+    return {name: values[0] if len(values) == 1 else values for name, values in different.items()}
 
 
 def _notes(drawn: Sequence[GeneratedImage]) -> list[str]:

@@ -8,28 +8,32 @@ import json
 import secrets
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 from filelock import FileLock
-from PIL import Image
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vf_dreambooth.photos import open_photo
 from vf_training.runs import RunFolder
 
+from .pace import SAMPLES, Pace, phase_of
+from .photo_edits import PhotoEdit, store
 from .subjects import PHOTOS, RESERVED_FOLDERS, slug
 
 SCRIPT = "train_dreambooth_vectorfit"
 MIN_PHOTOS, MAX_PHOTOS = 3, 10
 MAX_WAITING = 20
+TAIL = 16_384  # bytes of a process's output that are read
+ENDED = "It ended before it was finished: someone or the system ended its process, perhaps for lack of memory."
 QUEUED, RUNNING, STOPPING, STOPPED, FINISHED, FAILED = "queued", "running", "stopping", "stopped", "finished", "failed"
 
 
@@ -66,8 +70,12 @@ class Status:
     steps: int | None
     loss: float | None
     eta: float | None
-    message: str  # the process's last line before the first step, or why it failed
+    message: str  # why it failed
     samples: Path | None  # the newest sample grid
+    phase: str = ""  # of a running one
+    detail: str = ""  # how far the phase is, if its own steps are counted
+    checkpoint: int | None = None  # the step that resuming continues from
+    ahead: int = 0  # trainings that come before a waiting one
 
 
 class Jobs:
@@ -80,7 +88,7 @@ class Jobs:
         self.root, self.folder, self.before_start = root, root / ".jobs", before_start
         self._children: list[subprocess.Popen] = []
         self._finished: dict[str, tuple[int, Status]] = {}
-        self._pace: dict[str, tuple[int, float]] = {}  # per running job: the first step seen, and its time
+        self._pace: dict[str, Pace] = defaultdict(Pace)  # of every running training
 
     def _lock(self) -> FileLock:
         """The lock that two apps on one root share."""
@@ -110,10 +118,11 @@ class Jobs:
                 return job
         raise VectorFitError(f"no training is called {name!r}; there are: {', '.join(j.name for j in self.all())}")
 
-    def add(self, photos: Sequence[Path], name: str, arguments: Sequence[str]) -> Job:
+    def add(self, photos: Sequence[Path], name: str, arguments: Sequence[str], edits: Sequence[PhotoEdit] = ()) -> Job:
         """Copies the photos, queues a training, and starts it if no other training runs.
 
-        `arguments` are those of the training script, without the two folders.
+        `arguments` are those of the training script, without the two folders. `edits` are squares and captions, one
+        per photo; without any the photos stay as they are.
 
         Raises:
             VectorFitError: there are too few or too many photos, a photo is unreadable, or the queue is full.
@@ -123,7 +132,7 @@ class Jobs:
         # Encoding takes seconds, so it is done before locking.
         temporary = self.root / PHOTOS / f".{secrets.token_hex(8)}"
         try:
-            _store([open_photo(path) for path in photos], temporary)
+            store(photos, edits or [PhotoEdit()] * len(photos), temporary)
             with self._lock():
                 waiting = sum(job.waiting for job in self.all())
                 if waiting >= MAX_WAITING:
@@ -175,6 +184,63 @@ class Jobs:
             job.waiting, job.stop, job.pid, job.queued_at = True, False, None, time.time()
             self._write(job)
         self.start_next()
+
+    def remove(self, name: str) -> None:
+        """Removes a training that does not run, with its photos and its run folder.
+
+        Raises:
+            VectorFitError: it runs or waits.
+        """
+        with self._lock():
+            if self.status(self.find(name)).state in (QUEUED, RUNNING, STOPPING):
+                raise VectorFitError(f"{name} is not finished; stop it first")
+            self._finished.pop(name, None)
+            for folder in (self.root / name, self.root / PHOTOS / name):
+                shutil.rmtree(folder, ignore_errors=True)
+            for file in (self.folder / f"{name}.json", self.output(name)):
+                file.unlink(missing_ok=True)
+
+    def rename(self, name: str, new: str) -> None:
+        """Gives a run another name, with its photos and its record.
+
+        Raises:
+            VectorFitError: the name is taken, or it is being trained.
+        """
+        with self._lock():
+            if new != self._free_name(new):
+                raise VectorFitError(f"{new} exists already; choose another name")
+            jobs = {job.name: job for job in self.all()}
+            if name in jobs and self.status(jobs[name]).state in (QUEUED, RUNNING, STOPPING):
+                raise VectorFitError(f"{name} is being trained; wait until it is finished")
+            for folder in (self.root, self.root / PHOTOS):
+                if (folder / name).exists():
+                    (folder / name).rename(folder / new)
+            if name in jobs:
+                self._write(replace(jobs[name], name=new))
+                if self.output(name).exists():
+                    self.output(name).rename(self.output(new))
+                (self.folder / f"{name}.json").unlink()
+
+    def losses(self, name: str) -> list[float]:
+        """The loss of every step so far."""
+        try:
+            entries = RunFolder(self.root / name).read_log()
+        except VectorFitError:
+            return []
+        return [entry["loss"] for entry in entries if isinstance(entry.get("loss"), float)]
+
+    def seconds_per_step(self, base: str) -> float | None:
+        """How long a step took in the finished trainings on a base, with all around it; None if there is none."""
+        found = []
+        for job in self.all():
+            try:
+                recorded = RunFolder(self.root / job.name).read_config()
+            except VectorFitError:
+                continue
+            steps = recorded.get("settings", {}).get("max_train_steps")
+            if recorded.get("base", {}).get("name") == base and "seconds" in recorded and steps:
+                found.append(recorded["seconds"] / steps)
+        return statistics.median(found) if found else None
 
     def start_next(self) -> None:
         """Starts the next training in the queue, if none runs."""
@@ -237,37 +303,54 @@ class Jobs:
             state = QUEUED if job.waiting else FINISHED if finished else STOPPED if job.stop else FAILED
         step = log[-1]["step"] if log else 0
         steps = recorded.get("settings", {}).get("max_train_steps")
-        message = _message(self.output(job.name), state) if state == FAILED or (running and not step) else ""
-        samples = next(reversed(run.sample_grids()), None)
-        eta = self._eta(job.name, step, steps) if running else None
-        status = Status(job.name, state, step, steps, log[-1]["loss"] if log else None, eta, message, samples)
+        output = _tail(self.output(job.name))
+        phase, detail = phase_of(output, run, step, steps) if running else ("", "")
+        checkpoints = run.checkpoints()
+        status = Status(
+            job.name,
+            state,
+            step,
+            steps,
+            log[-1]["loss"] if log else None,
+            self._eta(job.name, phase, step, recorded.get("settings", {})) if state == RUNNING else None,
+            _why_it_failed(output) if state == FAILED else "",
+            next(reversed(run.sample_grids()), None),
+            phase,
+            detail,
+            max(checkpoints) if checkpoints else None,
+            self._ahead(job) if state == QUEUED else 0,
+        )
         if state == FINISHED:  # every open page asks for it every second
             self._finished[job.name] = config_time, status
         return status
 
-    def _eta(self, name: str, step: int, steps: int | None) -> float | None:
-        """Seconds left, at the pace since this app first saw a step of the job."""
-        if not step or not steps:
+    def _ahead(self, job: Job) -> int:
+        """The trainings that come before a waiting one, with the one that runs."""
+        return sum(
+            (other.waiting and other.queued_at < job.queued_at) or other.process() is not None for other in self.all()
+        )
+
+    def _eta(self, name: str, phase: str, step: int, settings: dict) -> float | None:
+        """Seconds left, at the pace of the last minute of training and with the sample grids that will be drawn."""
+        pace, steps, every = self._pace[name], settings.get("max_train_steps"), settings.get("checkpointing_steps")
+        pace.observe(phase, step)
+        if not steps:
             return None
-        first_step, first_time = self._pace.setdefault(name, (step, time.monotonic()))
-        if step == first_step:
-            return None
-        return (steps - step) * (time.monotonic() - first_time) / (step - first_step)
+        grids = -(-steps // every) - step // every if every else 0
+        return pace.left(step, steps, grids - (phase == SAMPLES and grids > 0))
 
 
-def _store(images: Sequence[Image.Image], folder: Path) -> None:
-    """Saves photos under names of ours: upright, and without a camera's metadata."""
-    folder.mkdir(parents=True)
-    for number, image in enumerate(images):
-        image.save(folder / f"{number:02d}.png")
-
-
-def _message(output: Path, state: str) -> str:
-    """The process's last line of output; its errors if it failed."""
+def _tail(output: Path) -> str:
+    """The end of a process's output; empty if there is none."""
     try:
-        lines = output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+        with output.open("rb") as file:
+            file.seek(max(0, output.stat().st_size - TAIL))
+            return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return "\n".join(errors) if state == FAILED and errors else "".join(lines[-1:])
+
+
+def _why_it_failed(output: str) -> str:
+    """The errors that the training script printed, or that its process was ended."""
+    errors = [line.strip() for line in output.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    return "\n".join(errors) or ENDED

@@ -14,7 +14,7 @@ from vf_dreambooth.photos import FORMATS, Photos, open_photo
 from vf_dreambooth.prompts import class_noun
 
 EXIF_ORIENTATION = 0x0112
-MAX_PIXELS = 50_000_000
+MAX_PIXELS, MAX_PIXELS_TOGETHER = 50_000_000, 200_000_000
 CHECKED_SIZE = 1536  # pixels: more than any training resolution, so that small photos are still recognised
 UNREADABLE = "–"  # shown instead of the pixels
 CAMERA_WORDS = {
@@ -40,6 +40,7 @@ class PhotoCheck:
     rows: list[list[str]]
     images: list[Image.Image]
     noun: str
+    shown: list[Image.Image | None]  # per row, None for what cannot be read
 
     @property
     def unreadable(self) -> int:
@@ -47,16 +48,29 @@ class PhotoCheck:
 
 
 def check_photos(paths: Sequence[Path], resolution: int) -> PhotoCheck:
-    """Checks every photo; `resolution` is the training's, in pixels."""
+    """Checks every photo; `resolution` is the training's, in pixels.
+
+    Raises:
+        VectorFitError: together they have more than `MAX_PIXELS_TOGETHER`.
+    """
+    together = sum(_pixels(path) for path in paths)
+    if together > MAX_PIXELS_TOGETHER:
+        raise VectorFitError(
+            f"the photos have {together / 1e6:.0f} million pixels together, expected at most "
+            f"{MAX_PIXELS_TOGETHER / 1e6:.0f}; scale them down"
+        )
+    shown: list[Image.Image | None] = []
     rows, readable, first_rows = [], [], {}
     for path in paths:
         try:
             image, size = _opened(path)
         except VectorFitError as error:
+            shown.append(None)
             rows.append(
                 [path.name, UNREADABLE, str(error).replace(str(path), path.name).removeprefix(f"{path.name}: ")]
             )
             continue
+        shown.append(image)
         rows.append([path.name, f"{size[0]} x {size[1]}", "turned upright" if _turned(path) else ""])
         first = first_rows.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), rows[-1])
         if first is rows[-1]:  # a copy needs no further notes
@@ -71,20 +85,25 @@ def check_photos(paths: Sequence[Path], resolution: int) -> PhotoCheck:
         _note(readable_rows[second], f"nearly the same as {readable_rows[first][0]}")
     for row in rows:
         row[2] = row[2] or "good"
-    return PhotoCheck(rows, photos.images, guess_noun([path.stem for path in paths]))
+    return PhotoCheck(rows, photos.images, guess_noun([path.stem for path in paths]), shown)
 
 
 def _note(row: list[str], text: str) -> None:
     row[2] = f"{row[2]}; {text}" if row[2] else text
 
 
-def _opened(path: Path) -> tuple[Image.Image, tuple[int, int]]:
-    """A photo scaled down to `CHECKED_SIZE`, and its original size. Raises VectorFitError if it cannot be used."""
+def _pixels(path: Path) -> int:
+    """The pixels that a photo's header promises; 0 if it cannot be read, for which `open_photo` gives the reason."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            pixels = image.width * image.height
+            return image.width * image.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pixels = 0  # `open_photo` gives the reason
+        return 0
+
+
+def _opened(path: Path) -> tuple[Image.Image, tuple[int, int]]:
+    """A photo scaled down to `CHECKED_SIZE`, and its original size. Raises VectorFitError if it cannot be used."""
+    pixels = _pixels(path)
     if pixels > MAX_PIXELS:
         raise VectorFitError(
             f"{pixels / 1e6:.0f} million pixels, expected at most {MAX_PIXELS / 1e6:.0f}; scale it down"

@@ -18,13 +18,14 @@ from vf_dreambooth.base_models import resolve
 from vf_dreambooth.engine import Engine
 from vf_training.commands import exit_clearly
 
-from . import page
+from . import access, page
+from .gallery import Gallery
 from .generation import Generator
 from .jobs import Jobs
+from .picture_files import routes
 from .subjects import Library
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-QUEUE = 20  # requests that may wait
 LARGEST_UPLOAD = "25mb"  # of one file
 BACKGROUND_SECONDS = 1.0  # how often the background tasks run
 AUTH = "VECTORFIT_APP_AUTH"
@@ -48,6 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", action="store_true", help="open a public tunnel through gradio's servers")
     parser.add_argument(
         "--auth", help=f"USER:PASSWORD that visitors must give; better in the environment variable {AUTH}"
+    )
+    parser.add_argument(
+        "--host_name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that the page answers to on this machine alone, such as that of a proxy; may be repeated",
     )
     parser.add_argument("--inbrowser", action="store_true", help="open the browser too")
     return parser
@@ -87,13 +95,22 @@ def build_app(runs: Path, base_model: str, scratch: Path) -> tuple[gr.Blocks, Ge
     engine = Engine()
     generator = Generator(Library(runs, shipped(), (base, resolve("starter"))), engine, base, scratch)
     jobs = Jobs(runs, engine.release_when_idle)  # a training and a loaded base may not fit one device
-    blocks = page.build(generator, jobs)
-    blocks.queue(max_size=QUEUE, api_open=False)  # an open API would let a plain POST bypass the queue
+    gallery = Gallery(runs)
+    gallery.remove_empty()
+    blocks = page.build(generator, jobs, gallery)
+    blocks.queue(api_open=False)  # an open API would let a plain POST bypass the queue
+    access.limit_places(blocks)
     return blocks, generator, jobs
 
 
-def launch(blocks: gr.Blocks, **options: Any) -> str:
-    """Serves the page with our limits and returns its address; `options` are further options of gradio."""
+def launch(blocks: gr.Blocks, gallery: Gallery, host_names: Sequence[str] | None = (), **options: Any) -> str:
+    """Serves the page and the pictures of its gallery with our limits, and returns its address.
+
+    It answers to this machine's names and `host_names`, and with None to any name. `options` are options of gradio.
+    """
+    options["app_kwargs"] = {"routes": routes(gallery)}
+    if host_names is not None:
+        options["app_kwargs"]["middleware"] = access.known_hosts(list(host_names))
     _, address, _ = blocks.launch(
         max_file_size=LARGEST_UPLOAD,
         allowed_paths=[],
@@ -134,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             launch(
                 blocks,
+                Gallery(flags.runs),
+                # Beyond this machine the names are not known.
+                None if flags.share or flags.server_name not in LOOPBACK else flags.host_name,
                 server_name=flags.server_name,
                 server_port=flags.server_port,
                 share=flags.share,

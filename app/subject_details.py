@@ -1,9 +1,13 @@
 """Details of a subject: file, settings, training, scores; and its exports for other tools."""
 
 import json
+import re
 import shutil
+import threading
+from io import StringIO
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 import vectorfit as vf
@@ -11,9 +15,10 @@ from vectorfit import VectorFitError
 from vectorfit.vectors_file import read_vectors
 from vf_dreambooth.export import Kind, export
 from vf_training import methods
-from vf_training.analysis import heatmap, save_figure, strengths, timeline
+from vf_training.analysis import heatmap, strengths, timeline
 from vf_training.runs import RunFolder
 
+from .pace import duration
 from .subjects import Library, Subject
 
 METADATA_SHOWN = ("num_vectors", "config", "base_sha256", "vectors_sha256", "format_version", "versions")
@@ -22,6 +27,20 @@ KINDS = {"LoRA (rank 32, diffusers)": Kind("lora"), "LoRA (rank 32, kohya)": Kin
 PIPELINE = "merged pipeline (zip)"
 EXPORTS = ("subject file", *KINDS, PIPELINE)
 SMOOTHING = 20  # steps that the loss curve averages over
+INK, EMPTY = "#123457", "#ededed"  # stand-ins for the page's colours; the second is the heatmap's empty cell
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+SVG = {"svg.fonttype": "none", "axes.facecolor": "none", "legend.facecolor": "none"}
+_DRAWING = threading.Lock()  # matplotlib's settings are those of the whole process
+
+
+def summary(subject: Subject, photos: int) -> list[str]:
+    """What a person wants to know first: base, size, photos, how long it was trained."""
+    lines = [f"on {subject.base}", f"{subject.file.stat().st_size / 1000:,.0f} kB"]
+    lines += [f"{photos} photos"] if photos else []
+    steps = subject.settings().get("max_train_steps")
+    lines += [f"{steps} steps"] if steps else []
+    recorded = RunFolder(subject.path).read_config() if subject.path.is_dir() else {}
+    return [*lines, duration(recorded["seconds"])] if "seconds" in recorded else lines
 
 
 def facts(subject: Subject) -> list[list[str]]:
@@ -83,8 +102,8 @@ def loss_curve(subject: Subject) -> Figure | None:
     ]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axis = figure.subplots()
-    axis.plot(steps, losses, color="0.75", lw=0.8, label="each step")
-    axis.plot(steps, means, color="tab:orange", lw=1.6, label=f"mean of {SMOOTHING} steps")
+    axis.plot(steps, losses, color="0.6", lw=0.8, label="each step")
+    axis.plot(steps, means, color="#1c9c7a", lw=1.6, label=f"mean of {SMOOTHING} steps")
     axis.set_title("Loss")
     axis.set_xlabel("step")
     axis.legend(fontsize=8)
@@ -92,20 +111,24 @@ def loss_curve(subject: Subject) -> Figure | None:
     return figure
 
 
-def write_figures(subject: Subject, folder: Path) -> dict[str, Path]:
-    """Loss curve, training-strength heatmap and AVF timeline as PNG files, if the subject has the data for them."""
-    figures = {"Loss": loss_curve(subject)}
-    if methods.holds_vectors(vf.read_metadata(subject.file)):
-        vectors, _ = read_vectors(subject.file)
-        figures["Training strength"] = heatmap(strengths(vectors))
-        entries = RunFolder(subject.path).read_log() if subject.path.is_dir() else []
-        figures["Frozen vectors"] = timeline(entries) if entries else None
-    files = {}
-    for title, figure in figures.items():
-        if figure is not None:
-            files[title] = folder / f"{title.lower().replace(' ', '-')}.png"
-            save_figure(figure, files[title])
-    return files
+def figures(subject: Subject) -> dict[str, str]:
+    """Loss curve, training strength and frozen vectors as SVG, if the subject has the data for them."""
+    run = RunFolder(subject.path).read_log() if subject.path.is_dir() else []
+    with _DRAWING, matplotlib.rc_context({**SVG, **dict.fromkeys(INKED, INK)}):
+        drawn = {"Loss": loss_curve(subject)}
+        if methods.holds_vectors(vf.read_metadata(subject.file)):
+            vectors, _ = read_vectors(subject.file)
+            drawn["Training strength"] = heatmap(strengths(vectors))
+            drawn["Frozen vectors"] = timeline(run) if run else None
+        return {title: _svg(figure) for title, figure in drawn.items() if figure is not None}
+
+
+def _svg(figure: Figure) -> str:
+    """A figure in the page's own colours: its text, lines and empty cells follow light and dark."""
+    data = StringIO()
+    figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = data.getvalue().replace(INK, "currentColor").replace(EMPTY, "var(--border-color-primary)")
+    return re.sub(r' (width|height)="[\d.]+pt"', "", text[text.index("<svg") :], count=2)
 
 
 def write_export(library: Library, subject: Subject, kind: str, folder: Path) -> Path:

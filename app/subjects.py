@@ -19,6 +19,7 @@ from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
 from vectorfit.vectors_file import read_vectors
 from vf_dreambooth.base_models import BaseModel
+from vf_dreambooth.photos import SUFFIXES
 from vf_dreambooth.pipeline import base_of, subject_file
 from vf_training import methods
 from vf_training.runs import RunFolder
@@ -38,6 +39,12 @@ class Subject:
     trigger: str
     base: str
     method: str
+
+    @property
+    def label(self) -> str:
+        """The name as a person reads it; where it came from is said only of what they did not train here."""
+        origin, _, name = self.name.rpartition("/")
+        return f"{name} (added)" if origin == UPLOADS else name
 
     @property
     def file(self) -> Path:
@@ -106,6 +113,14 @@ class Library:
         if path is None:
             raise VectorFitError(f"no subject is called {name!r}; there are: {', '.join(self.names()) or 'none yet'}")
         return _read(name, path)
+
+    def photos(self, subject: Subject) -> list[Path]:
+        """The photos that a subject was trained on, if they are still here."""
+        origin, _, name = subject.name.rpartition("/")
+        shipped = self.shipped.parent if self.shipped and origin == EXAMPLES else None
+        folder = (shipped or self.root / PHOTOS) / name
+        paths = sorted(folder.glob("*")) if origin != UPLOADS else []
+        return [path for path in paths if path.suffix.lower() in SUFFIXES and ".mask." not in path.name]
 
     def base_of(self, subject: Subject) -> BaseModel:
         """The base model that a subject was trained on.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
 
 import vectorfit as vf
 from vectorfit import VectorFitError
@@ -16,6 +18,7 @@ from vf_training.device import free_memory
 
 from .base_models import BaseModel
 from .families import family_of
+from .latent_colours import LatentColours
 from .pipeline import (
     GeneratedImage,
     GenerationSettings,
@@ -65,32 +68,43 @@ class Engine:
         self._free_when_idle = False
         self._base: BaseModel | None = None
         self._pipe: DiffusionPipeline | None = None
+        self._map: LatentColours | None = None  # of the base's latents, once a preview was asked for
         self._composed: object = None  # the subjects that are in the pipeline's weights now
 
     def generate(
-        self, request: PromptBatch, after_step: Callable[[int], None] = lambda done: None
+        self,
+        request: PromptBatch,
+        after_step: Callable[[int], None] = lambda done: None,
+        preview: Callable[[int, Image.Image], None] | None = None,
     ) -> list[GeneratedImage]:
         """Generates the images of a request.
 
         `after_step` is called with 0 when the request's turn comes, then after every denoising step with the number of
-        steps so far. An exception in it ends the generation.
+        steps so far. An exception in it ends the generation. `preview` gets a rough picture of every image after every
+        step, with the index of its prompt.
 
         Raises:
             VectorFitError: the base cannot be loaded, a subject is damaged or of another base, or an unknown scheduler.
         """
         if request.scheduler != OWN_SCHEDULER and request.scheduler not in SCHEDULERS:
             raise VectorFitError(f"scheduler {request.scheduler!r}: expected {', '.join((OWN_SCHEDULER, *SCHEDULERS))}")
-        steps = itertools.count(1)
+        steps, colours = itertools.count(1), None
+
+        def step_ended(latents: dict[int, Tensor]) -> None:
+            after_step(next(steps))
+            for index, one in latents.items() if preview and colours else ():
+                if one.ndim == 3:  # some families pack latents into rows without a place
+                    preview(index, colours.image(one))
+
         with self._lock:
             after_step(0)
             pipe = self._pipeline(request)
             _check_scheduler(pipe, request.scheduler)
+            colours = self._colours(pipe) if preview else None
             plain = nullcontext() if request.subjects else self._as_base(pipe)
             try:
                 with plain, scheduled(pipe, SCHEDULERS.get(request.scheduler)):
-                    return generate(
-                        pipe, request.prompts, request.seeds, request.settings, lambda: after_step(next(steps))
-                    )
+                    return generate(pipe, request.prompts, request.seeds, request.settings, step_ended)
             finally:
                 del pipe, plain
                 if self._free_when_idle:
@@ -109,6 +123,12 @@ class Engine:
             self._composed = subjects
         return self._pipe
 
+    def _colours(self, pipe: DiffusionPipeline) -> LatentColours:
+        """The colours of the base's latents."""
+        if self._map is None:
+            self._map = LatentColours(family_of(pipe), pipe)
+        return self._map
+
     def _as_base(self, pipe: DiffusionPipeline) -> AbstractContextManager:
         """Within the context the pipeline is the base, and composes nothing for it where subjects are vectors."""
         models = adapted_models(pipe)
@@ -119,7 +139,7 @@ class Engine:
         return nullcontext()
 
     def _free(self) -> None:
-        self._pipe = self._base = self._composed = None
+        self._pipe = self._base = self._map = self._composed = None
         self._free_when_idle = False
         free_memory()
 

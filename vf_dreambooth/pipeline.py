@@ -10,7 +10,7 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import vectorfit as vf
 from vectorfit import VectorFitError
@@ -230,21 +230,17 @@ def generate(
     prompts: Sequence[str],
     seeds: Sequence[int],
     settings: GenerationSettings,
-    after_step: Callable[[], None] = lambda: None,
+    after_step: Callable[[dict[int, Tensor]], None] = lambda latents: None,
     positions: Sequence[int] | None = None,
 ) -> list[GeneratedImage]:
     """As `generate_images`, and says which images the safety checker blanked.
 
-    `after_step` is called after every denoising step of every batch. An exception in it ends the generation.
+    `after_step` is called after every denoising step of every batch, with the latents of the batch's images by their
+    index. An exception in it ends the generation.
 
     Raises:
         VectorFitError: a negative prompt for a base that takes none.
     """
-
-    def on_step_end(_pipe: object, _step: int, _timestep: int, tensors: dict) -> dict:
-        after_step()
-        return tensors
-
     family = family_of(pipe)
     if settings.negative_prompt and not family.takes_negative_prompt:
         raise VectorFitError(
@@ -254,6 +250,14 @@ def generate(
     for batch in batches(seeds if positions is None else positions, settings.batch_size):
         first = next(index for index in batch if index is not None)
         filled = [first if index is None else index for index in batch]
+
+        def on_step_end(
+            _pipe: object, _step: int, _time: int, tensors: dict, batch: Sequence[int | None] = batch
+        ) -> dict:
+            latents = zip(batch, tensors["latents"], strict=True)
+            after_step({index: one for index, one in latents if index is not None})
+            return tensors
+
         output = pipe(
             [prompts[index] for index in filled],
             # Without one the pipeline takes what its base was trained with: an empty prompt, or zeros.

@@ -19,12 +19,14 @@ class FakeEngine:
         self.blanked = blanked
         self.drawing = threading.Lock()
 
-    def generate(self, order: PromptBatch, told) -> list[GeneratedImage]:
+    def generate(self, order: PromptBatch, told, preview=None) -> list[GeneratedImage]:
         assert self.drawing.acquire(blocking=False), "two orders at once"
         try:
             self.orders.append(order)
             for done in range(order.steps + 1):
                 told(done)
+                for index in range(len(order.seeds)) if preview and done else ():
+                    preview(index, Image.new("RGB", (2, 2), (done, 0, 0)))
             strength = round(100 * sum(strength for _, strength in order.subjects))
             side = order.settings.resolution
             return [

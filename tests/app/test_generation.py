@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from app.generation import BLANKED, MAX_IMAGES, Cancelled, Generator, ImageRequest, strengths_between
+from app.generation import BLANKED, MAX_IMAGES, Cancelled, GenerationRequest, Generator, strengths_between
 from app.subjects import Library
 from tests.app.stand_ins import FakeEngine
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.images import read_parameters
 
-REQUEST = ImageRequest((("rex", 1.0),), "a photo of sks dog", seed=7, count=3, steps=5)
+REQUEST = GenerationRequest((("rex", 1.0),), "a photo of sks dog", seed=7, count=3, steps=5)
 
 
 @pytest.fixture
@@ -28,12 +28,17 @@ def ignore(done, total, what):
 def test_base_and_subject_have_the_same_seeds(generator):
     steps = []
     result = generator.generate(REQUEST, True, lambda *step: steps.append(step), threading.Event())
-    base_order, order = generator.engine.orders
-    assert (base_order.subjects, order.subjects) == ((), ((generator.library.find("rex").path, 1.0),))
-    assert base_order.seeds == order.seeds == (7, 8, 9)
-    assert base_order.prompts == order.prompts == ("a photo of sks dog",) * 3
-    half = order.steps  # each of both orders reports 0 and every step
-    assert [step[:2] for step in steps] == [(n, 2 * half) for n in (*range(half + 1), *range(half, 2 * half + 1))]
+    orders, subject = generator.engine.orders, ((generator.library.find("rex").path, 1.0),)
+    half = len(orders) // 2  # the base's parts come first, then the same parts of the subject
+    assert [order.subjects for order in orders] == [()] * half + [subject] * half
+    for part in (orders[:half], orders[half:]):
+        assert [seed for order in part for seed in order.seeds] == [7, 8, 9]
+        assert {prompt for order in part for prompt in order.prompts} == {"a photo of sks dog"}
+    done = [step[0] for step in steps]
+    assert done == sorted(done)
+    assert {step[1] for step in steps} == {sum(order.steps for order in orders)} == {done[-1]}
+    whole = sum(order.steps for order in orders[:half])  # drawing in parts costs no step more
+    assert whole == replace(orders[0], seeds=(7, 8, 9), prompts=("a",) * 3).steps
     assert [image.parameters["seed"] for image in result.images] == [7, 8, 9]
     assert Image.open(result.images[1].path).getpixel((0, 0)) == (100, 8, 0)
     assert Image.open(result.base_images[1].path).getpixel((0, 0)) == (0, 8, 0)
@@ -45,8 +50,20 @@ def test_base_and_subject_have_the_same_seeds(generator):
 
 def test_without_a_subject_only_the_base_is_generated(generator):
     result = generator.generate(replace(REQUEST, subjects=()), True, ignore, threading.Event())
-    assert len(generator.engine.orders) == 1
+    assert {order.subjects for order in generator.engine.orders} == {()}
     assert result.base_images == []
+
+
+def test_every_image_is_shown_as_soon_as_it_is_drawn(generator):
+    seen = []
+
+    def drawn(image, base):
+        assert image.path.exists()
+        seen.append((image.parameters["seed"], base, len(generator.engine.orders)))
+
+    generator.generate(REQUEST, True, ignore, threading.Event(), drawn)
+    assert [(seed, base) for seed, base, _ in seen] == [(s, base) for base in (True, False) for s in (7, 8, 9)]
+    assert seen[0][2] == 1  # before the next part was begun
 
 
 @pytest.mark.parametrize(
@@ -101,7 +118,10 @@ def test_a_sweep_and_a_table_are_one_image_each(generator):
     step = 128 + 4
     reds = [sheet.getpixel((4 + column * step + 64, 100))[0] for column in range(5)]
     assert reds == [0, 50, 100, 150, 200]
-    assert read_parameters(sweep.path)["columns"] == ["0", "0.5", "1", "1.5", "2"]
+    carried = read_parameters(sweep.path)
+    assert carried["columns"] == ["0", "0.5", "1", "1.5", "2"]
+    assert (carried["prompt"], carried["subjects"], carried["strength"]) == ("a photo of sks dog", "rex", strengths)
+    assert (carried["num_inference_steps"], carried["sampler"]) == (5, REQUEST.sampler)
     generator.engine.orders.clear()
     (table,) = generator.prompt_table(
         REQUEST, ["rex"], ["a photo of {}", "{} on the beach"], ignore, threading.Event()

@@ -15,6 +15,7 @@ from vectorfit import VectorFitError
         (Cancelled(), "Cancelled."),
         (MemoryError(), "Out of memory"),
         (ValueError("odd"), r"That failed \(ValueError: odd\)"),
+        (VectorFitError("/srv/runs/rex/vectors.safetensors: can't be read"), "^.?vectors.safetensors: can't be read"),
     ],
 )
 def test_failures_are_shown_as_text(error, message):

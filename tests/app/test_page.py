@@ -1,5 +1,6 @@
 """The real page on the starter, over its API and over plain HTTP."""
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,8 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from app import server
+from app import access, server
+from app.gallery import Gallery
 from app.generation import Generator
 from app.jobs import FINISHED, Job, Jobs
 from app.page import build
@@ -35,7 +37,7 @@ def served(tmp_path_factory):
     (folder / "secret.txt").write_text("kept to itself")
     (folder / "runs" / "secret.png").write_bytes(b"kept to itself")
     blocks, _, jobs = server.build_app(folder / "runs", "starter", folder / "scratch")
-    address = server.launch(blocks, prevent_thread_lock=True, quiet=True)
+    address = server.launch(blocks, Gallery(folder / "runs"), prevent_thread_lock=True, quiet=True)
     yield address, folder, jobs
     blocks.close()
 
@@ -50,7 +52,25 @@ def files(gallery) -> list[Path]:
 
 
 def test_the_named_endpoints_are_the_documented_ones(client):
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/list_subjects", "/train"}
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
+        *("/generate", "/list_subjects", "/train", "/stop", "/resume", "/remove"),
+        *("/export", "/rename", "/keep_notes", "/delete", "/sweep", "/table"),
+        *("/list_trainings", "/samples", "/subject", "/add_subject", "/check_photos", "/count_tokens", "/settings_of"),
+    }
+
+
+def test_no_tab_imports_another():
+    tabs = sorted((ROOT / "app").glob("*_tab.py"))
+    assert len(tabs) == 5
+    for tab in tabs:
+        imported = re.findall(r"^from \.(\w*_tab)\b", tab.read_text(encoding="utf-8"), re.MULTILINE)
+        assert imported == [], tab.name
+
+
+def test_every_endpoint_is_described(client):
+    text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
+    for name in client.view_api(return_format="dict")["named_endpoints"]:
+        assert f"`{name}`" in text, name
 
 
 def test_subjects_are_listed(client):
@@ -59,6 +79,45 @@ def test_subjects_are_listed(client):
     assert triggers["uploads/dog"] == "sks dog"
     assert triggers["uploads/cat"] == "sks cat"
     assert set(subjects[0]) == {"name", "trigger", "base", "method"}
+
+
+def test_what_the_page_shows_of_a_subject_a_program_can_ask_for(client):
+    client.predict("uploads/dog", "best at 0.8", api_name="/keep_notes")
+    told = client.predict("uploads/dog", api_name="/subject")
+    assert told["facts"]["trigger phrase"] == "sks dog"
+    assert told["settings"]["class_noun"] == "dog"
+    assert told["notes"] == "best at 0.8"
+    counted = client.predict("a dog", "uploads/dog", api_name="/count_tokens")
+    assert (counted["tokens"], counted["cut"]) == (2, "")
+    cut = client.predict("dog " * 500 + "snow", api_name="/count_tokens")
+    assert cut["cut"].endswith("snow")
+    with pytest.raises(Exception, match="no subject is called"):
+        client.predict("nobody", api_name="/subject")
+
+
+def test_a_program_adds_and_deletes_a_subject(client, tmp_path):
+    file = write_subject(tmp_path / "third.safetensors", "cat", scale=0.25)
+    added = client.predict(handle_file(str(file)), api_name="/add_subject")
+    assert added == {"name": "uploads/third", "trigger": "sks cat"}
+    assert added["name"] in {subject["name"] for subject in client.predict(api_name="/list_subjects")}
+    client.predict("uploads/third", "fourth", api_name="/rename")
+    client.predict("uploads/fourth", api_name="/delete")
+    names = {subject["name"] for subject in client.predict(api_name="/list_subjects")}
+    assert not {"uploads/third", "uploads/fourth"} & names
+    with pytest.raises(Exception, match="came with VectorFit"):
+        client.predict(min(names), api_name="/delete")
+
+
+def test_a_program_reads_the_settings_of_a_picture_and_the_check_of_photos(client, tmp_path):
+    asked = {"subject": "uploads/dog", "prompt": "a photo of sks dog", "compare": False, **QUICK}
+    own, *_ = client.predict(**asked, api_name="/generate")
+    settings = client.predict(handle_file(str(files(own)[0])), api_name="/settings_of")
+    assert (settings["prompt"], settings["seed"]) == ("a photo of sks dog", 5)
+    Image.new("RGB", (4, 4)).save(tmp_path / "foreign.png")
+    with pytest.raises(Exception, match="holds no settings"):
+        client.predict(handle_file(str(tmp_path / "foreign.png")), api_name="/settings_of")
+    told = client.predict([handle_file(str(tmp_path / "foreign.png"))], api_name="/check_photos")
+    assert told["photos"][0]["note"].startswith("smaller than the")
 
 
 def test_images_carry_their_settings_and_strength_zero_is_the_base(client):
@@ -119,11 +178,21 @@ def test_two_clients_at_once_do_not_mix(served):
         assert [each["seed"] for each in parameters] == [1, 2, 2, 3, 3, 4]
 
 
-def test_twenty_requests_at_once_all_answer(served):
-    mine = Client(served[0], verbose=False)
+def test_fifty_requests_of_five_clients_all_answer_and_each_is_told_its_place(served):
+    clients = [Client(served[0], verbose=False) for _ in range(5)]
     asked = {"subject": "uploads/dog", "prompt": "sks dog", **QUICK, "count": 1, "steps": 1, "compare": False}
-    waiting = [mine.submit(**asked, api_name="/generate") for _ in range(20)]
-    assert all(len(files(job.result(timeout=120)[0])) == 1 for job in waiting)
+    waiting = [
+        (seed, client.submit(**{**asked, "seed": seed}, api_name="/generate"))
+        for seed, client in enumerate(clients * 10)
+    ]
+    ranks = set()
+    while not all(job.done() for _, job in waiting):
+        ranks |= {job.status().rank for _, job in waiting}
+        time.sleep(0.05)
+    assert len(ranks - {None, 0}) > 5
+    for seed, job in waiting:
+        (image,) = files(job.result()[0])
+        assert read_parameters(image)["seed"] == seed
 
 
 def outside(served, path: str) -> list[str]:
@@ -147,11 +216,12 @@ def test_no_file_is_served_by_its_path(served, name):
 def test_no_input_reads_a_file_of_the_server(served, client):
     """Only uploaded files are read, whatever path a request names."""
     secret = {"path": str(served[1] / "runs" / "secret.png"), "meta": {"_type": "gradio.FileData"}}
-    for photos in ([secret], [{**secret, "path": "/etc/passwd"}]):
+    for photos in ([secret], *([{**secret, "path": path}] for path in ("/etc/passwd", "file:///etc/passwd"))):
         body = {"data": [photos, "dog", "", 2, 0.01, "none", True, "sks", 0]}
-        event = httpx.post(f"{served[0]}gradio_api/call/train", json=body).json()
-        answer = httpx.get(f"{served[0]}gradio_api/call/train/{event.get('event_id')}").text
-        assert "event: complete" not in answer
+        refusal = httpx.post(f"{served[0]}gradio_api/call/train", json=body)
+        assert refusal.status_code == 400
+        assert "upload the file itself" in refusal.text
+        assert str(ROOT) not in refusal.text
         assert served[2].all() == []
 
 
@@ -163,7 +233,7 @@ def test_the_queue_cannot_be_bypassed(served):
 
 def test_a_url_is_not_taken_as_a_file(served, client):
     link = {"path": "https://127.0.0.1/a.png", "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
-    body = {"data": [[link] * 3, "dog", "", 2, 0.01, "none", True, "sks", 0]}
+    body = {"data": [[link] * 3, "dog", "", 2, 0.01, "none", True, "sks", 0, None]}
     event = httpx.post(f"{served[0]}gradio_api/call/train", json=body).json()
     answer = httpx.get(f"{served[0]}gradio_api/call/train/{event['event_id']}").text
     assert "event: complete" not in answer
@@ -171,7 +241,7 @@ def test_a_url_is_not_taken_as_a_file(served, client):
 
 
 def test_the_samples_of_a_root_anywhere_are_shown(root, tmp_path):
-    """gradio serves no file outside the working and temporary directories, so the page shows a copy."""
+    """gradio serves no file outside the working and temporary directories, so the page holds them itself."""
     samples = root / "rex" / "samples" / "step_000001.png"
     samples.parent.mkdir()
     Image.new("RGB", (4, 4)).save(samples)
@@ -179,20 +249,22 @@ def test_the_samples_of_a_root_anywhere_are_shown(root, tmp_path):
     jobs._write(Job("rex", [], 0.0, waiting=False))
     with gr.Blocks():
         tab = TrainTab(Generator(Library(root), FakeEngine(), resolve("starter"), tmp_path / "scratch"), jobs)
-    job, bar, rows, picture, sent, *_ = tab.refreshed(None, {"names": [], "rows": [], "sheet": ""})
+    job, state, shown, sent, *buttons = tab.refreshed(None, {"menu": [], "samples": ""})
     assert job["value"] == "rex"
-    assert rows == [["rex", "finished", "2 of 2", "0.250", ""]]
-    assert Path(picture["value"]).is_relative_to(tmp_path / "scratch")
-    assert '<span role="status">rex: finished</span>' in bar
+    assert "data:image/jpeg;base64," in shown
+    assert str(root) not in shown
+    assert '<span role="status">rex is finished</span>' in state
+    assert [button["visible"] for button in buttons] == [True, False, False, True]
     again = tab.refreshed("rex", sent)
-    assert [gr.skip() == part for part in again[:4]] == [True, False, True, True]
+    assert [gr.skip() == part for part in again[:3]] == [True, False, True]
 
 
 @pytest.mark.slow
 def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
     monkeypatch.chdir(ROOT)
     photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]
-    asked = {"class_noun": "clock", "name": "My Clock", "steps": 2, "prior": "none"}
+    edits = [{"caption": "{token} {class} at night", "crop": [0.1, 0.2, 0.5]}, None, {}, *[{"caption": ""}] * 2]
+    asked = {"class_noun": "clock", "name": "My Clock", "steps": 2, "prior": "none", "edits": edits}
     message, name = client.predict(photos=photos, **asked, api_name="/train")
     jobs: Jobs = served[2]
     assert (message, name) == ("my-clock: started", "my-clock")
@@ -202,40 +274,74 @@ def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
         assert status.state == "running", status
         time.sleep(0.5)
     assert status.step == status.steps == 2
+    assert (jobs.root / "photos" / "my-clock" / "00.txt").read_text() == "{token} {class} at night\n"
+    sizes = [Image.open(path).size for path in sorted((jobs.root / "photos" / "my-clock").glob("*.png"))]
+    assert sizes[0] == (sizes[1][0] // 2,) * 2
+    (training,) = client.predict(api_name="/list_trainings")
+    assert (training["name"], training["state"], training["step"]) == ("my-clock", "finished", 2)
+    assert str(ROOT) not in str(training)
+    assert [Image.open(grid["image"]).size[0] > 0 for grid in client.predict("my-clock", api_name="/samples")] == [
+        True
+    ] * 2
     assert "my-clock" in {subject["name"] for subject in client.predict(api_name="/list_subjects")}
     for wrong, message in (({"steps": 2, "prior": "magic"}, "magic"), ({"class_noun": "", "name": ""}, "one noun")):
         with pytest.raises(Exception, match=message):
             client.predict(photos=photos, **{**asked, **wrong}, api_name="/train")
 
 
-def test_the_21st_is_refused_clearly_when_the_queue_is_full(root, tmp_path):
+def test_one_client_cannot_fill_the_queue(root, tmp_path):
     gate = threading.Event()
 
     class Slow(FakeEngine):
-        def generate(self, order, told):
+        def generate(self, order, told, preview=None):
             gate.wait(60)
             return super().generate(order, told)
 
     generator = Generator(Library(root), Slow(), resolve("starter"), tmp_path / "scratch")
-    blocks = build(generator, Jobs(root))
-    blocks.queue(max_size=server.QUEUE, api_open=False)
-    address = server.launch(blocks, prevent_thread_lock=True, quiet=True)
+    blocks = build(generator, Jobs(root), Gallery(root))
+    blocks.queue(api_open=False)
+    access.limit_places(blocks)
+    address = server.launch(blocks, Gallery(root), prevent_thread_lock=True, quiet=True)
     try:
         mine = Client(address, verbose=False)
         asked = {"subject": "rex", "prompt": "sks dog", **QUICK, "compare": False}
         first = mine.submit(**asked, api_name="/generate")
         while not generator.engine.drawing.locked() and first.status().code.name != "PROCESSING":
             time.sleep(0.05)
-        waiting = [mine.submit(**asked, api_name="/generate") for _ in range(server.QUEUE)]
-        while max((job.status().rank or 0) for job in waiting) < server.QUEUE - 1:
+        waiting = [mine.submit(**asked, api_name="/generate") for _ in range(access.PER_SESSION)]
+        while max((job.status().rank or 0) for job in waiting) < access.PER_SESSION - 1:
             time.sleep(0.05)
-        with pytest.raises(Exception, match=r"[Qq]ueue is full"):
+        with pytest.raises(Exception, match=r"400|requests are waiting"):
             mine.submit(**asked, api_name="/generate").result(timeout=30)
+        theirs = Client(address, verbose=False).submit(**asked, api_name="/generate")
+        assert mine.predict(api_name="/list_subjects")  # what is quick never waits
         gate.set()
-        assert all(len(job.result(timeout=60)[0]) == 2 for job in [first, *waiting])
+        assert all(len(job.result(timeout=60)[0]) == 2 for job in [first, *waiting, theirs])
     finally:
         gate.set()
         blocks.close()
+
+
+def test_a_foreign_host_name_is_refused(served):
+    for name, status in (("evil.example:7860", 400), ("127.0.0.1", 200), ("localhost:7860", 200)):
+        for path in ("", "config"):
+            assert httpx.get(f"{served[0]}{path}", headers={"Host": name}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1e9}, "learning rate: got 1e.09, expected"),
+        ({"learning_rate": 1e-12}, "learning rate: got 1e-12, expected"),
+        ({"steps": 10**12}, "steps: got 1e.12, expected 1 to"),
+        ({"steps": -1}, "minimum value 1"),
+    ],
+)
+def test_settings_that_can_only_fail_are_refused_with_their_range(served, client, changes, message):
+    photos = [handle_file(str(path)) for path in sorted((ROOT / "examples" / "clock").glob("*.png"))]
+    with pytest.raises(Exception, match=message):
+        client.predict(photos=photos, class_noun="clock", **{"steps": 2, **changes}, api_name="/train")
+    assert served[2].all() == []
 
 
 def test_nothing_is_fetched_from_elsewhere(served):
@@ -259,7 +365,7 @@ def test_nothing_is_fetched_from_elsewhere(served):
     ],
 )
 def test_serving_beyond_this_machine_without_a_password_warns(arguments, warned, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(server, "launch", lambda blocks, **options: "")
+    monkeypatch.setattr(server, "launch", lambda blocks, gallery, hosts, **options: "")
     server.main(["--runs", str(tmp_path / "runs"), "--base_model", "starter", *arguments])
     assert ("without a password" in capsys.readouterr().err) == warned
 

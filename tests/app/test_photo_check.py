@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from app.photo_check import UNREADABLE, check_photos, guess_noun
+from vectorfit import VectorFitError
 
 
 def test_every_photo_gets_a_row_with_what_to_know(tmp_path):
@@ -56,6 +57,13 @@ def test_a_photo_that_would_fill_the_memory_is_refused_by_its_header(tmp_path):
     Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
     (row,) = check_photos([tmp_path / "huge.png"], 64).rows
     assert row == ["huge.png", UNREADABLE, "81 million pixels, expected at most 50; scale it down"]
+
+
+def test_photos_that_would_fill_the_memory_together_are_refused_by_their_headers(tmp_path):
+    for number in range(5):
+        Image.new("1", (7000, 7000)).save(tmp_path / f"{number}.png")
+    with pytest.raises(VectorFitError, match="245 million pixels together, expected at most 200"):
+        check_photos(sorted(tmp_path.glob("*.png")), 64)
 
 
 def test_two_photos_of_one_name_keep_their_own_notes(tmp_path):

@@ -2,12 +2,12 @@
 
 import json
 import zipfile
+from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 
 import vectorfit as vf
-from app.subject_details import EXPORTS, facts, scores, settings, write_export, write_figures
+from app.subject_details import EXPORTS, INK, facts, figures, scores, settings, write_export
 from app.subjects import Library
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
@@ -18,22 +18,25 @@ def library(root):
     return Library(root, bases=(resolve("starter"),))
 
 
-def test_facts_settings_and_figures(library, tmp_path):
+def test_facts_settings_and_figures(library):
     subject = library.find("rex")
     rows = dict(map(tuple, facts(subject)))
     assert rows["trigger phrase"] == "sks dog"
     assert rows["training took"] == "2 s"
     assert ["class_noun", "dog"] in settings(subject)
-    figures = write_figures(subject, tmp_path)
-    assert set(figures) == {"Loss", "Training strength", "Frozen vectors"}
-    for path in figures.values():
-        with Image.open(path) as image:
-            assert min(image.size) > 100
+    drawn = figures(subject)
+    assert set(drawn) == {"Loss", "Training strength", "Frozen vectors"}
+    for svg in drawn.values():
+        root = ElementTree.fromstring(svg)  # well-formed
+        assert root.get("viewBox")
+        assert root.get("width") is None
+        assert "currentColor" in svg  # readable in light and dark
+        assert INK not in svg
     assert scores(subject) == []
 
 
-def test_an_uploaded_file_alone_has_no_log_to_show(library, subject_file, tmp_path):
-    assert set(write_figures(library.add(subject_file), tmp_path)) == {"Training strength"}
+def test_an_uploaded_file_alone_has_no_log_to_show(library, subject_file):
+    assert set(figures(library.add(subject_file))) == {"Training strength"}
 
 
 def test_scores_are_those_of_the_evaluator(library):

@@ -185,7 +185,7 @@ def test_selfcheck_finds_the_recorded_values(capsys):
     assert "NOT near" not in out
     assert all(value is not None for value in EXPECTED["starter"].values())
     with pytest.raises(VectorFitError, match="one folder per subject"):
-        main(["selfcheck", "--protocol", "starter", "--data", str(ROOT / "docs")])
+        main(["selfcheck", "--protocol", "starter", "--data", str(ROOT / "vectorfit")])
 
 
 @pytest.mark.parametrize(

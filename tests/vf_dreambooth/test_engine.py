@@ -52,6 +52,15 @@ def test_strength_nought_is_the_base_to_the_last_bit(order):
     assert pixels(engine.generate(replace(order, subjects=((path, 0.5),)))) != base
 
 
+def test_a_preview_shows_every_image_after_every_step_and_changes_none(order):
+    engine, seen = Engine(), []
+    plain = pixels(engine.generate(order))
+    previewed = engine.generate(order, preview=lambda index, image: seen.append((index, image.size)))
+    assert pixels(previewed) == plain
+    assert sorted(index for index, _ in seen) == sorted([0, 1, 2] * SAMPLING.num_inference_steps)
+    assert len({size for _, size in seen}) == 1
+
+
 def test_a_file_trained_anew_is_read_anew(order, tmp_path):
     engine, ((path, _),) = Engine(), order.subjects
     engine.generate(order)
