@@ -304,7 +304,8 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )
-    if config.bias_lr is None and setup.base.preset.bias_lr is None and methods.find(config.method).trains_biases:
+    one_rate = config.bias_lr is None and config.optimizer != "prodigy" and methods.find(config.method).trains_biases
+    if one_rate and setup.base.preset.bias_lr is None:
         say("             the paper's one rate for sigma and biases: no sweep of ours found one for each here. If the")
         say("             subject does not appear, raise --learning_rate, and try a tenth of it as --bias_lr")
     if config.compile:

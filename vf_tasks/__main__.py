@@ -98,6 +98,8 @@ def _train(arguments: Sequence[str]) -> None:
     model, wanted = flags.pop("model"), flags.pop("rates")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     rates = recipe.rates(options["method"], model, wanted)
+    if changes.get("bias_lr") and not methods.find(options["method"]).trains_biases:
+        raise VectorFitError(f"bias_lr: {options['method']} trains no bias vectors; leave it out")
     if "learning_rate" in changes:  # alone it is the paper's one rate
         rates.pop("bias_lr", None)
     changes = {**rates, **changes}
