@@ -6,6 +6,12 @@
 The recipe, top to bottom: settings, base model, class images and latents, VectorFit layers, the loop, the subject file.
 """
 
+from vf_dreambooth import cli
+
+if __name__ == "__main__":
+    cli.answer_help()  # before PyTorch is loaded
+
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +39,6 @@ from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
 from vf_training.commands import exit_clearly, part_processes
 from vf_training.device import forget_peak_memory, free_memory, use_all_cores
-from vf_training.problems import Problems
 
 
 def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator) -> Latents | None:
@@ -213,38 +218,25 @@ def dry_run(setup: Setup) -> None:
         accelerator.print(line)
 
 
-def upload(setups: Sequence[Setup]) -> None:
-    """Uploads the finished runs with --push_to_hub. Errors are reported after all were tried."""
-    problems = Problems()
-    for setup in setups:
-        if setup.config.push_to_hub and PartialState().is_main_process:
-            name = setup.config.hub_model_id or setup.run.path.resolve().name
-            message, private = f"{setup.config.trigger}, trained with VectorFit", setup.config.hub_private_repo
-            with problems.noting():
-                print(f"uploaded     {hub.push(setup.run.path, name, message, private=private)}")
-    problems.raise_all()
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    setups, dry = prepare(arguments)
+    setups, command = prepare(arguments)
+    if command.print_config:
+        print(*(json.dumps({"settings": setup.config.as_dict()}, indent=1) for setup in setups), sep="\n")
+        return
     results = []
     for setup in setups:
         with faults.memory_advice(setup.config):
-            if dry:
+            if command.dry_run:
                 dry_run(setup)
             else:
                 results.append(train_subject(setup))
-    if not dry:
-        PartialState().print(*(f"subject      {line}" for line in results), sep="\n")
+    for line in results:
+        PartialState().print(f"subject      {line}")
+    if not command.dry_run:
         selection.pick(setups)
-        upload(setups)
+        hub.push_finished((setup.config, setup.run) for setup in setups)
     part_processes()
 
 
-def run() -> None:
-    """The console script."""
-    exit_clearly(main)
-
-
 if __name__ == "__main__":
-    run()
+    exit_clearly(main)

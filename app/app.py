@@ -3,7 +3,7 @@
 The folder app/ is installed as the package `vf_app`.
 """
 
-from vf_app.server import run
+from vf_app.command import run
 
 if __name__ == "__main__":
     run()

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vectorfit import VectorFitError
 from vf_dreambooth.photos import FORMATS, Photos, open_photo
 from vf_dreambooth.prompts import class_noun
 
-EXIF_ORIENTATION = 0x0112
 MAX_PIXELS, MAX_PIXELS_TOGETHER = 50_000_000, 200_000_000
 CHECKED_SIZE = 1536  # pixels: more than any training resolution, so that small photos are still recognised
 UNREADABLE = "–"  # shown instead of the pixels
@@ -116,7 +115,7 @@ def _opened(path: Path) -> tuple[Image.Image, tuple[int, int]]:
 
 def _turned(path: Path) -> bool:
     with Image.open(path, formats=FORMATS) as image:
-        return image.getexif().get(EXIF_ORIENTATION, 1) != 1
+        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def guess_noun(stems: Sequence[str]) -> str:

@@ -1,9 +1,8 @@
-"""`vf-app`: serves the page on this machine."""
+"""Serves the page on this machine."""
 
 import argparse
 import importlib.util
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -16,49 +15,17 @@ import gradio as gr
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.engine import Engine
-from vf_training.commands import exit_clearly
 
 from . import access, page
+from .address import AUTH, LOOPBACK
 from .gallery import Gallery
 from .generation import Generator
 from .jobs import Jobs
 from .picture_files import routes
 from .subjects import Library
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_UPLOAD = "25mb"  # of one file
 BACKGROUND_SECONDS = 1.0  # how often the background tasks run
-AUTH = "VECTORFIT_APP_AUTH"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vf-app", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default runs)")
-    parser.add_argument(
-        "--base_model",
-        default="auto",
-        help="base of new subjects: starter, a diffusers folder, a checkpoint or a hub id; auto is Stable Diffusion "
-        "v1.4 on a machine with an accelerator, otherwise starter",
-    )
-    parser.add_argument(
-        "--server_name",
-        default=os.environ.get("GRADIO_SERVER_NAME", LOOPBACK[0]),
-        help="address to listen on (default 127.0.0.1, this machine alone)",
-    )
-    parser.add_argument("--server_port", type=int, help="port (default 7860, or the next free one)")
-    parser.add_argument("--share", action="store_true", help="open a public tunnel through gradio's servers")
-    parser.add_argument(
-        "--auth", help=f"USER:PASSWORD that visitors must give; better in the environment variable {AUTH}"
-    )
-    parser.add_argument(
-        "--host_name",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="another name that the page answers to on this machine alone, such as that of a proxy; may be repeated",
-    )
-    parser.add_argument("--inbrowser", action="store_true", help="open the browser too")
-    return parser
 
 
 def credentials(given: str | None) -> tuple[str, str] | None:
@@ -134,8 +101,8 @@ def run_background_tasks(generator: Generator, jobs: Jobs, stop: threading.Event
             print(f"warning: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    flags = build_parser().parse_args(arguments)
+def serve(flags: argparse.Namespace) -> None:
+    """Serves the page as the command's flags say, until the program ends."""
     auth = credentials(flags.auth)
     if auth is None and (flags.share or flags.server_name not in LOOPBACK):
         where = "through a public tunnel" if flags.share else f"on {flags.server_name}"
@@ -162,13 +129,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         finally:
             stop.set()
-
-
-def run() -> None:
-    """The console script. SIGTERM ends it as Ctrl-C does, so that the generated files are removed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    exit_clearly(main, "running trainings continue; the same command finds them again")
-
-
-if __name__ == "__main__":
-    run()

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.starter_scores import Scorer, write_table
+from benchmarks.starter_scores import Scorer
+from benchmarks.table import write_table
 from starter.subjects import SUBJECTS
 from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
+from vf_dreambooth.images import grid
 from vf_dreambooth.photos import read_folder
 from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
 from vf_dreambooth.prompts import class_noun
@@ -22,31 +23,36 @@ from vf_training.runs import RunFolder
 WORK = Path("runs/inputs")
 SHOTS, SIZE = 5, (384, 256)
 GROUND = ((214, 120, 32), (250, 214, 120))  # two colours in a chequer: a ground that is seen where it was copied
-MASKED: dict[str, Sequence[object]] = {  # flags of trainings on photos with masks
+UNMASKED: dict[str, Sequence[object]] = {  # flags of trainings on photos without masks
+    "as they are": (),
+    "random squares": ("--no-center_crop",),
+    "photos whole": ("--aspect_ratio_buckets",),
+}
+MASKS: dict[str, Sequence[object]] = {  # what is asked of masks
     "masks": (),
     "masks, ground counts 0": ("--unmasked_weight", 0),
     "masks, ground counts 0.3": ("--unmasked_weight", 0.3),
-    "only cut by masks": ("--unmasked_weight", 1),
+    "masks only move the cut": ("--unmasked_weight", 1),
+    "masks, photos whole": ("--aspect_ratio_buckets",),
 }
-VARIANTS: dict[str, Sequence[object]] = {
-    "as they are": (),
-    **MASKED,
-    "random squares": ("--no-center_crop",),
+OPTIONS: dict[str, Sequence[object]] = {  # with masks where there are any
     "base prediction": ("--prior", "base_prediction"),
+    "no prior": ("--prior", "none"),
+    "Prodigy": ("--optimizer", "prodigy"),
     "caption dropout 0.1": ("--caption_dropout", 0.1),
     "offset noise 0.1": ("--offset_noise", 0.1),
     "Huber": ("--loss_type", "huber"),
-    "Prodigy": ("--optimizer", "prodigy"),
     "polynomial": ("--lr_scheduler", "polynomial"),
     "cosine, two restarts": ("--lr_scheduler", "cosine_with_restarts", "--lr_num_cycles", 2),
 }
-DRAWN = f"""{SHOTS} wide photos of each subject, which stands somewhere on one chequered ground. Likeness is to its
-drawing on white."""
+VARIANTS = {**UNMASKED, **MASKS, **OPTIONS}
+DRAWN = f"""{SHOTS} wide photos of each subject, which stands somewhere on one chequered ground, with masks in all rows
+but {", ".join(f'"{name}"' for name in UNMASKED)}. Likeness is to its drawing on white."""
 REAL = "Their own photos, which have no masks. Likeness is to these photos."
 NOTES = """Means over these subjects: {names}; a picture per ground of the world, equal seeds. {photos} It is the mean
 cosine between the judge's embeddings of `sks` pictures and of those. "Ground right" is the share of pictures whose
 ground the judge takes for the one that was asked for: a copied ground lowers it. "Class kept" is the share of pictures
-without `sks` that the judge takes for the class."""
+without `sks` that the judge takes for the class. The pictures are in runs/inputs."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +90,21 @@ class Source:
                 mask.save(photos / f"{shot}.mask.png")
 
 
-def trained(source: Source, variant: str, seed: int) -> tuple[RunFolder, float]:
-    place = WORK / variant.replace(" ", "-").replace(",", "") / source.name
-    photos, run = place / "photos", RunFolder(place / f"run-{seed}")
+def trained(source: Source, variant: str, seed: int) -> RunFolder:
+    """A finished run, trained now unless it is there. All runs share the class images."""
+    name = f"{source.name}-{file_name(variant)}-{seed}"
+    photos, run = WORK / "photos" / name, RunFolder(WORK / name)
     if not run.vectors.exists():
-        source.write(photos, variant in MASKED)
+        source.write(photos, variant not in UNMASKED)
+        shutil.rmtree(run.path, ignore_errors=True)  # stopped before its end
         given = ("--instance_dir", photos, "--class_noun", source.cls, "--base_model", "starter", "--seed", seed)
-        began = time.perf_counter()
         flags = (*given, "--output_dir", run.path, "--num_validation_images", 0, *VARIANTS[variant])
         train([str(flag) for flag in flags])
-        run.write_config({**run.read_config(), "whole_seconds": time.perf_counter() - began})
-    return run, run.read_config()["whole_seconds"]
+    return run
+
+
+def file_name(variant: str) -> str:
+    return variant.replace(" ", "-").replace(",", "")
 
 
 def main() -> None:
@@ -107,23 +117,25 @@ def main() -> None:
     sources = [Source(name, SUBJECTS[name].cls) for name in flags.subjects]
     if flags.photos:
         sources = [Source(folder.name, class_noun(folder.name), folder) for folder in flags.photos]
-    variants = [name for name in flags.variants if not (flags.photos and name in MASKED)]
+    variants = [name for name in flags.variants if not (flags.photos and name in MASKS)]
     names, photos = ", ".join(source.name for source in sources), REAL if flags.photos else DRAWN
     result = Path(__file__).with_name("inputs_real.md" if flags.photos else "inputs.md")
+    WORK.mkdir(parents=True, exist_ok=True)
     base = resolve("starter")
     pipe, scorer, rows = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12)), []
-    header = ["photos and flags", "likeness", "ground right", "class kept", "seconds"]
+    header = ["photos and flags", "likeness", "ground right", "class kept"]
     for variant in ("the base", *variants):
-        totals = []
+        totals, pictures = [], []
         for source in sources:
-            run, seconds = trained(source, variant, flags.seed) if variant in VARIANTS else (None, 0.0)
-            set_subjects(pipe, [(run.path, 1.0)] if run else [])
+            set_subjects(pipe, [(trained(source, variant, flags.seed).path, 1.0)] if variant in VARIANTS else [])
             mine = scorer.score(pipe, f"sks {source.cls}", source.cls, source.references())
             general = scorer.score(pipe, f"a {source.cls}", source.cls, source.references())
             scores = (mine.likeness, mine.background.float(), general.cls.float())
-            totals.append([*(score.mean().item() for score in scores), seconds])
+            totals.append([score.mean().item() for score in scores])
+            pictures += [[source.references()[0], *mine.images], [source.references()[0], *general.images]]
         means = [sum(column) / len(totals) for column in zip(*totals, strict=True)]
-        rows.append([variant, *(f"{value:.2f}" for value in means[:3]), f"{means[3]:.0f}"])
+        rows.append([variant, *(f"{value:.2f}" for value in means)])
+        grid(pictures, cell=96).save(WORK / f"{result.stem}-{file_name(variant)}.png")
         print(*rows[-1], flush=True)
         notes = NOTES.format(names=names, photos=photos)
         write_table(result, "What people bring", "python -m benchmarks.inputs", header, rows, notes)

@@ -15,7 +15,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 
 def serve(runs: Path, port: int | None = None) -> tuple[subprocess.Popen, str]:
     """Starts the page on the starter; the process and its address."""
-    command = [sys.executable, "-m", "app.server", "--runs", str(runs), "--base_model", "starter"]
+    command = [sys.executable, "-m", "app.command", "--runs", str(runs), "--base_model", "starter"]
     command += ["--server_port", str(port)] if port else []
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)

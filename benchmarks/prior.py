@@ -1,4 +1,4 @@
-"""Class images against a penalty on drift, on subjects of the starter. `python -m benchmarks.prior`"""
+"""Every prior, and none, on subjects of the starter. `python -m benchmarks.prior`"""
 
 import argparse
 import time
@@ -10,6 +10,7 @@ from starter import world
 from starter.subjects import EXAMPLES, SUBJECTS
 from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
+from vf_dreambooth.images import grid
 from vf_dreambooth.photos import read_folder
 from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
 from vf_training.runs import RunFolder
@@ -46,10 +47,11 @@ def trained(name: str, prior: str) -> tuple[RunFolder, float]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
     base = resolve("starter")
     pipe, scorer, rows = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12)), []
     for prior in ("base", *PRIORS):
-        totals = []
+        totals, pictures = [], []
         for name in NAMES:
             photos, cls = read_folder(EXAMPLES / name).images, SUBJECTS[name].cls
             run, seconds = trained(name, prior) if prior in PRIORS else (None, 0.0)
@@ -58,9 +60,11 @@ def main() -> None:
             general = scorer.score(pipe, f"{world.article(cls)} {cls}", cls, photos)
             scores = [mine.likeness, mine.background.float(), general.likeness, general.cls.float()]
             totals.append([*(score.mean().item() for score in scores), seconds])
+            pictures += [[photos[0], *mine.images], [photos[0], *general.images]]
         means = [sum(column) / len(totals) for column in zip(*totals, strict=True)]
         rows.append([prior, *(f"{value:.2f}" for value in means[:4]), f"{means[4]:.0f}"])
         print(*rows[-1], flush=True)
+        grid(pictures, cell=96).save(WORK / f"{prior.replace(' ', '-').replace(',', '')}.png")
         header = ["prior", "likeness", "background right", "class likeness", "class kept", "seconds"]
         write_table(RESULT, "Keeping the class", "python -m benchmarks.prior", header, rows, NOTES)
 

@@ -29,11 +29,8 @@ from vf_training.runs import RunFolder
 
 from . import manifest
 from .collection import EVALUATION, FACTS
-from .dreambench import SHARED, Prompt, is_live, prompts
+from .dreambench import FIRST_SEED, SHARED, Prompt, is_live, prompts
 from .manifest import Entry
-
-PROMPTS = "live or object (DreamBench's), or a file with one prompt per line and {} for the subject"
-FIRST_SEED = 100_000  # far from the seeds of previews and class images, which the training used
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from vf_training.runs import VECTORS, RunFolder
 
 from . import trade_off
 from .balance import Embedded, Frame, Scores
-from .dreambench import SHARED
+from .dreambench import SHARED, STRENGTHS
 from .embeddings import embed_files
 from .encoders import Encoders
 from .generation import task_of
@@ -37,7 +37,6 @@ from .protocols import Protocol
 SCHEMA = "vectorfit-selection/1"
 FOLDER = "selection"  # in a run folder: pictures, trade_off.png, selection.json, and the subject file of before
 BEFORE = "before.safetensors"
-STRENGTHS = (0.8, 1.0, 1.2)
 PROMPTS, CLASS_PROMPTS = 6, 4  # pictures of each candidate
 FIRST_SEED = 300_000  # far from the seeds of trainings and of `eval generate`, whose scores are to judge the choice
 OTHER_SEEDS = 1000  # from those of a choice to those that judge it

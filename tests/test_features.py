@@ -23,7 +23,7 @@ def test_all_features_are_there_once_with_a_state():
 def test_every_flag_that_is_named_exists():
     parsers = (build_parser("x"), export.build_parser(), generate.build_parser())
     known = {flag for parser in parsers for flag in parser._option_string_actions}
-    known |= set(re.findall(r'"(--\w+)"', (ROOT / "app" / "server.py").read_text(encoding="utf-8")))
+    known |= set(re.findall(r'"(--\w+)"', (ROOT / "app" / "command.py").read_text(encoding="utf-8")))
     known |= {"--num_processes", *(f"--{letter}" for letter in OPTIONS)}  # of accelerate launch, and of prompt files
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("features.md", "dreambooth.md"))
     named = set(re.findall(r"(?<![\w-])(--[a-z][\w-]*)", text))

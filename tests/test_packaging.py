@@ -115,9 +115,14 @@ def linked(names, folder):
     return folder
 
 
-def test_the_core_needs_three_libraries():
+def test_the_core_needs_four_libraries():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {Requirement(need).name for need in settings["dependencies"]} == {"torch", "safetensors", "numpy"}
+    assert {Requirement(need).name for need in settings["dependencies"]} == {
+        "torch",
+        "safetensors",
+        "numpy",
+        "platformdirs",
+    }
     extras = settings["optional-dependencies"]
     everything = {need for extra in ("dreambooth", "tasks", "eval", "app", "peft") for need in extras[extra]}
     assert all(extra in extras["all"][0] for extra in ("dreambooth", "tasks", "eval", "app", "peft"))
@@ -126,8 +131,8 @@ def test_the_core_needs_three_libraries():
 
 @pytest.mark.slow
 def test_the_wheel_alone_is_the_method(installed, tmp_path):
-    """With torch, safetensors, numpy and what these need, and nothing else to be found."""
-    core = linked(("torch", "safetensors", "numpy"), tmp_path / "core")
+    """With torch, safetensors, numpy, platformdirs and what these need, and nothing else to be found."""
+    core = linked(("torch", "safetensors", "numpy", "platformdirs"), tmp_path / "core")
     assert not (core / "transformers").exists()
     code = f"""
 import sys

@@ -1,15 +1,21 @@
 """VectorFit: fine-tuning by training the singular values and biases that a model's weights already have."""
 
-from .config import VectorFitConfig
-from .container import read_metadata
-from .errors import VectorFitError
-from .freezing import AdaptiveVectorFreezing, AvfSchedule, avf_schedule
-from .inject import disabled, inject, merge, merged, remove, serve, set_strength, unmerge
-from .layers import VectorFitLayer
-from .optim import parameter_groups
-from .plan import LayerPlan, Plan, plan
-from .record import head_parameters, vector_parameters
-from .vectors_file import load_vectors, save_vectors, set_subjects
+from typing import TYPE_CHECKING
+
+from . import lazy
+
+if TYPE_CHECKING:
+    from .config import VectorFitConfig
+    from .container import read_metadata
+    from .errors import VectorFitError
+    from .freezing import AdaptiveVectorFreezing
+    from .injection import disabled, inject, merge, merged, remove, serve, set_strength, unmerge
+    from .layers import VectorFitLayer
+    from .optim import parameter_groups
+    from .planning import LayerPlan, Plan, plan
+    from .record import head_parameters, vector_parameters
+    from .schedule import AvfSchedule, avf_schedule
+    from .vectors_file import load_vectors, save_vectors, set_subjects
 
 __version__ = "0.1.0"
 
@@ -39,3 +45,23 @@ __all__ = [
     "unmerge",
     "vector_parameters",
 ]
+
+# By module. A command line is read, and --help answered, before PyTorch is loaded.
+_NAMES = {
+    "config": "VectorFitConfig",
+    "container": "read_metadata",
+    "errors": "VectorFitError",
+    "freezing": "AdaptiveVectorFreezing",
+    "injection": "disabled inject merge merged remove serve set_strength unmerge",
+    "layers": "VectorFitLayer",
+    "optim": "parameter_groups",
+    "planning": "LayerPlan Plan plan",
+    "record": "head_parameters vector_parameters",
+    "schedule": "AvfSchedule avf_schedule",
+    "vectors_file": "load_vectors save_vectors set_subjects",
+}
+__getattr__ = lazy.attributes(__name__, _NAMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

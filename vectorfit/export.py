@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .errors import VectorFitError
 from .fingerprint import canonical_name
-from .inject import holders_of_modules, replace
+from .injection import holders_of_modules, replace
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
 from .record import drop_records

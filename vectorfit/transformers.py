@@ -12,8 +12,9 @@ from transformers import TrainerCallback  # noqa: TID251 - this module is the ed
 from transformers.trainer_callback import ExportableState  # noqa: TID251
 
 from .errors import VectorFitError
-from .freezing import BETA, TOP_K, AdaptiveVectorFreezing, AvfSchedule, avf_schedule
+from .freezing import BETA, AdaptiveVectorFreezing
 from .record import vector_parameters
+from .schedule import TOP_K, AvfSchedule, avf_schedule
 
 # The hook on each vector that is being trained: one at most, whatever became of the training before.
 _HOOKS: Any = WeakTensorKeyDictionary()

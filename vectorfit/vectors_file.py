@@ -24,7 +24,7 @@ from .fingerprint import (
     weights_sha256,
 )
 from .idle_biases import idle_biases
-from .inject import inject, remove
+from .injection import inject, remove
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_modules
 from .pattern import Pattern

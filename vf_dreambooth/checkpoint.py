@@ -111,19 +111,3 @@ def find(run: RunFolder, requested: str) -> Path | None:
         return Path(requested)
     names = ", ".join(folder.name for folder in existing.values()) or "none"
     raise VectorFitError(f"--resume_from_checkpoint: {requested} is not a checkpoint of {run.path}; it has {names}")
-
-
-def run_of(requested: str) -> RunFolder:
-    """The run folder that a path to a run or to one of its checkpoints lies in.
-
-    Raises:
-        VectorFitError: it is neither.
-    """
-    path = Path(requested)
-    for folder in (path, path.parent.parent):
-        if RunFolder(folder).config.exists():
-            return RunFolder(folder)
-    raise VectorFitError(
-        f"--resume_from_checkpoint: {requested} is neither a run folder nor a checkpoint in one; "
-        "expected latest or such a folder"
-    )

@@ -1,25 +1,34 @@
 """Reads a command line into settings."""
 
 import argparse
-import difflib
 import json
-import sys
-import types
-import typing
+import runpy
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vectorfit import VectorFitError
+from vf_training import command_line
+from vf_training.command_line import Parser, add_options, did_you_mean, value_type, values_of
+from vf_training.options import dependents, problems_of
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
-from .checkpoint import run_of
 from .config import TrainConfig
-from .default_runs import newest_run
-from .options import dependents, problems_of
+from .default_runs import newest_run, run_of
 from .settings.prior import GROUP as PRIOR
+
+PROG = "train_dreambooth_vectorfit.py"
+EXAMPLES = (
+    f"accelerate launch {PROG} --instance_dir dog/",
+    f"accelerate launch {PROG} --instance_dir dog/ --base_model starter --output_dir runs/dog",
+    f"{PROG} --instance_dir dog/ --dry_run",
+    f"{PROG} --instance_dir dog/ --print_config > dog.json",
+    f"{PROG} --config dog.json --max_train_steps 500",
+    f"{PROG} --resume_from_checkpoint runs/dog",
+)
 
 # Flags of other DreamBooth scripts that do not exist here, and what to use instead.
 ELSEWHERE = {
@@ -50,34 +59,16 @@ class Command:
     config: TrainConfig
     resume_from_checkpoint: str | None = None  # "latest", a run folder, or a checkpoint in one
     dry_run: bool = False
+    print_config: bool = False
 
 
-METAVARS = {int: "N", float: "X", str: "TEXT"}
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line and exit status 2 instead of argparse's usage."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        print(f"{self.prog}: {message}", file=sys.stderr)
-        raise SystemExit(2)
-
-
-def _value_type(annotation: object) -> type:
-    """The type inside `X | None`."""
-    if isinstance(annotation, types.UnionType):
-        return next(t for t in typing.get_args(annotation) if t is not type(None))
-    assert isinstance(annotation, type)
-    return annotation
-
-
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The training's flags, one per field of `TrainConfig`, in its groups. Values stay text; `parse` reads them."""
-    parser = _Parser(
-        prog=prog,
+def build_parser(prog: str = PROG) -> Parser:
+    """The training's flags, one per field of `TrainConfig`, in its groups."""
+    parser = Parser(
+        prog,
         usage=f"{prog} --instance_dir DIR [further flags]",
         description="DreamBooth with VectorFit: five photos in, a subject file out.",
-        allow_abbrev=False,
+        examples=EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )
     run = parser.add_argument_group("run")
@@ -90,47 +81,19 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--dry_run", action="store_true", help="print what would be trained and how long it would take, then stop"
     )
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for item in fields(TrainConfig):
-        name = item.metadata["group"]
-        group = groups[name] = groups.get(name) or parser.add_argument_group(name)
-        flags = item.metadata["flags"] or (f"--{item.name}",)
-        default = None if item.default is MISSING else item.default
-        text = item.metadata["help"] + (f" (default {default})" if default not in (None, "") else "")
-        if _value_type(item.type) is bool:
-            group.add_argument(*flags, dest=item.name, action=argparse.BooleanOptionalAction, help=text)
-        else:
-            kind = METAVARS[_value_type(item.type)]
-            metavar = "{" + ",".join(item.metadata["choices"]) + "}" if item.metadata["choices"] else kind
-            group.add_argument(*flags, dest=item.name, metavar=metavar, help=text.replace("%", "%%"))
-    groups[PRIOR].add_argument(
+    run.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print all settings, also what is inferred, as a file that --config reads, then stop",
+    )
+    add_options(parser, TrainConfig)
+    prior = next(group for group in parser._action_groups if group.title == PRIOR)
+    prior.add_argument(
         "--with_prior_preservation",
         action=argparse.BooleanOptionalAction,
         help="other names of class_images and none",
     )
     return parser
-
-
-def _unknown_arguments(unknown: list[str], parser: argparse.ArgumentParser) -> str:
-    """The messages for unknown arguments, with the most similar flag if there is one."""
-    known, messages, after_flag = list(parser._option_string_actions), [], False
-    for argument in unknown:
-        flag = argument.split("=")[0]
-        if not argument.startswith("--"):
-            if not after_flag:  # the value of an unknown flag is not a second error
-                hint = (
-                    f"did you mean --instance_dir {argument}?" if Path(argument).is_dir() else "--help lists all flags"
-                )
-                messages.append(f"unknown argument {argument}; {hint}")
-        elif flag in ELSEWHERE:
-            messages.append(f"unknown argument {flag}; {ELSEWHERE[flag]}")
-        else:
-            near = difflib.get_close_matches(flag, known, 1, 0.5)
-            messages.append(
-                f"unknown argument {flag}; " + (f"did you mean {near[0]}?" if near else "--help lists all flags")
-            )
-        after_flag = argument.startswith("--") and "=" not in argument
-    return "\n".join(messages)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -144,7 +107,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = dict(content.get("settings", content))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise VectorFitError(f"--config: {path} cannot be read ({error}); expected a run's config.json") from error
-    types_of = {f.name: _value_type(f.type) for f in fields(TrainConfig)}
+    types_of = {item.name: value_type(item) for item in fields(TrainConfig)}
     names, problems = list(types_of), []
     for name in types_of.keys() & settings.keys():
         value, kind = settings[name], types_of[name]
@@ -152,27 +115,16 @@ def read_settings(path: Path) -> dict[str, Any]:
         if value is not None and not fits:
             problems.append(f"--config: {path} has {name} = {value!r}, expected a {kind.__name__}")
     for unknown in settings.keys() - set(names):
-        near = difflib.get_close_matches(unknown, names, 1, 0.5)
-        problems.append(
-            f"--config: {path} has the unknown setting {unknown!r}" + (f"; nearest: {near[0]}" if near else "")
-        )
+        near = did_you_mean(unknown, names)
+        problems.append(f"--config: {path} has the unknown setting {unknown!r}" + (f"; {near}" if near else ""))
     if problems:
         raise VectorFitError("\n".join(sorted(problems)))
     return {name: value for name, value in settings.items() if name != "output_dir" and value is not None}
 
 
-def _convert(flags: dict[str, Any], problems: Problems) -> dict[str, Any]:
-    """Converts the text of each flag to the type of its setting."""
-    values: dict[str, Any] = {}
-    words = {int: "a whole number", float: "a number"}
-    for item in fields(TrainConfig):
-        if item.name not in flags:
-            continue
-        kind, value = _value_type(item.type), flags[item.name]
-        try:
-            values[item.name] = value if isinstance(value, kind) else kind(value)
-        except ValueError:
-            problems.messages.append(f"--{item.name}: got {value!r}, expected {words[kind]}")
+def _given(flags: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """The settings that flags give."""
+    values = values_of(TrainConfig, flags, problems)
     with_prior = flags.get("with_prior_preservation")
     if with_prior is not None:
         prior = "class_images" if with_prior else "none"
@@ -184,14 +136,10 @@ def _convert(flags: dict[str, Any], problems: Problems) -> dict[str, Any]:
     return values
 
 
-def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "train_dreambooth_vectorfit.py") -> Command:
+def parse(arguments: Sequence[str] | None, problems: Problems) -> Command:
     """Reads a command line. Errors are added to `problems`, and those settings keep their defaults."""
-    parser = build_parser(prog)
-    namespace, unknown = parser.parse_known_args(arguments)
-    flags = vars(namespace)
-    if unknown:
-        problems.messages += _unknown_arguments(unknown, parser).splitlines()
-    resume, given, values = flags.get("resume_from_checkpoint"), _convert(flags, problems), {}
+    flags = command_line.parse(build_parser(), arguments, problems, ELSEWHERE, "--instance_dir")
+    resume, given, values = flags.get("resume_from_checkpoint"), _given(flags, problems), {}
     with problems.noting():
         if "config" in flags:
             recorded = read_settings(Path(flags["config"]))
@@ -206,7 +154,8 @@ def parse(arguments: Sequence[str] | None, problems: Problems, prog: str = "trai
         run = _resumed_run(resume, values | given)
         if run is not None:
             values |= read_settings(run.config) | {"output_dir": str(run.path)}
-    return Command(_without_errors(values | given, problems), resume, flags.get("dry_run", False))
+    config = _without_errors(values | given, problems)
+    return Command(config, resume, flags.get("dry_run", False), flags.get("print_config", False))
 
 
 def _without_errors(values: dict[str, Any], problems: Problems) -> TrainConfig:
@@ -231,3 +180,14 @@ def _resumed_run(resume: str | None, settings: dict[str, Any]) -> RunFolder | No
         run = RunFolder(settings["output_dir"])
         return run if run.config.exists() else None
     return newest_run(Path(settings["instance_data_dir"])) if "instance_data_dir" in settings else None
+
+
+def answer_help(arguments: Sequence[str] | None = None) -> None:
+    """Prints --help and ends the program, if it is asked for. What is wrong is told later, all at once."""
+    with suppress(VectorFitError):
+        build_parser().parse_known_args(arguments)
+
+
+def run() -> None:
+    """The console script: the training script, found by its name."""
+    runpy.run_module(PROG.removesuffix(".py"), run_name="__main__", alter_sys=True)

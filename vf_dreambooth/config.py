@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vectorfit import VectorFitError
+from vf_training.options import problems_of
 
-from .options import problems_of
 from .prompts import class_noun, default_prompts
 from .settings.base import BaseSettings
 from .settings.freezing import FreezingSettings, freezes
@@ -15,6 +15,18 @@ from .settings.output import OutputSettings
 from .settings.prior import PriorSettings
 from .settings.subject import SubjectSettings
 from .settings.training import TrainingSettings
+
+if TYPE_CHECKING:
+    from .base_models import BaseModel
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a setting is inferred from besides other settings: the base, and accelerate's configuration."""
+
+    base: "BaseModel"
+    mixed_precision: str
+    accumulation: int
 
 
 # dataclasses take the fields of the last base first: --help and `completed` go from the subject to the hub.

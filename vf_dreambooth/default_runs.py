@@ -1,8 +1,9 @@
-"""Run folders that the user does not name: runs/FOLDER after the folder of the photos, numbered from the second."""
+"""The run folder that a command line means: a named one, or runs/FOLDER after the photos, numbered from the second."""
 
 import re
 from pathlib import Path
 
+from vectorfit import VectorFitError
 from vf_training.runs import RunFolder
 
 
@@ -20,3 +21,19 @@ def newest_run(photos: Path) -> RunFolder | None:
     runs = [RunFolder(path) for path in Path("runs").glob("*") if re.fullmatch(rf"{name}(-\d+)?", path.name)]
     started = [run for run in runs if run.config.exists()]
     return max(started, key=lambda run: run.config.stat().st_mtime_ns, default=None)
+
+
+def run_of(requested: str) -> RunFolder:
+    """The run folder that a path to a run or to one of its checkpoints lies in.
+
+    Raises:
+        VectorFitError: it is neither.
+    """
+    path = Path(requested)
+    for folder in (path, path.parent.parent):
+        if RunFolder(folder).config.exists():
+            return RunFolder(folder)
+    raise VectorFitError(
+        f"--resume_from_checkpoint: {requested} is neither a run folder nor a checkpoint in one; "
+        "expected latest or such a folder"
+    )

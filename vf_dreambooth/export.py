@@ -7,25 +7,26 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors.torch import save
-
-import vectorfit as vf
 from vectorfit import VectorFitError
-from vectorfit.atomic import write_atomically
-from vectorfit.export import bake, difference, lora
-from vf_training.commands import exit_clearly
+from vf_training.command_line import Parser, read
+from vf_training.commands import exit_clearly, hide_loading_bars
 
-from .base_models import BaseModel, load
-from .families import FAMILIES, family_of
-from .pipeline import adapted_models, base_of, folder_of, subject_file
+if TYPE_CHECKING:
+    from .base_models import BaseModel
 
 KINDS = ("lora", "diff", "pipeline")
-NAMINGS = tuple(dict.fromkeys(tool for family in FAMILIES for tool in family.namings))
+NAMING = "diffusers"  # of a LoRA, if not another is asked for
+EXAMPLES = (
+    "python -m vf_dreambooth.export runs/dog --to lora",
+    "python -m vf_dreambooth.export runs/dog --to lora --naming kohya --rank 64",
+    "python -m vf_dreambooth.export owner/name --to pipeline --out dog-model",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vf_dreambooth.export", description=__doc__, allow_abbrev=False)
+    parser = Parser("vf_dreambooth.export", description=__doc__, examples=EXAMPLES)
     parser.add_argument("subject", type=Path, metavar="RUN", help="run folder, subject file or hub id owner/name")
     parser.add_argument(
         "--to",
@@ -36,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rank", type=int, default=32, help="rank of the LoRA (default 32)")
     parser.add_argument(
-        "--naming", choices=NAMINGS, default=NAMINGS[0], help=f"names in the LoRA (default {NAMINGS[0]})"
+        "--naming",
+        default=NAMING,
+        help=f"tool whose names the LoRA has: diffusers, kohya, onetrainer (default {NAMING})",
     )
     parser.add_argument(
         "--biases", action="store_true", help="include the bias deltas in the LoRA; diffusers and PEFT read them"
@@ -53,7 +56,7 @@ class Kind:
 
     to: str
     rank: int = 32
-    naming: str = NAMINGS[0]
+    naming: str = NAMING
     biases: bool = False
 
     @property
@@ -62,17 +65,27 @@ class Kind:
         return names.get(self.to, self.to)
 
 
-def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: float = 1.0) -> str:
+def export(subject: Path, base: "BaseModel", kind: Kind, out: Path, strength: float = 1.0) -> str:
     """Writes a run folder's or subject file's change for other tools, and returns a line on what was written.
 
     Raises:
         VectorFitError: `out` exists, the subject is damaged or of another base, or the base cannot be loaded.
     """
+    from safetensors.torch import save
+
+    from vectorfit import load_vectors
+    from vectorfit.atomic import write_atomically
+    from vectorfit.export import bake, difference, lora
+
+    from .base_models import load
+    from .families import family_of
+    from .pipeline import adapted_models, subject_file
+
     if out.exists():
         raise VectorFitError(f"--out: {out} exists; give another path or delete it")
     pipe = load(base)
     models, family = adapted_models(pipe), family_of(pipe)
-    metadata = vf.load_vectors(models, subject_file(subject), strength=strength)
+    metadata = load_vectors(models, subject_file(subject), strength=strength)
     if kind.to == "pipeline":
         bake(models)
         pipe.save_pretrained(out)
@@ -89,7 +102,10 @@ def export(subject: Path, base: BaseModel, kind: Kind, out: Path, strength: floa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    flags = build_parser().parse_args(arguments)
+    flags = read(build_parser(), arguments)
+    from .pipeline import base_of, folder_of
+
+    hide_loading_bars()
     kind = Kind(flags.to, flags.rank, flags.naming, flags.biases)
     out = flags.out or folder_of(flags.subject) / kind.file_name
     print(export(flags.subject, base_of(flags.subject, flags.base_model), kind, out, flags.strength))

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from vectorfit import VectorFitError
+from vf_training.device import is_out_of_memory
 
 from .config import TrainConfig
 from .data import DataSampler
@@ -29,11 +28,6 @@ def not_finite(
     )
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    words = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "out of memory" in words
-
-
 def memory_remedy(config: TrainConfig) -> str:
     """What to add or change so that this training takes less memory, and gives the same result up to rounding."""
     card = next_smaller(config)
@@ -52,7 +46,7 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise VectorFitError(f"out of memory; {memory_remedy(config)}. ({str(error).splitlines()[0]})") from error
     except MemoryError as error:

@@ -4,8 +4,10 @@ An upload is card, subject file and sample grids. config.json has paths of this 
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from accelerate import PartialState
 from huggingface_hub import HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -17,9 +19,11 @@ from huggingface_hub.errors import (
 
 from vectorfit import VectorFitError
 from vectorfit.atomic import write_atomically
-from vf_training.runs import VECTORS
+from vf_training.problems import Problems
+from vf_training.runs import VECTORS, RunFolder
 
 from . import network
+from .config import TrainConfig
 
 HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?")
 UPLOADED = ["README.md", VECTORS, "samples/*.png"]
@@ -86,3 +90,15 @@ def push(run: Path, repository: str, message: str, *, private: bool = False) -> 
             f"later: hf upload {repository} {run} . --include {' '.join(map(repr, UPLOADED))}"
         ) from error
     return f"{api.endpoint}/{repository}"
+
+
+def push_finished(runs: Iterable[tuple[TrainConfig, RunFolder]]) -> None:
+    """Uploads the finished runs with --push_to_hub. Errors are reported after all were tried."""
+    problems = Problems()
+    for config, run in runs:
+        if config.push_to_hub and PartialState().is_main_process:
+            name = config.hub_model_id or run.path.resolve().name
+            message = f"{config.trigger}, trained with VectorFit"
+            with problems.noting():
+                print(f"uploaded     {push(run.path, name, message, private=config.hub_private_repo)}")
+    problems.raise_all()

@@ -26,22 +26,22 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 def views(
     image: Image.Image,
-    size: int,
+    size: tuple[int, int],
     *,
     center_crop: bool,
     random_flip: bool,
     generator: torch.Generator,
     centering: tuple[float, float] = (0.5, 0.5),
 ) -> list[Image.Image]:
-    """The squares of a photo to train on: its centre, or `CROPS` random ones, and with `random_flip` their mirrors.
+    """The cuts of a photo to train on: its centre, or `CROPS` random ones, and with `random_flip` their mirrors.
 
-    `centering` says where the centre is, as `ImageOps.fit` takes it.
+    `size` is width and height. `centering` says where the centre is, as `ImageOps.fit` takes it.
     """
-    squares = [ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, centering=centering)]
+    cuts = [ImageOps.fit(image, size, Image.Resampling.LANCZOS, centering=centering)]
     if not center_crop:
         centres = torch.rand((CROPS, 2), generator=generator).tolist()
-        squares = [ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, centering=c) for c in centres]
-    return squares + [ImageOps.mirror(picture) for picture in squares] if random_flip else squares
+        cuts = [ImageOps.fit(image, size, Image.Resampling.LANCZOS, centering=c) for c in centres]
+    return cuts + [ImageOps.mirror(picture) for picture in cuts] if random_flip else cuts
 
 
 def to_tensor(image: Image.Image) -> Tensor:

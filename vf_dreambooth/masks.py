@@ -64,13 +64,14 @@ def _opened(path: Path) -> Image.Image:
     return image.convert("L")
 
 
-def centering(mask: Image.Image) -> tuple[float, float]:
-    """Where a square must be cut so that the subject is in its middle, as `ImageOps.fit` takes it."""
+def centering(mask: Image.Image, size: tuple[int, int] = (1, 1)) -> tuple[float, float]:
+    """Where a cut of the form of `size` must be so that the subject is in its middle, as `ImageOps.fit` takes it."""
     box = mask.point(lambda level: 255 * (level > 127)).getbbox() or (0, 0, *mask.size)
-    side, fractions = min(mask.size), []
-    for low, high, length in zip(box[:2], box[2:], mask.size, strict=True):
+    scale, fractions = min(mask.width / size[0], mask.height / size[1]), []
+    for low, high, length, part in zip(box[:2], box[2:], mask.size, size, strict=True):
+        side = scale * part
         room = length - side
-        fractions.append(min(max((low + high - side) / 2 / room, 0.0), 1.0) if room else 0.5)
+        fractions.append(min(max((low + high - side) / 2 / room, 0.0), 1.0) if room > 0 else 0.5)
     return fractions[0], fractions[1]
 
 

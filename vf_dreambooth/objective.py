@@ -1,6 +1,7 @@
 """The objective of DreamBooth: denoise the subject, and keep the class."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vectorfit as vf
+from vf_training.device import free_memory, is_out_of_memory
 
 from .captions import Captions
 from .config import TrainConfig
@@ -90,7 +92,38 @@ class Objective:
         self.text_is_kept = True
 
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
-        """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process."""
+        """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process.
+
+        Where the memory does not suffice, the update is made again in smaller parts, and so are all others.
+        """
+        while True:
+            try:
+                return self._backward(denoiser, step, accelerator)
+            except RuntimeError as error:
+                if not (is_out_of_memory(error) and self._split(accelerator)):
+                    raise
+            free_memory()  # only here is the error gone, which held on to tensors
+            at_once = self.config.train_batch_size
+            accelerator.print(f"out of memory at step {step}: from here {at_once} of a batch at once, same result")
+
+    def _split(self, accelerator: Accelerator) -> bool:
+        """Makes less of a batch be computed at once from now on, which changes results by rounding only.
+
+        False where that cannot be: it is a sample at a time already, or other processes would not know of it.
+        """
+        batch, now = self.config.effective_batch_size, self.config.train_batch_size
+        if now == 1 or accelerator.num_processes > 1:
+            return False
+        at_once = next(count for count in range(now - 1, 0, -1) if batch % count == 0)
+        self.config = replace(self.config, train_batch_size=at_once, gradient_accumulation_steps=batch // at_once)
+        self.data_sampler = replace(self.data_sampler, batch_size=at_once)
+        accelerator.gradient_accumulation_steps, accelerator.step = batch // at_once, 0
+        self._drawn.clear()
+        for vector in self.vectors:
+            vector.grad = None
+        return True
+
+    def _backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         config, device = self.config, accelerator.device
         parts, self.prompt_ids = torch.zeros(3, device=device), self.prompt_ids.to(device)
         firsts = [
@@ -116,7 +149,15 @@ class Objective:
         return parts
 
     def _losses(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
-        """The loss of each sample [n]; `prompt` says which of the prompts each has [n]."""
+        """The loss of each sample [n], size by size; `prompt` says which of the prompts each has [n]."""
+        rows, losses = [], []
+        for own, part in batch.by_size():
+            rows.append(own)
+            losses.append(self._losses_of_size(denoiser, part, prompt[own], accelerator))
+        return torch.cat(losses)[torch.cat(rows).argsort().to(accelerator.device)] if len(rows) > 1 else losses[0]
+
+    def _losses_of_size(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
+        """The loss of each sample [n] of a batch without padding."""
         prompt_ids = None
         if not self.text_is_kept:
             used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding

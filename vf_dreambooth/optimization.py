@@ -14,9 +14,9 @@ from torch import nn
 import vectorfit as vf
 from vectorfit.modules import named_modules
 from vf_training import methods
+from vf_training.options import EVERYTHING
 
 from .config import TrainConfig
-from .options import EVERYTHING
 from .residency import checkpointing, store_low
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "prodigy": Prodigy}

@@ -9,6 +9,7 @@ import torch
 
 from vectorfit import VectorFitError
 from vf_training import methods
+from vf_training.options import completed
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
@@ -17,11 +18,10 @@ from .base_models import BaseModel, resolve
 from .captions import filled, photo_captions
 from .checkpoint import find
 from .cli import Command, parse, read_settings
-from .config import TrainConfig
+from .config import Circumstances, TrainConfig
 from .default_runs import newest_run
 from .memory_presets import fitted
 from .optimization import rates_of
-from .options import Circumstances, completed
 from .photos import Photos, check_photos, digests, photo_paths, read_folder
 from .pipeline import GenerationSettings
 from .previews import Preview, previews
@@ -249,8 +249,8 @@ def _check_machine(command: Command, several: bool) -> None:
         raise VectorFitError("\n".join(problems))
 
 
-def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
-    """Prepares the runs of a command line, one per subject, and says whether it is a dry run.
+def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], Command]:
+    """Prepares the runs of a command line, one per subject, and returns the command too.
 
     Raises:
         VectorFitError: all errors in flags, folders, photos, base model and run folder, one per line.
@@ -258,7 +258,7 @@ def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
     problems, base, folders = Problems(), None, []
     command = parse(arguments, problems)
     config = command.config
-    if config.push_to_hub and not command.dry_run:
+    if config.push_to_hub and not (command.dry_run or command.print_config):
         with problems.noting():
             hub.check_login()
     with problems.noting():
@@ -272,7 +272,7 @@ def prepare(arguments: Sequence[str] | None) -> tuple[list[Setup], bool]:
     commands = [_of_subject(command, folder) if several else command for folder in folders]
     setups = [_settle(each, base, problems) for each in commands]
     problems.raise_all()
-    return [setup for setup in setups if setup is not None], command.dry_run
+    return [setup for setup in setups if setup is not None], command
 
 
 def announce(setup: Setup, say: Callable[[str], None]) -> None:

@@ -1,20 +1,22 @@
 """Experiment trackers: which there are, and what a run sends them."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import numpy as np
-from accelerate import Accelerator
-from PIL import Image
 
 from vectorfit import VectorFitError
 
 from . import network
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL import Image
 
 PROJECT = "vectorfit-dreambooth"
 
@@ -96,6 +98,8 @@ def start(accelerator: Accelerator, name: str, run: Path, settings: Mapping[str,
 
 def send_picture(accelerator: Accelerator, name: str, picture: Image.Image, step: int) -> None:
     """Sends a picture to the run's trackers; those that accelerate gives no pictures to are passed over."""
+    import numpy as np  # not needed to name the trackers
+
     pixels = np.asarray(picture.convert("RGB"))
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":

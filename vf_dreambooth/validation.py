@@ -21,7 +21,8 @@ class Validation:
     """Measures one loss, always on the same latents, noise and timesteps, so that its values can be compared."""
 
     def __init__(self, config: TrainConfig, pipe: DiffusionPipeline, photos: Photos) -> None:
-        plain = replace(config, center_crop=True, random_flip=False, caption_dropout=0.0, shuffle_captions=False)
+        plain = replace(config, center_crop=True, aspect_ratio_buckets=False, random_flip=False)
+        plain = replace(plain, caption_dropout=0.0, shuffle_captions=False)
         family, self._batch_size = family_of(pipe), config.train_batch_size
         self._schedule, self._denoiser = family.noise_schedule(pipe), family.denoiser(pipe)
         latents = encode_photos(pipe, photos, plain)

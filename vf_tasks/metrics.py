@@ -6,7 +6,9 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import math_verify
 import numpy as np
+from math_verify import ExprExtractionConfig, LatexExtractionConfig
 from rouge_score import rouge_scorer
 from scipy import stats
 from sklearn import metrics as sk
@@ -135,14 +137,9 @@ def best_threshold(
     return threshold, float(totals[kept]) / len(given)
 
 
-def gsm8k_answer(text: str) -> str | None:
-    """The number after the first "####", otherwise the last number; None if there is none."""
-    marked = re.findall(r"####\s*\$?(-?[\d.,]*\d)", text)[:1]
-    numbers = marked or re.findall(r"(?<!\d)-?\d[\d,]*\.?\d*", text)
-    if not numbers:
-        return None
-    number = numbers[-1].replace(",", "").rstrip(".")
-    return re.sub(r"\.0+$", "", number)
+def gsm8k_answer(text: str) -> list[Any]:
+    """The number after the first "####", otherwise the last number, as `math_verify.parse` gives it; [] without one."""
+    return list(math_verify.parse(text.split("####", 2)[1] if "####" in text else text, [ExprExtractionConfig()]))
 
 
 def gsm8k(predictions: Sequence[str], references: Sequence[str]) -> Scores:
@@ -166,53 +163,21 @@ def boxed(text: str) -> str | None:
     return None
 
 
-# Rules that give equal answers the same form, applied in this order. They follow the comparison published with MATH.
-_REWRITINGS = (
-    (r",\\!\s*", ""),  # a thousands separator
-    (r"\\!|\\,|\\;|(?<!\\)\\ |\\left|\\right|\\\$|\$|\\%|%|\^\{?\\circ\}?", ""),
-    (r"\\[dt]frac", r"\\frac"),
-    (r"\\text\{\s*(?:and|or)\s*\}", ","),
-    (r"(?<=[\d}])\s*\\(?:text|mbox)\{[^}]*\}(?:\^\{?\d\}?)?$", ""),  # a unit after the number
-    (r"\\(?:text|mbox|textbf|mathrm)\{([^}]*)\}", r"\1"),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac(\d)\{", r"\\frac{\1}{"),
-    (r"\\frac\{([^{}]*)\}(\d)", r"\\frac{\1}{\2}"),
-    (r"\\sqrt(\w)", r"\\sqrt{\1}"),
-    (r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}"),
-    (r"^-\\frac\{", r"\\frac{-"),
-    (r"(?<![\d])\.(?=\d)", "0."),
-    (r"(?<=\d),(?=\d{3}(?!\d))", ""),
-    (r"(\.\d*?)0+$", r"\1"),
-    (r"\s+", ""),
-    (r"\.$", ""),
-    (r"^0\.5$", r"\\frac{1}{2}"),
-)
-
-
-def math_answer(text: str) -> str | None:
-    """The boxed answer in a normal form, without "x=" and units, or None."""
+def math_answer(text: str) -> list[Any]:
+    """The content of the last box, as `math_verify.parse` gives it; [] without one."""
     answer = boxed(text)
-    if answer is None:
-        return None
-    parts = answer.split("=")
-    if len(parts) == 2 and len(parts[0].strip()) <= 2:
-        answer = parts[1]
-    for pattern, written in _REWRITINGS:
-        answer = re.sub(pattern, written, answer.strip())
-    return answer
+    return [] if answer is None else list(math_verify.parse(rf"\boxed{{{answer}}}", [LatexExtractionConfig()]))
 
 
 def math(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-    """The share of solutions whose boxed answer equals the reference's."""
+    """The share of solutions whose boxed answer equals the reference's as mathematics, however it is written."""
     return _solved(predictions, references, math_answer)
 
 
-def _solved(predictions: Sequence[str], references: Sequence[str], answer: Callable[[str], str | None]) -> Scores:
+def _solved(predictions: Sequence[str], references: Sequence[str], answer: Callable[[str], list[Any]]) -> Scores:
     pairs = [(answer(p), answer(r)) for p, r in zip(predictions, references, strict=True)]
-    right = sum(predicted is not None and predicted == expected for predicted, expected in pairs)
-    return _percent(
-        accuracy=right / len(pairs), answered=sum(predicted is not None for predicted, _ in pairs) / len(pairs)
-    )
+    right = sum(bool(predicted) and math_verify.verify(expected, predicted) for predicted, expected in pairs)
+    return _percent(accuracy=right / len(pairs), answered=sum(bool(predicted) for predicted, _ in pairs) / len(pairs))
 
 
 METRICS: Mapping[str, Callable[[Any, Any], Scores]] = {

@@ -1,32 +1,73 @@
 """A task's settings, as in the paper: one TOML file per data set, whose keys are also flags of the command."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vectorfit import AvfSchedule, VectorFitError
 from vf_training import methods
+from vf_training.command_line import did_you_mean
+from vf_training.options import above, at_least, not_with, option, problems_of
 
 FOLDER = Path(__file__).with_name("recipes")
-PRECISIONS = ("fp32", "bf16", "bf16_weights")
-BIASES = ("layers", "all")
-STRENGTHS = ("absolute", "relative")
-MIRRORS = ("random", "none", "never")
 # VectorFit's rates by trials of ours on a small model, by kind of task: on CoLA's training rows, held out, they came to
 # an area under the curve of 63.1, one rate of 1e-2 to 56.9 (benchmarks/tasks_trials, where three of five trials are
 # still to be made). Those of other methods are in their registry. The paper's are for the paper's models.
 TUNED: Mapping[str, Mapping[str, float]] = {"text_classification": {"learning_rate": 3e-2, "bias_lr": 3e-3}}
+GROUP = "the recipe's keys"
+# What --tiny puts in the place of a recipe's settings.
+TINY: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "num_beams": 2,
+    "max_length": 64,
+    "max_target_length": 8,
+    "stride": 8,
+    "precision": "fp32",
+    "gradient_checkpointing": False,
+}
 TABLE_ROUNDING = 0.02  # the paper rounds epochs and steps: a run this near to them has the table's length
+POSITIVE, NOT_NEGATIVE, REAL = (at_least(1),), (at_least(0),), (above(0),)
 
 
-def _key(text: str, default: Any = ...) -> Any:
-    """A key of a recipe with its help text. Without a default, every recipe must have it."""
-    metadata = {"help": text}
-    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+def _fixed(text: str, default: Any = MISSING, **more: Any) -> Any:
+    """A key that defines the recipe; it is no flag."""
+    return option(default, text, group="", **more)
+
+
+def _key(text: str, default: Any = MISSING, **more: Any) -> Any:
+    """A key that is also a flag. Without a default, every recipe must have it."""
+    return option(default, text, group=GROUP, **more)
+
+
+def _different(labels: tuple[str, ...]) -> str:
+    """A check: there is a choice between the labels."""
+    if len(set(labels)) == len(labels) != 1:
+        return ""
+    return f"got {', '.join(labels)}, expected two or more that differ"
+
+
+def _f1_conflict(values: Mapping[str, Any]) -> str:
+    if values["metric"] != "accuracy_f1" or len(values["labels"]) == 2:
+        return ""
+    return f"accuracy_f1 computes F1 for the second of two labels, got {len(values['labels'])} labels"
+
+
+def _split_conflict(values: Mapping[str, Any]) -> str:
+    parts = values["gradient_accumulation_steps"]
+    if values["batch_size"] % max(1, parts) == 0:
+        return ""
+    return f"got {values['batch_size']}, expected a multiple of gradient_accumulation_steps ({parts})"
+
+
+def _budget_conflict(values: Mapping[str, Any]) -> str:
+    if values["budget"] in values["budgets"]:
+        return ""
+    return f"got {values['budget']!r}, expected {_either(values['budgets'])}"
 
 
 @dataclass(frozen=True)
@@ -39,44 +80,66 @@ class Recipe:
     Source: Tables 7 to 13 of the paper, by `source`.
     """
 
-    name: str = _key("the recipe's name")
-    kind: str = _key("what the model learns to do")
-    source: str = _key("where the settings are from")
-    models: tuple[str, ...] = _key("hub ids or folders of models; the first is taken")
+    name: str = _fixed("the recipe's name")
+    kind: str = _fixed("what the model learns to do")
+    source: str = _fixed("where the settings are from")
+    models: tuple[str, ...] = _fixed("hub ids or folders of models; the first is taken")
     hub: str = _key("the data set on the hub")
     train_split: str = _key("the split to train on")
     test_splits: tuple[str, ...] = _key("the splits to score on; the first one's score stands for the run")
-    train_rows: int = _key("training examples that the table's steps were counted on")
-    metric: str = _key("the score that is computed")
+    train_rows: int = _fixed("training examples that the table's steps were counted on", checks=POSITIVE)
+    metric: str = _fixed("the score that is computed", conflict=_f1_conflict)
 
-    learning_rate: float = _key("AdamW's rate of sigma, or of what another method trains; falls linearly to 0")
-    epochs: float = _key("passes over the training rows")
-    batch_size: int = _key("training examples in an update")
-    avf_first_step: int = _key("t_i: the update of the first freezing")
-    avf_every: int = _key("t_f: updates between freezings")
-    avf_num_freezes: int = _key("n_f: freezings in all")
-    avf_top_k: int = _key("k: vectors frozen at a time")
+    learning_rate: float = _key(
+        "AdamW's rate of sigma, or of what another method trains; falls linearly to 0", checks=REAL
+    )
+    epochs: float = _key("passes over the training rows", checks=REAL)
+    batch_size: int = _key("training examples in an update", checks=POSITIVE, conflict=_split_conflict)
+    avf_first_step: int = _key("t_i: the update of the first freezing", checks=POSITIVE)
+    avf_every: int = _key("t_f: updates between freezings", checks=POSITIVE)
+    avf_num_freezes: int = _key("n_f: freezings in all", checks=NOT_NEGATIVE)
+    avf_top_k: int = _key("k: vectors frozen at a time", checks=NOT_NEGATIVE)
+    budget: str = _key("which budget sets the baselines' sizes", conflict=_budget_conflict)
 
-    bias_lr: float = _key("the biases' own rate, of methods that train vectors; 0 is the learning rate", 0.0)
-    head_lr: float = _key("the rate of the task's head, the same for every method", 1e-3)
-    avf_strength: str = _key("how AVF measures training: absolute (the paper's), or relative to the rate", "absolute")
+    bias_lr: float = _key(
+        "the biases' own rate, of methods that train vectors; 0 is the learning rate", 0.0, checks=NOT_NEGATIVE
+    )
+    head_lr: float = _key("the rate of the task's head, the same for every method", 1e-3, checks=REAL)
+    avf_strength: str = _key(
+        "how AVF measures training: absolute, as in the paper, or relative to the rate",
+        "absolute",
+        choices=("absolute", "relative"),
+    )
     hub_config: str = _key("the configuration of the data set on the hub", "")
     input_columns: tuple[str, ...] = _key("columns to read, in order; NAME|OTHER takes the first that exists", ())
     target_column: str = _key("the column with the answer; NAME|OTHER takes the first that exists", "label")
     header: tuple[str, ...] = _key("the columns of a table without a header", ())
-    labels: tuple[str, ...] = _key("the classes in order; without them, a number, or folders' names", ())
-    gradient_accumulation_steps: int = _key("forward passes per update, which share batch_size", 1)
-    precision: str = _key("fp32, bf16 (autocast), or bf16_weights (the frozen weights too)", "fp32")
+    labels: tuple[str, ...] = _key(
+        "the classes in order; without them, a number, or folders' names", (), checks=(_different,)
+    )
+    gradient_accumulation_steps: int = _key("forward passes per update, which share batch_size", 1, checks=POSITIVE)
+    precision: str = _key(
+        "bf16 is autocast; with bf16_weights the frozen weights are too",
+        "fp32",
+        choices=("fp32", "bf16", "bf16_weights"),
+    )
     gradient_checkpointing: bool = _key("recompute activations to save memory", False)
-    group_by_length: bool = _key("put texts of similar length into a batch, to compute less padding", False)
-    bias: str = _key("'all' trains the LayerNorms' biases too", "layers")
-    max_length: int = _key("tokens of an input", 128)
-    max_target_length: int = _key("tokens of a generated answer", 128)
-    stride: int = _key("tokens that two consecutive windows of a long passage share", 128)
-    num_beams: int = _key("beams of the search for a generated answer", 1)
-    mirror: str = _key("mirroring of training images: random or none; never, if it would change the class", "none")
-    adapted_matrices: int = _key("weights among which b(T) is divided in the paper's model", 72)
-    budget: str = _key("which budget sets the baselines' sizes", "")
+    group_by_length: bool = _key(
+        "put texts of similar length into a batch, to compute less padding",
+        False,
+        conflict=not_with("kind", "image_classification", "images are of one length; leave it out"),
+    )
+    bias: str = _key("'all' trains the LayerNorms' biases too", "layers", choices=("layers", "all"))
+    max_length: int = _key("tokens of an input", 128, checks=POSITIVE)
+    max_target_length: int = _key("tokens of a generated answer", 128, checks=POSITIVE)
+    stride: int = _key("tokens that two consecutive windows of a long passage share", 128, checks=NOT_NEGATIVE)
+    num_beams: int = _key("beams of the search for a generated answer", 1, checks=POSITIVE)
+    mirror: str = _key(
+        "mirroring of training images; never, if it would change the class",
+        "none",
+        choices=("random", "none", "never"),
+    )
+    adapted_matrices: int = _key("weights among which b(T) is divided in the paper's model", 72, checks=POSITIVE)
     budgets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the baselines' sizes, by budget
 
     @property
@@ -102,10 +165,10 @@ class Recipe:
             VectorFitError: `wanted` is another word, or tuned where no sweep was made.
         """
         if wanted not in ("auto", "tuned", "paper"):
-            raise VectorFitError(f"rates: got {wanted!r}, expected auto, tuned or paper")
+            raise VectorFitError(f"--rates: got {wanted!r}, expected auto, tuned or paper")
         known = TUNED.get(self.kind)
         if wanted == "tuned" and known is None:
-            raise VectorFitError(f"rates: no sweep of ours was made for {self.kind}; give paper, or --learning_rate")
+            raise VectorFitError(f"--rates: no sweep of ours was made for {self.kind}; give paper, or --learning_rate")
         own = methods.find(method, methods.TASKS)
         if known is None or wanted == "paper" or (wanted == "auto" and model in (None, *self.models)):
             return {"learning_rate": own.rate(methods.TASKS, self.learning_rate)}
@@ -137,53 +200,17 @@ class Recipe:
         return AvfSchedule(scaled["avf_first_step"], scaled["avf_every"], self.avf_num_freezes)
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}: got {getattr(self, name)}, expected at least {least}"
-            for name, least in (*_LEAST.items(), ("avf_num_freezes", 0), ("stride", 0), ("avf_top_k", 0))
-            if getattr(self, name) < least
-        ]
-        problems += [
-            f"{name}: got {getattr(self, name)}, expected more than 0"
-            for name in ("learning_rate", "head_lr", "epochs")
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0)
-        ]
-        if not (math.isfinite(self.bias_lr) and self.bias_lr >= 0):
-            problems.append(f"bias_lr: got {self.bias_lr}, expected more than 0, or 0 for the learning rate")
-        if self.batch_size % max(1, self.gradient_accumulation_steps):
-            problems.append(
-                f"batch_size: got {self.batch_size}, expected a multiple of gradient_accumulation_steps "
-                f"({self.gradient_accumulation_steps})"
-            )
-        if self.group_by_length and self.kind == "image_classification":
-            problems.append("group_by_length: got true, expected false: images are of one length")
-        if len(set(self.labels)) < len(self.labels) or len(self.labels) == 1:
-            problems.append(f"labels: got {', '.join(self.labels)}, expected two or more that differ")
-        if self.metric == "accuracy_f1" and len(self.labels) != 2:
-            problems.append(f"labels: got {len(self.labels)}, expected two: F1 is computed for the second")
-        choices_of = {"precision": PRECISIONS, "mirror": MIRRORS, "budget": tuple(self.budgets), "bias": BIASES}
-        choices_of |= {"avf_strength": STRENGTHS}
-        for name, choices in choices_of.items():
-            if getattr(self, name) not in choices:
-                problems.append(f"{name}: got {getattr(self, name)!r}, expected {_either(choices)}")
-        if problems:
-            raise VectorFitError("; ".join(problems))
+        if problems := problems_of(Recipe, vars(self)):
+            raise VectorFitError("\n".join(problems.values()))
 
     def changed(self, **values: Any) -> "Recipe":
         """The recipe with other values. Raises VectorFitError if its images must not be mirrored."""
         if self.mirror == "never" and values.get("mirror", "never") != "never":
             raise VectorFitError(
-                f"mirror: got {values['mirror']!r}, but a mirrored image of {self.name} is of another class; remove it"
+                f"--mirror: got {values['mirror']!r}, but a mirrored image of {self.name} is of another class; "
+                "remove it"
             )
         return replace(self, **values)
-
-
-_LEAST = dict.fromkeys(
-    (
-        *("batch_size", "train_rows", "gradient_accumulation_steps", "max_length", "max_target_length", "num_beams"),
-        *("avf_first_step", "avf_every", "adapted_matrices"),
-    ),
-    1,
-)
 
 
 def _either(choices: Any) -> str:
@@ -199,9 +226,8 @@ def read(name: str) -> Recipe:
     """A recipe by name. Raises VectorFitError for an unknown one, with the nearest names."""
     file = FOLDER / f"{name}.toml"
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 3, 0.4)
-        hint = f"the nearest: {', '.join(near)}; " if near else ""
-        raise VectorFitError(f"no recipe is called {name!r}; {hint}there are {', '.join(names())}")
+        near = did_you_mean(name, names())
+        raise VectorFitError(f"no recipe is called {name!r}; {near}{' ' * bool(near)}there are {', '.join(names())}")
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     values: dict[str, Any] = {"name": name, "budgets": content.pop("budgets")}
     for section in content.values():

@@ -4,7 +4,7 @@ import math
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .metrics import Scores
 from .question_answering import QuestionAnswering
 from .recipe import Recipe, read
 from .results import RESULT, Cost, flat, read_result, write_result
+from .run_options import Options
 from .summarization import Summarization
 from .task import Task
 from .text_classification import TextClassification
@@ -38,23 +39,6 @@ KINDS: dict[str, type[Task]] = {
     "maths": Maths,
     "image_classification": ImageClassification,
 }
-
-
-@dataclass(frozen=True)
-class Options:
-    """The settings of a run that are not in its recipe."""
-
-    method: str = "vectorfit"
-    seed: int = 0
-    data: str | None = None
-    output_dir: str | None = None
-    max_train_rows: int | None = None
-    holdout: int | None = None
-    tiny: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise VectorFitError(f"seed: got {self.seed}, expected 0 to {2**32 - 1}")
 
 
 def default_folder(recipe: Recipe, options: Options) -> Path:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer
 import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.modules import vectorfit_layers
-from vectorfit.plan import OUTPUT_HEADS
+from vectorfit.planning import OUTPUT_HEADS
 from vf_training.device import has_accelerator
 
 from .data import Data, Split

@@ -21,15 +21,6 @@ from vectorfit import VectorFitError
 from .recipe import Recipe
 
 ROWS = 16
-# These replace the recipe's settings.
-SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "gradient_accumulation_steps": 1, "num_beams": 2}
-SETTINGS |= {
-    "max_length": 64,
-    "max_target_length": 8,
-    "stride": 8,
-    "precision": "fp32",
-    "gradient_checkpointing": False,
-}
 VOCABULARY = 256
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -4,11 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-import torch
-
 from vectorfit import VectorFitError
-
-from .device import has_accelerator
 
 RESUME = "the same command with --resume_from_checkpoint latest resumes"
 
@@ -18,7 +14,11 @@ def join_processes() -> None:
 
     accelerate joins them only if a CPU is requested. Otherwise each would train alone and overwrite the others' files.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    from .device import has_accelerator
+
+    if not has_accelerator():
         from accelerate import PartialState
 
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # for an Accelerator
@@ -27,6 +27,8 @@ def join_processes() -> None:
 
 def part_processes() -> None:
     """Destroys the group of `join_processes`: torch warns if a process ends without that."""
+    import torch
+
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

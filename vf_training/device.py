@@ -43,6 +43,12 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device or the machine had too little memory; backends say so in different ways."""
+    words = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "out of memory" in words
+
+
 def forget_peak_memory() -> None:
     """Makes `peak_memory` count from now on, where there is an accelerator; of a process it cannot be reset."""
     if torch.cuda.is_available():

@@ -5,7 +5,7 @@ import time
 
 import psutil
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from app import jobs as jobs_module
 from app.jobs import FAILED, FINISHED, MAX_PHOTOS, MAX_WAITING, QUEUED, RUNNING, STOPPED, Jobs
@@ -155,8 +155,8 @@ def test_a_failure_tells_its_reason_and_can_be_resumed(jobs, photos):
 
 def test_photos_are_copied_upright_and_without_what_cameras_add(jobs, tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    exif[0x010F] = "a camera's maker"
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by a quarter
+    exif[ExifTags.Base.Make] = "a camera's maker"
     for number in range(3):
         Image.new("RGB", (20, 10)).save(tmp_path / f"{number}.jpg", exif=exif)
     jobs.add(sorted(tmp_path.glob("*.jpg")), "../..", ["--max_train_steps=1"])

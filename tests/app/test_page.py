@@ -12,7 +12,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from app import access, server
+from app import access, command, server
 from app.gallery import Gallery
 from app.generation import Generator
 from app.jobs import FINISHED, Job, Jobs
@@ -366,11 +366,11 @@ def test_nothing_is_fetched_from_elsewhere(served):
 )
 def test_serving_beyond_this_machine_without_a_password_warns(arguments, warned, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(server, "launch", lambda blocks, gallery, hosts, **options: "")
-    server.main(["--runs", str(tmp_path / "runs"), "--base_model", "starter", *arguments])
+    command.main(["--runs", str(tmp_path / "runs"), "--base_model", "starter", *arguments])
     assert ("without a password" in capsys.readouterr().err) == warned
 
 
 def test_a_password_needs_a_user(tmp_path):
     with pytest.raises(VectorFitError, match="USER:PASSWORD"):
-        server.main(["--auth", "secret"])
+        command.main(["--auth", "secret"])
     assert server.credentials("me:a:b") == ("me", "a:b")

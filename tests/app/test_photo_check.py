@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from app.photo_check import UNREADABLE, check_photos, guess_noun
 from vectorfit import VectorFitError
@@ -17,7 +17,7 @@ def test_every_photo_gets_a_row_with_what_to_know(tmp_path):
         return tmp_path / name
 
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[ExifTags.Base.Orientation] = 6
     paths = [photo("dog1.png"), photo("dog2.jpg", exif=exif), photo("dog3.png", (20, 30)), tmp_path / "dog4.png"]
     paths[3].write_bytes(paths[0].read_bytes())
     near = np.asarray(Image.open(paths[0])).copy()

@@ -165,7 +165,8 @@ def test_scores_are_read_between_the_base_and_the_photos(tmp_path):
     assert told["overall"]["photos"]["clip_t"] == pytest.approx((1 + half) / 2, abs=1e-6)
     result["subjects"]["toy"] |= {"folder": "out", "reference_files": ["real/0.png"]}
     page = report.page([result], [tmp_path], "toy")
-    assert page.index("the photos themselves") < page.index("the base, asked for the class") < page.index("<b>toy</b>")
+    places = [page.index(words) for words in ("the photos themselves", "the base, asked for the class", "<td>toy</td>")]
+    assert places == sorted(places)
 
 
 def test_a_manifest_keeps_the_last_of_equal_entries_and_forgives_a_line_cut_short(tmp_path):
@@ -336,3 +337,24 @@ def test_plain_folders_are_paired_by_file_name(tmp_path):
     with pytest.raises(VectorFitError, match="the real images of generated"):
         comparison.compare(results[0], other)
     assert "diversity" not in results[0]["overall"]  # without prompts nobody knows which belong together
+
+
+def test_a_report_escapes_what_others_wrote_and_leaves_out_empty_tables(tmp_path):
+    results = two_results(tmp_path)
+    results[0]["method"] = "<script>alert(1)</script>"
+    results[0]["deviations"] = ["less & more"]
+    folders_of_results = [tmp_path] * 2
+    for result in results:
+        for subject in result["subjects"].values():
+            subject["folder"] = next(str(p.parent) for p in tmp_path.rglob(subject["images"][0]["file"]))
+            subject["reference_files"] = []
+    page = report.page(results, folders_of_results, "A <title>")
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
+    assert "A &lt;title&gt;" in page
+    assert "less &amp; more" in page
+    assert "data:image/jpeg;base64," in page
+    assert "By image" in page
+    assert "Differences on equal prompts and seeds" in page
+    alone = report.page(results[:1], folders_of_results[:1], "alone")
+    assert "Differences on equal prompts and seeds" not in alone

@@ -103,3 +103,16 @@ def test_a_run_folder_with_foreign_settings(photos, tiny_base, tmp_path):
 def test_photos_that_are_no_flag(photos, tiny_base):
     assert f"did you mean --instance_dir {photos}?" in refused(photos, "--base_model", tiny_base)[0]
     assert "--instance_dir: not given" in refused("--base_model", tiny_base)[0]
+
+
+def test_the_printed_settings_are_complete_and_a_file_for_config(photos, tiny_base, tmp_path, capsys):
+    given = ["--instance_dir", str(photos), "--base_model", str(tiny_base), "--max_train_steps", "7"]
+    main([*given, "--output_dir", str(tmp_path / "run"), "--print_config"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["settings"]["max_train_steps"] == 7
+    assert printed["settings"]["avf_first_step"] == 2
+    assert printed["settings"]["instance_prompt"] == "a photo of sks dog"
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "config.json").write_text(json.dumps(printed))
+    (setup,), _ = prepare(["--config", str(tmp_path / "config.json"), "--output_dir", str(tmp_path / "run")])
+    assert setup.config.as_dict() == printed["settings"]

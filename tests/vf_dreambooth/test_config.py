@@ -5,8 +5,8 @@ import pytest
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
 from vf_dreambooth.base_models import SD14, resolve
-from vf_dreambooth.config import TrainConfig
-from vf_dreambooth.options import Circumstances, completed
+from vf_dreambooth.config import Circumstances, TrainConfig
+from vf_training.options import completed
 
 
 def test_settings_are_completed_from_folder_and_preset(tmp_path):

@@ -17,7 +17,7 @@ def test_views_of_a_photo():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 48, 3), dtype=np.uint8))
 
     def of(**choices):
-        return [np.asarray(v) for v in views(image, 16, generator=torch.Generator().manual_seed(0), **choices)]
+        return [np.asarray(v) for v in views(image, (16, 16), generator=torch.Generator().manual_seed(0), **choices)]
 
     (centre,) = of(center_crop=True, random_flip=False)
     both = of(center_crop=True, random_flip=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from safetensors.torch import load_file
 
 import vectorfit as vf
@@ -41,7 +41,7 @@ def test_a_mask_beside_its_photo_and_a_photos_transparency(photos):
 
 def test_a_mask_fits_its_photo_as_it_is_shown(photos):
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (40, 20), "red").save(photos / "turned.jpg", exif=exif)
     mask((20, 40), (0, 0, 9, 9)).save(photos / "turned.mask.png")
     assert read_folder(photos).masks[3].size == (20, 40)

@@ -55,7 +55,8 @@ def test_an_old_run_resumes_to_the_file_it_came_to(run):
     now, entries = load_file(run.vectors), run.read_log()
     assert now.keys() == then.keys()
     for name, vector in now.items():
-        torch.testing.assert_close(vector, then[name], atol=1e-5, rtol=1e-4)
+        if not name.endswith("k_proj.bias"):  # the softmax cancels it: its gradient is rounding, which Adam enlarges
+            torch.testing.assert_close(vector, then[name], atol=1e-5, rtol=1e-4)
     assert [entry["step"] for entry in entries] == [1, 2, 3, 4, 5, 6]
     assert [entry["loss"] for entry in entries] == pytest.approx([entry["loss"] for entry in log], rel=1e-4)
     assert [entry["frozen"] for entry in entries] == [entry["frozen"] for entry in log]

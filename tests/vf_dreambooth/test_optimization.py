@@ -18,8 +18,8 @@ from vf_dreambooth import families, objective, optimization, setup
 from vf_dreambooth.base_models import load
 from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.families.stable_diffusion import StableDiffusion
-from vf_dreambooth.options import option
 from vf_training import methods
+from vf_training.options import option
 from vf_training.runs import RunFolder
 
 

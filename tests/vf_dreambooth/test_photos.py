@@ -41,7 +41,7 @@ DAMAGED = {
 
 def test_photos_are_upright_rgb_in_order_and_other_files_are_named(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: 40 x 20 is shown as 20 x 40
+    exif[ExifTags.Base.Orientation] = 6  # the camera was turned: 40 x 20 is shown as 20 x 40
     Image.new("RGB", (40, 20), "red").save(tmp_path / "b.jpg", exif=exif)
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     clear.paste((255, 0, 0, 255), (4, 4, 8, 8))
@@ -127,7 +127,7 @@ def test_sixteen_bits_and_damaged_exif(tmp_path):
     read = np.asarray(photo_reader.open_photo(tmp_path / "deep.png"))[..., 0]
     assert abs(read.astype(int) - grey // 257).max() <= 1
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
     whole = (tmp_path / "x.jpg").read_bytes()
     for place in range(20, 60):

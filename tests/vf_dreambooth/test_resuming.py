@@ -200,7 +200,7 @@ def test_a_config_repeats_a_run_exactly(arguments, tmp_path, monkeypatch):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["settings"]["lerning_rate"] = 1
     (tmp_path / "wrong.json").write_text(json.dumps(config))
-    with pytest.raises(vf.VectorFitError, match="unknown setting 'lerning_rate'; nearest: learning_rate"):
+    with pytest.raises(vf.VectorFitError, match="unknown setting 'lerning_rate'; did you mean learning_rate"):
         main(["--config", str(tmp_path / "wrong.json")])
 
 

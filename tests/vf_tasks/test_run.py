@@ -17,8 +17,8 @@ from vf_tasks import recipe as recipes
 from vf_tasks import run as one_run
 from vf_tasks.__main__ import main
 from vf_tasks.data import read as read_data
+from vf_tasks.recipe import TINY
 from vf_tasks.run import KINDS, Options, put_in, run
-from vf_tasks.tiny import SETTINGS
 from vf_tasks.trainer import Log
 from vf_training import methods
 from vf_training.runs import RunFolder
@@ -129,12 +129,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(("method", "grouped"), [("vectorfit", True), ("adalora", False)])
 def test_a_stopped_run_goes_on_to_the_identical_file(method, grouped, tmp_path, monkeypatch):
-    flags = ("--group_by_length", "true") if grouped else ()
+    flags = ("--group_by_length",) if grouped else ()
     assert tiny("rte", tmp_path / "whole", "--method", method, *flags) == 0
     shutil.copytree(tmp_path / "whole" / "tiny", tmp_path / "stopped" / "tiny")
     recipe = recipes.read("rte")
     rate = methods.find(method).rate(methods.TASKS, recipe.learning_rate)
-    recipe = recipe.changed(**SETTINGS, learning_rate=rate, group_by_length=grouped)
+    recipe = recipe.changed(**TINY, learning_rate=rate, group_by_length=grouped)
     options = Options(method=method, tiny=True, output_dir=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         ends = Log.on_step_end
@@ -173,7 +173,7 @@ def test_a_stopped_run_goes_on_to_the_identical_file(method, grouped, tmp_path, 
 def test_a_run_stopped_while_it_scored_only_scores(tmp_path, monkeypatch):
     assert tiny("rte", tmp_path / "whole", "--epochs", "1.5") == 0
     shutil.copytree(tmp_path / "whole" / "tiny", tmp_path / "stopped" / "tiny")
-    recipe = recipes.read("rte").changed(**SETTINGS | {"epochs": 1.5})
+    recipe = recipes.read("rte").changed(**TINY | {"epochs": 1.5})
     options = Options(tiny=True, output_dir=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
         patch.setattr(one_run, "_scores", lambda *_: 1 / 0)
@@ -215,7 +215,7 @@ def refused(capsys, *arguments):
 
 
 def test_pictures_have_no_lengths(capsys):
-    assert "images are of one length" in refused(capsys, "cifar10", "--tiny", "--group_by_length", "true")
+    assert "images are of one length" in refused(capsys, "cifar10", "--tiny", "--group_by_length")
 
 
 def test_bad_input_is_one_clear_line_and_status_2(tmp_path, capsys):
@@ -251,12 +251,12 @@ def test_bad_input_is_one_clear_line_and_status_2(tmp_path, capsys):
     [
         ("seed: got -1", "cola --seed -1"),
         ("head trains nothing", "gsm8k --method head"),
-        ("labels: got 3, expected two", "mrpc --labels a b c"),
+        ("F1 for the second of two labels, got 3", "mrpc --labels a b c"),
         ("no tiny model like 'other'", "cola --model other"),
         ("input_columns: got question, expected 2 of them", "squad --input_columns question"),
         ("leaves no room for passages", "squad --max_length 8"),
-        ("invalid int value: 'x'", "cola --batch_size x"),
-        ("unrecognized arguments: --metric", "cola --metric rouge"),
+        ("--batch_size: got 'x', expected a whole number", "cola --batch_size x"),
+        ("unknown argument --metric", "cola --metric rouge"),
     ],
 )
 def test_odd_flags_are_told_in_a_line(told, arguments, tmp_path, capsys):
@@ -315,7 +315,7 @@ def test_a_head_that_fits_is_trained_too(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
     torch.nn.init.normal_(model.pooler.dense.bias, std=0.01)  # a pooler that was trained
     model.save_pretrained(place)
-    own = recipes.read("rte").changed(**SETTINGS, models=(str(place),))
+    own = recipes.read("rte").changed(**TINY, models=(str(place),))
     _, head = KINDS[own.kind](own).load(own.model, torch.float32)
     assert head == ("classifier",)
 
@@ -331,7 +331,7 @@ def test_an_answer_that_is_not_where_it_should_be(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gsm8k", "xsum"])
 def test_memory_can_be_saved_without_another_result(name, tmp_path):
-    runs = {"plain": (), "twice": ("--gradient_checkpointing", "true"), "parts": ("--gradient_accumulation_steps", "2")}
+    runs = {"plain": (), "twice": ("--gradient_checkpointing",), "parts": ("--gradient_accumulation_steps", "2")}
     for run_name, flags in runs.items():
         assert tiny(name, tmp_path / run_name, *flags) == 0
     plain, twice, parts = (vectors(tmp_path / run_name / "vectors.safetensors") for run_name in runs)

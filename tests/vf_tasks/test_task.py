@@ -11,10 +11,10 @@ import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.layers import VectorFitLayer
 from vf_tasks.data import Split
-from vf_tasks.recipe import read
+from vf_tasks.recipe import TINY, read
 from vf_tasks.task import Rows, class_id, class_ids, written
 from vf_tasks.text_classification import TextClassification
-from vf_tasks.tiny import SETTINGS, write_model
+from vf_tasks.tiny import write_model
 
 
 def test_numbers_that_are_names_of_classes_stay_apart():
@@ -72,7 +72,7 @@ def test_the_head_is_what_the_pretrained_model_lacks(prepared, name):
 @pytest.mark.parametrize("used", [True, False])
 def test_a_pooler_that_pretraining_never_used_is_part_of_the_head(tmp_path, used):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-    recipe = read("rte").changed(**SETTINGS)
+    recipe = read("rte").changed(**TINY)
     write_model(recipe, tmp_path)  # for its tokenizer
     model = BertModel(BertConfig(vocab_size=400, **sizes))
     if used:

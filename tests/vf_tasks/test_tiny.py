@@ -8,7 +8,8 @@ from transformers import AutoConfig
 from vectorfit import VectorFitError
 from vf_tasks import recipe as recipes
 from vf_tasks.data import read
-from vf_tasks.tiny import ROWS, SETTINGS, write_data, write_model
+from vf_tasks.recipe import TINY
+from vf_tasks.tiny import ROWS, write_data, write_model
 
 # A recipe of every kind, and every architecture.
 NAMES = ("cola", "stsb", "squad", "squad_v2", "xsum", "mnist", "gsm8k", "math")
@@ -61,7 +62,7 @@ def test_every_kind_of_answer_is_there(tmp_path, name):
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_its_settings_fit_every_recipe(name):
-    changed = recipes.read(name).changed(**SETTINGS)
+    changed = recipes.read(name).changed(**TINY)
     assert changed.table_steps == recipes.read(name).table_steps
 
 

@@ -78,5 +78,18 @@ def test_a_peak_is_forgotten_and_freed_memory_is_the_cards_again():
     assert torch.cuda.memory_reserved() < high
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert device.is_out_of_memory(error) == expected
+
+
 def test_the_memory_of_the_machine_is_more_than_a_process_has():
     assert device.main_memory() > device.peak_memory() or device.accelerator_memory()

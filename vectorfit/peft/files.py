@@ -13,7 +13,7 @@ from torch import Tensor
 from vectorfit.atomic import PathLike, write_atomically
 from vectorfit.errors import VectorFitError
 from vectorfit.fingerprint import base_matrix, by_canonical_path, canonical_name, sketch, weights_sha256
-from vectorfit.inject import inject, remove
+from vectorfit.injection import inject, remove
 from vectorfit.modules import Models, join, named_models, vectorfit_layers
 from vectorfit.record import injection_of
 from vectorfit.vectors_file import load_vectors, save_vectors

@@ -23,7 +23,7 @@ from vectorfit.fingerprint import (
 from vectorfit.idle_biases import idle_biases
 from vectorfit.layers import VectorFitLayer, layer_for
 from vectorfit.modules import named_modules, vectorfit_layers, weight_owners
-from vectorfit.plan import kinds_of, plan, why_not
+from vectorfit.planning import kinds_of, plan, why_not
 from vectorfit.sharding import gathered
 
 from .config import VectorFitConfig

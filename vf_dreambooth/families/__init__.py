@@ -7,11 +7,12 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 
 from vectorfit import VectorFitError
+from vf_dreambooth.presets import SD14, TEXT_ENCODERS, Preset
 
-from .family import INDEX, TEXT_ENCODERS, Denoiser, Family, NoiseSchedule, Preset
+from .family import INDEX, Denoiser, Family, NoiseSchedule
 from .flux import Flux
 from .single_file import checkpoint_type
-from .stable_diffusion import SD14, StableDiffusion
+from .stable_diffusion import StableDiffusion
 from .stable_diffusion_3 import StableDiffusion3
 from .stable_diffusion_xl import SDXL, StableDiffusionXL
 from .z_image import ZImage

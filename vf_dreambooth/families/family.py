@@ -5,7 +5,6 @@ Each family implements it in a file of its own.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,31 +16,9 @@ from torch import Tensor, nn
 
 from vectorfit import VectorFitError
 from vectorfit.export import Naming
-from vf_training.methods import STABLE_DIFFUSION
+from vf_dreambooth.presets import TEXT_ENCODERS, Preset
 
-# The names of all text encoders among the adapted models, as diffusers has them: text_encoder, text_encoder_2, ...
-# It matches the names of their vectors too.
-TEXT_ENCODERS = "text_encoder*"
 INDEX = "model_index.json"  # the file in which diffusers names a pipeline's class
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings that suit a base: for training, and for generating images with it."""
-
-    resolution: int
-    learning_rate: float
-    max_train_steps: int
-    num_class_images: int
-    num_inference_steps: int
-    guidance_scale: float
-    bias_lr: float | None = None  # the biases' own rate, by a sweep of ours; None: there was no sweep
-    one_rate: float | None = None  # the best single rate for sigma and biases; None: the learning rate
-    rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
-    train_text_encoder: bool = True  # by default
-    drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only
-    quick: tuple[str, int] | None = None  # diffusers' scheduler and steps for class images and sample grids
-    batch_size: int = 1  # images generated at once; more is faster only where one image does not fill the processor
 
 
 class NoiseSchedule(ABC):

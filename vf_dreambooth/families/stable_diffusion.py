@@ -1,6 +1,6 @@
 """Stable Diffusion 1 and 2, and the starter, which has their layout.
 
-Presets (rate, steps, class images), loading, latents, and layer names in diffusers' and kohya's files.
+Loading, latents, and layer names in diffusers' and kohya's files.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,13 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from vectorfit.export import Naming
-from vf_training.methods import STARTER
+from vf_dreambooth.presets import PRESETS, SD14
 
 from .diffusion_schedule import PREDICTION_TYPES, DiffusionSchedule
-from .family import Denoiser, Family, Preset
+from .family import Denoiser, Family
 from .layer_names import kohya_name, kohya_naming, published_name
 from .text import token_ids
 
-SD14 = "CompVis/stable-diffusion-v1-4"
 KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 
 
@@ -40,31 +39,7 @@ class StableDiffusion(Family):
     name = "Stable Diffusion 1 or 2"
     pipeline_classes = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
     parts = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
-    presets = {  # noqa: RUF012  a registry, which tests shorten
-        # Rate and class images: Appendix C.5 of the paper, which gives no steps; 1000 are DreamBooth's.
-        # Class images take DPM++ 2M's 25 evaluations of the UNet instead of the 51 of the base's PNDM.
-        SD14: Preset(
-            resolution=512,
-            learning_rate=5e-5,
-            max_train_steps=1000,
-            num_class_images=300,
-            num_inference_steps=50,
-            guidance_scale=7.5,
-            quick=("DPMSolverMultistepScheduler", 25),
-            batch_size=4,
-        ),
-        # benchmarks/starter_preset.md: more steps hardly improve likeness; background and class are still right.
-        "starter": Preset(
-            resolution=64,
-            learning_rate=4e-2,
-            max_train_steps=300,
-            num_class_images=40,
-            num_inference_steps=25,
-            guidance_scale=4.0,
-            rates_for=STARTER,
-            batch_size=2,
-        ),
-    }
+    presets = {name: PRESETS[name] for name in (SD14, "starter")}  # noqa: RUF012  a registry, which tests shorten
     default_preset = SD14
     single_file_types = ("v1", "v2", "inpainting", "inpainting_v2")
     hub_tag = "stable-diffusion"

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import at_least, multiple_of, option
+from vf_dreambooth.presets import of_known_bases
+from vf_training.options import at_least, multiple_of, option
 
 GROUP = "base model"
 
@@ -28,5 +29,6 @@ class BaseSettings:
         group=GROUP,
         checks=(at_least(1), multiple_of(8)),
         infer=lambda _, at: at.base.preset.resolution,
+        inferred=of_known_bases("resolution"),
         depends_on=("base_model",),
     )

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vectorfit import avf_schedule
-from vectorfit.freezing import TOP_K
-from vf_dreambooth.options import at_least, option
+from vectorfit.schedule import TOP_K
 from vf_training import methods
+from vf_training.options import at_least, option
 
 GROUP = "adaptive vector freezing"
 AVF_DEPENDS_ON = ("avf", "method", "max_train_steps")
@@ -15,7 +15,7 @@ AVF_DEPENDS_ON = ("avf", "method", "max_train_steps")
 
 def freezes(values: Mapping[str, Any]) -> bool:
     method = methods.METHODS.get(values["method"])  # None if the name is wrong, which is reported separately
-    return bool(values["avf"] and method is not None and method.freezing)
+    return bool(values["avf"] and method is not None and method.freezes)
 
 
 def _freezing_conflict(values: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import only_with, option, printable
+from vf_training.options import only_with, option, printable
 
 GROUP = "hub"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vf_dreambooth import trackers
 from vf_dreambooth.default_runs import free_folder
-from vf_dreambooth.options import at_least, not_with, option
+from vf_training.options import at_least, not_with, option
 
 GROUP = "output"
 

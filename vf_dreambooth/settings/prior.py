@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vf_dreambooth.options import at_least, only_with, option
+from vf_dreambooth.presets import of_known_bases
 from vf_training import methods
+from vf_training.options import at_least, only_with, option
 
 GROUP = "prior preservation"
 PRIORS = ("class_images", "base_prediction", "drift", "none")
@@ -46,6 +47,7 @@ class PriorSettings:
         checks=(at_least(0),),
         conflict=only_with("prior", "drift", because="--prior {prior} has no such penalty; give --prior drift"),
         infer=lambda config, at: at.base.preset.drift_weight if config.prior == "drift" else None,
+        inferred=of_known_bases("drift_weight"),
         depends_on=("base_model", "prior"),
     )
     num_class_images: int | None = option(
@@ -54,6 +56,7 @@ class PriorSettings:
         group=GROUP,
         checks=(at_least(1),),
         infer=lambda _, at: at.base.preset.num_class_images,
+        inferred=of_known_bases("num_class_images"),
         depends_on=("base_model",),
     )
     class_data_dir: str | None = option(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vf_dreambooth.options import fraction, not_blank, option, printable
+from vf_training.options import fraction, not_blank, only_with, option, printable
 
 GROUP = "subject"
 
@@ -66,6 +66,12 @@ class SubjectSettings:
     )
     center_crop: bool = option(
         True, "train on the centre of each photo, or of its mask; otherwise on random squares", group=GROUP
+    )
+    aspect_ratio_buckets: bool = option(
+        False,
+        "train photos that are not square whole, at sizes of their form that have as many pixels as the square",
+        group=GROUP,
+        conflict=only_with("center_crop", True, because="photos are cut to random squares; leave out --no-center_crop"),
     )
     random_flip: bool = option(False, "train on mirrored photos too", group=GROUP)
     unmasked_weight: float = option(

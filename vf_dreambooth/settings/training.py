@@ -5,20 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vectorfit import VectorFitError
-from vf_dreambooth.families import TEXT_ENCODERS
-from vf_dreambooth.options import (
-    EVERYTHING,
-    Circumstances,
-    above,
-    at_least,
-    decay,
-    first_of,
-    not_with,
-    one_of,
-    only_with,
-    option,
-)
+from vf_dreambooth.presets import TEXT_ENCODERS, of_known_bases
 from vf_training import methods
+from vf_training.options import EVERYTHING, above, at_least, decay, first_of, not_with, one_of, only_with, option
 
 GROUP = "training"
 BIASES = "*.bias"  # the pattern of their names
@@ -32,7 +21,7 @@ def _bias_conflict(values: Mapping[str, Any]) -> str:
     return f"--method {values['method']} trains no bias vectors; leave it out" if trains_none else ""
 
 
-def _preset_bias_lr(config: Any, at: Circumstances) -> float | None:
+def _preset_bias_lr(config: Any, at: Any) -> float | None:
     """The biases' rate by our recipe, where biases are trained and no rate for everything is given.
 
     Raises:
@@ -49,7 +38,7 @@ def _preset_bias_lr(config: Any, at: Circumstances) -> float | None:
     return at.base.preset.bias_lr
 
 
-def _preset_rate(config: Any, at: Circumstances) -> float:
+def _preset_rate(config: Any, at: Any) -> float:
     """The method's rate on the base, by the recipe."""
     preset = at.base.preset
     own = preset.one_rate if config.recipe == PAPER and preset.one_rate else preset.learning_rate
@@ -73,6 +62,7 @@ class TrainingSettings:
         group=GROUP,
         checks=(at_least(1),),
         infer=lambda _, at: at.base.preset.max_train_steps,
+        inferred=of_known_bases("max_train_steps"),
         depends_on=("base_model",),
     )
     train_batch_size: int = option(
@@ -139,6 +129,7 @@ class TrainingSettings:
         rate_of=EVERYTHING,
         checks=(above(0),),
         infer=_preset_rate,
+        inferred=of_known_bases("learning_rate"),
         depends_on=("base_model", "method", "optimizer", "recipe"),
     )
     lr_scheduler: str = option(

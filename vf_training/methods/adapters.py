@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from vectorfit import VectorFitError
 from vectorfit.fingerprint import canonical_name
 from vectorfit.modules import Models
-from vectorfit.roles import role
+from vectorfit.roles import ATTENTION, FEED_FORWARD, role
 
 from .change_file import ChangeFile
 from .method import Options, Trained, modules_of
@@ -101,3 +101,6 @@ class Adapters(ChangeFile):
                 parameter.copy_(scale * tensors[f"{path}{_INSIDE}{name}"])
             layer.adapter.requires_grad_(False)
         return partial(_take_away, adapted)
+
+
+HOULSBY, PFEIFFER = Adapters((ATTENTION, FEED_FORWARD)), Adapters((FEED_FORWARD,))

@@ -138,3 +138,6 @@ def _tuners(trained: Trained) -> list[Any]:
     """PEFT's tuner of every wrapped model."""
     wrapped: list[Any] = [trained.wrapped[prefix] for prefix in trained.models if prefix in trained.wrapped]
     return [model.base_model for model in wrapped]
+
+
+LORA, ADALORA = Lora(), AdaLora()

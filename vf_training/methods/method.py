@@ -1,17 +1,24 @@
-"""What a method is: its row in the registry, its technique, and what it leaves in models."""
+"""What a method is: its row in the registry, its technique, and what it leaves in models.
 
+A row names its technique and does not import it: command lines list the methods before PyTorch is loaded.
+"""
+
+from __future__ import annotations
+
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import vectorfit as vf
 
-from vectorfit import AdaptiveVectorFreezing, VectorFitConfig
-from vectorfit.atomic import PathLike
-from vectorfit.layers import layer_for
-from vectorfit.modules import Models, join, named_models, named_modules
-from vectorfit.plan import Plan
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vectorfit.atomic import PathLike
+    from vectorfit.modules import Models
+    from vectorfit.planning import Plan
 
 DREAMBOOTH, TASKS = "dreambooth", "tasks"  # who offers a method
 
@@ -22,38 +29,63 @@ class Method:
 
     Args:
         about: what it trains, in a few words.
-        technique: how it gets into models and files.
-        config: what the core is configured to train, of methods that train vectors.
+        technique_at: how it gets into models and files, as MODULE:NAME in this package.
+        vectors: what the core is configured to train (`VectorFitConfig`), of methods that train vectors.
         size: r, a width or a budget, of methods that have one; `size_of` says which. Of methods that train vectors it
             is the pattern's width.
         rates: learning rates by what they were chosen for, where they are not VectorFit's.
-        freezing: makes what freezes vectors, from models, `seed` and the settings of `AdaptiveVectorFreezing`.
-        penalty: added to the loss, from the models.
+        freezing_at: what makes what freezes vectors, as MODULE:NAME in this package.
+        penalty_at: what is added to the loss, as MODULE:NAME in this package.
         sigma_dropout: the probability with which a singular value is dropped while it trains.
         offered_by: `DREAMBOOTH`, `TASKS`, or both.
     """
 
     name: str
     about: str
-    technique: "Technique"
-    config: VectorFitConfig | None = None
+    technique_at: str
+    vectors: Mapping[str, Any] | None = None
     size: int = 0
     size_of: str = ""
     rates: Mapping[str, float] = field(default_factory=dict)
-    freezing: Callable[..., AdaptiveVectorFreezing] | None = None
-    penalty: Callable[[Models], Tensor] | None = None
+    freezing_at: str = ""
+    penalty_at: str = ""
     sigma_dropout: float = 0.0
     offered_by: tuple[str, ...] = (DREAMBOOTH, TASKS)
 
     @property
+    def technique(self) -> Technique:
+        found: Technique = _imported(self.technique_at)
+        return found
+
+    @property
+    def config(self) -> vf.VectorFitConfig | None:
+        """What the core is configured to train, of methods that train vectors."""
+        return None if self.vectors is None else vf.VectorFitConfig(**self.vectors)
+
+    @property
+    def freezing(self) -> Callable[..., vf.AdaptiveVectorFreezing] | None:
+        """Makes what freezes vectors, from models, `seed` and the settings of `AdaptiveVectorFreezing`."""
+        return _imported(self.freezing_at) if self.freezes else None
+
+    @property
+    def penalty(self) -> Callable[[Models], Tensor] | None:
+        """What is added to the loss, from the models."""
+        return _imported(self.penalty_at) if self.penalty_at else None
+
+    @property
+    def freezes(self) -> bool:
+        """Whether it freezes vectors."""
+        return bool(self.freezing_at)
+
+    @property
     def trains_vectors(self) -> bool:
         """Whether its file is a subject file, which holds vectors."""
-        return self.config is not None
+        return self.vectors is not None
 
     @property
     def is_variant(self) -> bool:
         """Whether it is VectorFit or one of the paper's ablations of it (Section 6.3)."""
-        return self.config is not None and self.config.variant == self.name
+        return self.vectors is not None and self.vectors.get("variant") == self.name
 
     @property
     def trains_biases(self) -> bool:
@@ -194,6 +226,9 @@ def is_inside(path: str, modules: tuple[str, ...]) -> bool:
 
 def layers_inside(models: Models, modules: tuple[str, ...]) -> tuple[str, ...]:
     """The paths of the layers that could be adapted in these modules, as `VectorFitConfig` excludes them."""
+    from vectorfit.layers import layer_for
+    from vectorfit.modules import named_modules
+
     return tuple(
         path for path, module in named_modules(models) if is_inside(path, modules) and layer_for(module) is not None
     )
@@ -201,6 +236,8 @@ def layers_inside(models: Models, modules: tuple[str, ...]) -> tuple[str, ...]:
 
 def parameters_of(models: Models) -> dict[str, nn.Parameter]:
     """All parameters of one or several models, by name."""
+    from vectorfit.modules import join, named_models
+
     return {
         join(prefix, name): parameter
         for prefix, model in named_models(models).items()
@@ -210,8 +247,14 @@ def parameters_of(models: Models) -> dict[str, nn.Parameter]:
 
 def modules_of(models: Models) -> dict[str, nn.Module]:
     """All modules of one or several models, by path, inside layers that a method wraps too."""
+    from vectorfit.modules import join, named_models
+
     return {
         join(prefix, path): module
         for prefix, model in named_models(models).items()
         for path, module in model.named_modules()
     }
+
+
+def _imported(place: str) -> Any:
+    return pkgutil.resolve_name(f"{__package__}.{place}")

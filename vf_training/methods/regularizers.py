@@ -12,6 +12,11 @@ def l1(models: Models) -> Tensor:
     return torch.stack([vector.abs().sum() for vector in vector_parameters(models).values()]).sum()
 
 
+def weak_l1(models: Models) -> Tensor:
+    """The penalty that the method `l1` adds. Its weight is a guess, never tuned: the paper gives none."""
+    return 1e-5 * l1(models)
+
+
 def set_sigma_dropout(models: Models, probability: float) -> None:
     """In training mode every singular value is dropped with this probability, the others scaled up to make up for it.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -43,3 +44,11 @@ class Vectors(Technique):
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         vf.load_vectors(models, path, strength)
         return partial(vf.remove, models)
+
+
+VECTORS = Vectors()
+
+
+def adaptive_freezing(models: Models, seed: int, **schedule: Any) -> vf.AdaptiveVectorFreezing:
+    """The core's Adaptive Vector Freezing, in the form that a row has it: nothing in it is random."""
+    return vf.AdaptiveVectorFreezing(models, **schedule)

@@ -46,3 +46,6 @@ class HeadAlone(ChangeFile):
 
 def _nothing() -> None:
     """What takes away no change."""
+
+
+FULL, HEAD = FullFineTuning(), HeadAlone()

@@ -4,7 +4,7 @@ import pytest
 
 from vectorfit import VectorFitError
 from vf_dreambooth.config import TrainConfig
-from vf_dreambooth.options import dependents
+from vf_training.options import dependents
 
 
 def test_another_base_has_another_resolution_revision_and_variant():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import vectorfit as vf
-from vf_training.methods.regularizers import l1, set_sigma_dropout
+from vf_training.methods.regularizers import l1, set_sigma_dropout, weak_l1
 
 
 def model():
@@ -19,6 +19,7 @@ def test_l1_is_the_sum_of_absolute_deltas_and_its_gradient_their_signs():
         for vector in vf.vector_parameters(net).values():
             vector.fill_(-2.0)
     assert l1(net) == 2 * 160
+    assert weak_l1(net).item() == pytest.approx(1e-5 * 2 * 160)
     l1(net).backward()
     assert all((vector.grad == -1).all() for vector in vf.vector_parameters(net).values())
 

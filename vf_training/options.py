@@ -2,23 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, field, fields, replace
 from typing import Any
-
-from .base_models import BaseModel
 
 EVERYTHING = "*"  # the pattern of the names without a learning rate of their own
 Check = Callable[[Any], str]  # maps a value to what is wrong with it, or to ""
 Conflict = Callable[[Mapping[str, Any]], str]  # maps all settings to why this one cannot be given, or to ""
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """What a setting is inferred from besides other settings: the base, and accelerate's configuration."""
-
-    base: BaseModel
-    mixed_precision: str
-    accumulation: int
 
 
 def option(
@@ -30,21 +19,23 @@ def option(
     choices: tuple[str, ...] = (),
     checks: tuple[Check, ...] = (),
     conflict: Conflict | None = None,
-    infer: Callable[[Any, Circumstances], Any] | None = None,
+    infer: Callable[[Any, Any], Any] | None = None,
+    inferred: str = "",
     depends_on: tuple[str, ...] = (),
     shapes_result: bool = True,
     rate_of: str = "",
 ) -> Any:
-    """A field of a settings class.
+    """A field of a settings class. The default MISSING makes it required.
 
     Args:
         text: the help text.
-        group: the heading under which --help lists it.
+        group: the heading under which --help lists it; "" for what is no flag.
         flags: its flags, if they differ from its name.
         choices: the values that it can have.
         checks: what each given value must pass; the first that fails is reported.
         conflict: returns why a value that is not the default contradicts the other settings.
         infer: returns the value if it is None or "auto", from the settings so far and the circumstances of the run.
+        inferred: what it infers, for --help.
         depends_on: settings that decide its value. When a flag changes one of them in a recorded run, the recorded
             value is dropped, and inferred again.
         shapes_result: whether the trained vectors depend on the value as such. Those settings are kept in the subject
@@ -52,9 +43,19 @@ def option(
         rate_of: the pattern of the names of the parameters whose learning rate the value is, as
             `vectorfit.parameter_groups` takes it. Of several that match a name, the one declared first counts.
     """
-    metadata = {"help": text, "group": group, "flags": flags, "choices": choices, "checks": checks}
-    metadata |= {"conflict": conflict, "infer": infer, "depends_on": depends_on, "shapes_result": shapes_result}
-    metadata |= {"rate_of": rate_of}
+    metadata = {
+        "help": text,
+        "group": group,
+        "flags": flags,
+        "choices": choices,
+        "checks": checks,
+        "conflict": conflict,
+        "infer": infer,
+        "inferred": inferred,
+        "depends_on": depends_on,
+        "shapes_result": shapes_result,
+        "rate_of": rate_of,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -64,6 +65,10 @@ def at_least(bound: float) -> Check:
 
 def above(bound: float) -> Check:
     return lambda value: "" if math.isfinite(value) and value > bound else f"got {value}, expected more than {bound}"
+
+
+def within(least: float, most: float) -> Check:
+    return lambda value: "" if least <= value <= most else f"got {value}, expected {least} to {most}"
 
 
 def decay(value: float) -> str:
@@ -115,32 +120,40 @@ def first_of(*conflicts: Conflict) -> Conflict:
     return lambda values: next((problem for conflict in conflicts if (problem := conflict(values))), "")
 
 
-def _problem(item: Field, values: Mapping[str, Any]) -> str:
+def _problem(item: Field[Any], values: Mapping[str, Any]) -> str:
     value, rules = values[item.name], item.metadata
+    checks: tuple[Check, ...] = rules["checks"]
+    conflict: Conflict | None = rules["conflict"]
     if value is None:
         return ""
     if rules["choices"] and value not in rules["choices"]:
         return f"got {value!r}, expected one of {', '.join(rules['choices'])}"
-    for check in rules["checks"]:
+    for check in checks:
         if problem := check(value):
             return problem
-    if rules["conflict"] and value not in (item.default, ""):
-        return rules["conflict"](values)
+    if conflict and value not in (item.default, ""):
+        return conflict(values)
     return ""
 
 
 def problems_of(settings: type, values: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with the values of a settings class, by the name of the setting to blame."""
-    problems = {item.name: (item, _problem(item, values)) for item in fields(settings)}
-    return {
-        name: f"{(item.metadata['flags'] or (f'--{name}',))[0]}: {problem}"
-        for name, (item, problem) in problems.items()
-        if problem
-    }
+    problems = {item.name: (item, _problem(item, values)) for item in fields(settings) if item.metadata}
+    return {name: f"{_called(item)}: {problem}" for name, (item, problem) in problems.items() if problem}
 
 
-def completed(settings: Any, at: Circumstances) -> Any:
-    """The settings with everything inferred filled in, in the order of the fields. Raises what inferring raises."""
+def _called(item: Field[Any]) -> str:
+    """A setting as messages call it: by its flag, if it has one."""
+    if not item.metadata["group"]:
+        return item.name
+    return str((item.metadata["flags"] or (f"--{item.name}",))[0])
+
+
+def completed(settings: Any, at: Any) -> Any:
+    """The settings with everything inferred from the circumstances `at`, in the order of the fields.
+
+    Raises what inferring raises.
+    """
     for item in fields(settings):
         if (infer := item.metadata["infer"]) and getattr(settings, item.name) in (None, "auto"):
             settings = replace(settings, **{item.name: infer(settings, at)})

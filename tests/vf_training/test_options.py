@@ -1,8 +1,8 @@
 """What a declared option does: its checks, its conflicts, and what depends on it."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 
-from vf_dreambooth.options import (
+from vf_training.options import (
     above,
     at_least,
     completed,
@@ -13,19 +13,20 @@ from vf_dreambooth.options import (
     option,
     printable,
     problems_of,
+    within,
 )
 
 
 @dataclass(frozen=True)
 class Settings:
-    size: int = option(8, "", group="", checks=(at_least(1), multiple_of(8)))
-    rate: float | None = option(None, "", group="", flags=("--lr", "--rate"), checks=(above(0),))
-    smooth: bool = option(False, "", group="")
+    size: int = option(8, "", group="g", checks=(at_least(1), multiple_of(8)))
+    rate: float | None = option(None, "", group="g", flags=("--lr", "--rate"), checks=(above(0),))
+    smooth: bool = option(False, "", group="g")
     decay: float | None = option(
-        None, "", group="", conflict=only_with("smooth", True, because="needs --smooth"), depends_on=("smooth",)
+        None, "", group="g", conflict=only_with("smooth", True, because="needs --smooth"), depends_on=("smooth",)
     )
-    half_life: float | None = option(None, "", group="", depends_on=("decay",))
-    word: str = option("sks", "", group="", checks=(printable(5),))
+    half_life: float | None = option(None, "", group="g", depends_on=("decay",))
+    word: str = option("sks", "", group="g", checks=(printable(5),))
 
 
 def problems(**values) -> dict[str, str]:
@@ -55,9 +56,9 @@ def test_dependents_are_direct_and_indirect():
 
 @dataclass(frozen=True)
 class Inferred:
-    steps: int | None = option(None, "", group="", infer=lambda _, at: at)
-    half: int | None = option(None, "", group="", infer=lambda settings, _: settings.steps // 2)
-    mode: str = option("auto", "", group="", infer=lambda settings, _: f"{settings.half}")
+    steps: int | None = option(None, "", group="g", infer=lambda _, at: at)
+    half: int | None = option(None, "", group="g", infer=lambda settings, _: settings.steps // 2)
+    mode: str = option("auto", "", group="g", infer=lambda settings, _: f"{settings.half}")
 
 
 def test_what_is_not_given_is_inferred_in_the_order_of_the_settings():
@@ -68,3 +69,20 @@ def test_what_is_not_given_is_inferred_in_the_order_of_the_settings():
 def test_one_of_names_what_it_takes():
     assert one_of(24, 8)(8) == ""
     assert one_of(24, 8)(10) == "got 10, expected 24, 8"
+
+
+def test_within_has_both_bounds():
+    assert within(0, 2)(0) == within(0, 2)(2) == ""
+    assert within(0, 2)(3) == "got 3, expected 0 to 2"
+
+
+@dataclass(frozen=True)
+class Described:
+    name: str = option(MISSING, "", group="", checks=(printable(3),))
+    plain: int = 3
+
+
+def test_what_is_no_flag_is_called_by_its_name():
+    assert problems_of(Described, vars(Described("long one"))) == {
+        "name": "name: got 'long one', expected at most 3 printable characters"
+    }

@@ -10,7 +10,7 @@ from .config import VectorFitConfig
 from .errors import VectorFitError
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_models, named_modules
-from .plan import Plan, plan, saved_modules
+from .planning import Plan, plan, saved_modules
 from .record import Head, Injection, Record, drop_records, injection_of, keep_record
 
 Holders = Mapping[int, list[tuple[nn.Module, str]]]
