@@ -228,8 +228,8 @@ by flow matching in {steps} steps of {batch} latents (64 x 64 pixels, six nouns 
 
 {base}.
 
-A subject is 300 steps with 40 class images; the text encoder stays as it is. Twelve pictures per subject and prompt, one per ground,
-seeds 0 to 11, equal for base and subject. Columns are explained in [prior.md](prior.md)."""
+A subject is 300 steps with 40 class images; the text encoder stays as it is. Twelve pictures per subject and prompt,
+one per ground, seeds 0 to 11, equal for base and subject. Columns are explained in [prior.md](prior.md)."""
 
 
 def main() -> None:
