@@ -219,12 +219,17 @@ def judged(names: Sequence[str], rate: float) -> tuple[list[list[str]], str]:
 
 HEADER = ["subject", "likeness, base", "likeness", "class likeness, base", "class likeness"]
 HEADER += ["background right", "class kept, base", "class kept"]
-NOTES = """{gain} The rate of sigma and bias is {rate:g}, the only one that was tried.
+NOTES = """{gain}
+
+The rate of sigma and bias is {rate:g}, the only one that was tried.
 
 The base: a Z-Image pipeline, whose transformer has {transformer} parameters and whose text encoder has {text}; trained
-by flow matching in {steps} steps of {batch} latents (64 x 64 pixels, six nouns on twelve grounds). {base}. A subject is
-300 steps with 40 class images; the text encoder stays as it is. Twelve pictures per subject and prompt, one per ground,
-seeds 0 to 11, equal for base and subject. Columns are explained in [prior.md](prior.md)."""
+by flow matching in {steps} steps of {batch} latents (64 x 64 pixels, six nouns on twelve grounds).
+
+{base}.
+
+A subject is 300 steps with 40 class images; the text encoder stays as it is. Twelve pictures per subject and prompt,
+one per ground, seeds 0 to 11, equal for base and subject. Columns are explained in [prior.md](prior.md)."""
 
 
 def main() -> None:
