@@ -1,7 +1,9 @@
 """What masks, cuts and training options change: `python -m benchmarks.inputs [--photos DIR ...]`"""
 
 import argparse
+import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +140,8 @@ def main() -> None:
         grid(pictures, cell=96).save(WORK / f"{result.stem}-{file_name(variant)}.png")
         print(*rows[-1], flush=True)
         notes = NOTES.format(names=names, photos=photos)
-        write_table(result, "What people bring", "python -m benchmarks.inputs", header, rows, notes)
+        command = shlex.join(["python", "-m", "benchmarks.inputs", *sys.argv[1:]])
+        write_table(result, "What people bring", command, header, rows, notes)
 
 
 if __name__ == "__main__":
