@@ -61,8 +61,8 @@ class OwnWord:
         """Updates the embedding with every update of the training, at a rate of its own, and keeps it in a file."""
         optimizer, usual = torch.optim.AdamW([self.change], lr=rate, weight_decay=0.0), built.after_update
 
-        def after_update() -> None:
-            usual()
+        def after_update(*given: Any) -> None:
+            usual(*given)
             optimizer.step()
             optimizer.zero_grad()
             torch.save(self.change.detach().cpu(), file)
