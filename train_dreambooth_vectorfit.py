@@ -103,14 +103,14 @@ class Loop:
         """One optimizer update; returns its log entry, and whether any process was asked to stop."""
         config, accelerator, training = self.config, self.accelerator, self.optimization
         parts = self.objective.backward(self.denoiser, step, accelerator)
-        stop = parts.new_tensor([float(interruption.requested)])  # one process's Ctrl-C stops all after the same step
-        loss, instance, prior, stopping = accelerator.reduce(torch.cat([parts, stop]), "mean").tolist()
+        stop = torch.full_like(parts[:1], interruption.requested)  # one process's Ctrl-C stops all after the same step
+        means = accelerator.reduce(torch.cat([parts, stop]), "mean")
+        frozen, rates = training.freeze(step), training.rates()
+        norm = accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm)
+        loss, instance, prior, stopping, norm = torch.cat([means, norm.reshape(1)]).tolist()  # a step's one wait
         self.require_finite("loss", loss, step)
-        frozen = training.freeze(step)
-        norm = float(accelerator.clip_grad_norm_(training.vectors.values(), config.max_grad_norm))
         if accelerator.scaler is None:  # a scaler finds its scale by infinities, and skips those updates
             self.require_finite("gradient", norm, step)
-        rates = training.rates()
         self.optimizer.step()
         skipped = accelerator.optimizer_step_was_skipped  # by fp16's scaler, as it looks for its scale
         training.after_update(skipped)

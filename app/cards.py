@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from vf_dreambooth.engine import OWN_SCHEDULER
+
 from .drawings import Progress
 from .gallery import Drawing
 from .subjects import Subject
@@ -214,7 +216,8 @@ def gallery(drawings: Sequence[Drawing]) -> str:
     made = []
     for drawing in drawings:
         p = drawing.parameters
-        details = f"{p.get('num_inference_steps')} steps · guidance {p.get('guidance_scale'):g} · {p.get('sampler')}"
+        details = f"{p.get('num_inference_steps')} steps · guidance {p.get('guidance_scale'):g}"
+        details += f" · {p['sampler']}" if p.get("sampler", OWN_SCHEDULER) != OWN_SCHEDULER else ""
         made.append(
             f'<section class="kept"><h3>{escaped(p.get("prompt", ""))}</h3><p class="details">'
             f"{escaped(_subject_words(p))} · {escaped(details)}</p>{pairs(drawing)}{_bar(drawing)}</section>"

@@ -19,9 +19,10 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import vectorfit as vf
-from benchmarks import sd14_step
+from benchmarks import planner, sd14_step
 from starter import tokenizer
 from vf_dreambooth.base_models import load, resolve
+from vf_dreambooth.families import family_of
 from vf_dreambooth.pipeline import GenerationSettings, adapted_models, generate_images, load_pipeline, set_subjects
 from vf_training.device import best_device, peak_memory, synchronize
 
@@ -94,10 +95,35 @@ def write_base(folder: Path, size: Size) -> Path:
     return folder
 
 
-def step(size: Size, work: Path, method: str, compiled: bool = False) -> dict[str, Any]:
+def step(size: Size, work: Path, method: str, *, compiled: bool = False, channels_last: bool = False) -> dict[str, Any]:
     """Seconds of a training step, and memory."""
-    build = build_tiny if size.tiny else sd14_step.build
-    return sd14_step.measure(method, size.pixels // (2 if size.tiny else 8), size.batch, build=build, compiled=compiled)
+    backend = "aot_eager" if size.tiny else "inductor"  # which needs a compiler
+    return sd14_step.measure(
+        method,
+        size.pixels // (2 if size.tiny else 8),
+        size.batch,
+        build=build_tiny if size.tiny else sd14_step.build,
+        backend=backend if compiled else None,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+
+
+def planning(size: Size, work: Path) -> dict[str, Any]:
+    """Seconds of a step's adapted layers as the planner has chosen, and what timing each on this device would save."""
+    pipe = load(resolve(str(write_base(work / "base", size)))).to(best_device())
+    family, models, samples = family_of(pipe), adapted_models(pipe), 2 * size.batch
+    vf.inject(models)
+    denoiser, device = family.denoiser(pipe), best_device()
+    prompts = family.tokenize(pipe, ["a photo of sks dog", "a photo of a dog"]).to(device)
+    noisy = torch.randn(samples, *family.latent_shape(pipe, size.pixels), device=device)
+    timesteps, index = torch.full((samples,), 500, device=device), torch.arange(samples, device=device) // size.batch
+
+    @torch.no_grad()
+    def forward() -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            denoiser(noisy, timesteps, prompts, index)
+
+    return planner.measure(models, forward, torch.bfloat16)
 
 
 def factorise(size: Size, work: Path) -> dict[str, Any]:
@@ -192,4 +218,6 @@ PARTS: dict[str, Callable[[Size, Path], dict[str, Any]]] = {
     "photos to subject, no prior": partial(training, prior="none"),
     **{f"step, {method}, compiled": partial(step, method=method, compiled=True) for method in ("frozen", "vectorfit")},
     **{f"tasks, {method}": partial(tasks, method=method) for method in ("lora", "vectorfit")},
+    "planner": planning,
+    "step, vectorfit, channels_last": partial(step, method="vectorfit", channels_last=True),
 }

@@ -16,7 +16,7 @@ from benchmarks.methods import Rebuilt
 from benchmarks.table import write_table
 from vectorfit.layers import VectorFitLinear
 from vectorfit.pattern import DIAGONAL
-from vectorfit.products import DenseProduct, FactoredProduct, factored_is_cheaper
+from vectorfit.products import DenseProduct, FactoredProduct, SplitProduct, factored_is_cheaper
 
 # out, in, tokens, dtype: layers of Stable Diffusion v1.4's UNet and of an encoder
 SHAPES = (
@@ -32,8 +32,8 @@ SHAPES = (
 RESULT = Path(__file__).with_suffix(".md")
 NOTES = """Time relative to the same frozen linear layer (forward, and backward to the input), median of interleaved
 repeats in one process. "factored" and "dense" are the two ways of a VectorFit layer; the one that it
-picks by a count of multiply-adds (`products.factored_is_cheaper`) is in bold. "rebuild" composes the
-weight by autograd at every forward."""
+picks by a count of multiply-adds (`products.factored_is_cheaper`) is in bold. "split" is the way of a
+base stored in bfloat16, the change beside the weight. "rebuild" composes the weight by autograd at every forward."""
 
 
 class Lora(nn.Module):
@@ -57,17 +57,21 @@ def ways(out: int, columns: int) -> dict[str, Callable[[Tensor], Tensor]]:
     U, sigma, Vh, d_sigma, d_bias = layer.U, layer.sigma, layer.Vh, layer.d_sigma, layer.d_bias
 
     def factored(x: Tensor) -> Tensor:
-        return FactoredProduct.apply(x, d_sigma, sigma, U, Vh, DIAGONAL, None) + (base.bias + d_bias).to(x.dtype)
+        return FactoredProduct.apply(x, d_sigma, sigma, U, Vh, DIAGONAL, None, d_bias, base.bias)
 
     def dense(x: Tensor) -> Tensor:
-        in_use = (U.bfloat16(), Vh.bfloat16()) if x.dtype == torch.bfloat16 else (U, Vh)
-        return DenseProduct.apply(x, d_sigma, base.bias + d_bias, base.weight, *in_use, DIAGONAL, None)
+        low = torch.bfloat16 if x.dtype == torch.bfloat16 else None
+        return DenseProduct.apply(x, d_sigma, d_bias, base.weight, U, Vh, DIAGONAL, None, low, base.bias)
+
+    def split(x: Tensor) -> Tensor:
+        return SplitProduct.apply(x, d_sigma, base.weight, U, Vh, DIAGONAL, None, d_bias, base.bias)
 
     def plain(x: Tensor) -> Tensor:
         return F.linear(x, base.weight.to(x.dtype), base.bias.to(x.dtype))
 
     lora, rebuilt = Lora(base, 2), Rebuilt(base)
-    return {"frozen": plain, "LoRA r=2": lora, "full": full, "factored": factored, "dense": dense, "rebuild": rebuilt}
+    own = {"factored": factored, "dense": dense, "split": split}
+    return {"frozen": plain, "LoRA r=2": lora, "full": full, **own, "rebuild": rebuilt}
 
 
 def measure(out: int, columns: int, tokens: int, dtype: torch.dtype, repeats: int) -> dict[str, float]:
@@ -96,7 +100,7 @@ def main() -> None:
         ratios[picked] = f"**{ratios[picked]}**"
         rows.append([f"{out} x {columns}, {tokens}", str(dtype).removeprefix("torch."), *ratios.values()])
         print(*rows[-1], flush=True)
-    header = ["out x in, tokens", "dtype", "LoRA r=2", "full", "factored", "dense", "rebuild"]
+    header = ["out x in, tokens", "dtype", "LoRA r=2", "full", "factored", "dense", "split", "rebuild"]
     notes = f"{NOTES}\n\nMeasured on a CPU with {torch.get_num_threads()} threads, torch {torch.__version__}."
     write_table(RESULT, "One layer", "python -m benchmarks.layer_speed", header, rows, notes)
 

@@ -162,7 +162,8 @@ def main() -> None:
     ]
     notes = f"""Every client asks for {EACH} pictures of {STEPS} steps at once, with its own seeds and prompt, beside
 one training. Every answer is checked by the settings in its PNG. A place is the number of requests before one in the
-queue. SIGKILL ends the server between two pictures of a drawing; the browser finds those that were done again."""
+queue. SIGKILL ends the server between two pictures of a drawing; the browser finds those that were done again.
+Seconds and steps are those of one thread on a core that other programs used too."""
     write_table(RESULT, "Many requests at once", "python -m benchmarks.page_load", ["", ""], rows, notes)
     print(RESULT.read_text())
 

@@ -50,18 +50,27 @@ def build(device: torch.device) -> tuple[UNet2DConditionModel, CLIPTextModel, Au
 
 
 def measure(
-    method: str, side: int, batch: int, *, build: Callable[[torch.device], tuple] = build, compiled: bool = False
+    method: str,
+    side: int,
+    batch: int,
+    *,
+    build: Callable[[torch.device], tuple] = build,
+    backend: str | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> dict[str, float]:
-    """Seconds to prepare and per step, peak bytes, and the numbers trained; of another size by another `build`."""
+    """Seconds to prepare and per step, peak bytes, and the numbers trained; of another size by another `build`.
+
+    `backend` is torch.compile's; None compiles nothing. `memory_format` is that of the UNet's convolutions.
+    """
     device = torch.device(best_device())
     unet, text_encoder, _vae = build(device)
-    models = {"unet": unet, "text_encoder": text_encoder}
+    models = {"unet": unet.to(memory_format=memory_format), "text_encoder": text_encoder}
     began = time.perf_counter()
     parameters = adapt(method, models)
     prepared = time.perf_counter() - began
     optimizer = torch.optim.AdamW(parameters, lr=1e-5) if parameters else None
     denoiser, schedule = StableDiffusionDenoiser(models["unet"], models["text_encoder"]), DDPMScheduler()
-    denoiser = torch.compile(denoiser) if compiled else denoiser
+    denoiser = torch.compile(denoiser, backend=backend) if backend else denoiser
     latents, noise = torch.randn((2, 2 * batch, 4, side, side), device=device)
     words = torch.randint(0, text_encoder.config.vocab_size - 1, (2, 77), device=device)
     index = torch.arange(2 * batch, device=device) // batch

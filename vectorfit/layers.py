@@ -106,13 +106,17 @@ class VectorFitLayer(nn.Module):
         """
         raise NotImplementedError
 
-    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
-        """What the base does to x with the effective weight, differentiable in `x`, `d_sigma` and `bias`.
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, d_bias: Tensor | None) -> Tensor:
+        """What the base does to x with the effective weight and bias, differentiable in `x`, `d_sigma` and `d_bias`.
 
-        Shapes: x and the result as in `transform`; d_sigma [n], times the strength, or None where no sigma is trained;
-        bias [out], the effective one, or None where the base has none.
+        Shapes: x and the result as in `transform`; d_sigma [n] and d_bias [out], times the strength, or None where
+        none is trained.
         """
         raise NotImplementedError
+
+    def _biased(self, d_bias: Tensor | None) -> Tensor | None:
+        """The effective bias [out], differentiable in `d_bias`."""
+        return self.bias if self.bias is None or d_bias is None else self.bias.float() + d_bias
 
     @property
     def vectors(self) -> dict[str, nn.Parameter]:
@@ -160,8 +164,9 @@ class VectorFitLayer(nn.Module):
         """dW = U M Vh of these entries. Shapes: d_sigma [n]; result [out, in]."""
         return self.pattern.times(self.U, d_sigma, self.positions) @ self.Vh
 
-    def _delta_bias(self) -> Tensor | None:
-        return None if self.d_bias is None else self.strength * self.d_bias
+    def _scaled(self, vector: Tensor | None) -> Tensor | None:
+        """A delta times the strength, but for the one of training: hundreds of products take 3 % of a small step."""
+        return vector if vector is None or self.strength == 1 else self.strength * vector
 
     def composed(self) -> tuple[Tensor, Tensor | None]:
         """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
@@ -172,7 +177,7 @@ class VectorFitLayer(nn.Module):
             positions = None if self.positions is None else self.positions.to(device)
             matrix = compose(self.matrix(weight.to(device)), d_sigma, U, Vh, self.pattern, positions)
             composed = self.unmatrix(matrix.to(weight.dtype), weight.shape)
-        delta = self._delta_bias()
+        delta = self._scaled(self.d_bias)
         if bias is not None and delta is not None:
             bias = (bias.to(device).float() + delta.to(device)).to(bias.dtype)
         return composed, bias
@@ -185,12 +190,10 @@ class VectorFitLayer(nn.Module):
             return self.transform(x, self.weight, self.bias)
         if not torch.is_grad_enabled() and not self._is_split():
             return self.transform(x, *self.composed())
-        delta = self._delta_bias()
-        bias = self.bias if delta is None or self.bias is None else self.bias.float() + delta
-        d_sigma = None if self.d_sigma is None else self.strength * self.d_sigma
+        d_bias, d_sigma = self._scaled(self.d_bias), self._scaled(self.d_sigma)
         if d_sigma is not None and self.training and self.sigma_dropout:
             d_sigma = F.dropout(self.sigma + d_sigma, self.sigma_dropout) - self.sigma
-        return self.trainable_forward(x, d_sigma, bias)
+        return self.trainable_forward(x, d_sigma, d_bias)
 
     def _is_split(self) -> bool:
         """Whether the change is applied beside the weight, not in it, where its dtype would lose small changes."""
@@ -258,7 +261,7 @@ class VectorFitLinear(VectorFitLayer):
     def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, d_bias: Tensor | None) -> Tensor:
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
@@ -267,18 +270,18 @@ class VectorFitLinear(VectorFitLayer):
         split = d_sigma is not None and self._is_split()
         with torch.autocast(device, enabled=False):
             if d_sigma is None:
-                weight = self.matrix(self.weight).to(x.dtype)
+                weight, bias = self.matrix(self.weight).to(x.dtype), self._biased(d_bias)
                 return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
             weight, pattern = self.matrix(self.weight), (self.pattern, self.positions)
             y: Tensor
             if split:
-                y = SplitProduct.apply(x, d_sigma, weight, self.U, self.Vh, *pattern, bias)
+                y = SplitProduct.apply(x, d_sigma, weight, self.U, self.Vh, *pattern, d_bias, self.bias)
             elif factored:
-                y = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, *pattern, bias)
+                y = FactoredProduct.apply(x, d_sigma, self.sigma, self.U, self.Vh, *pattern, d_bias, self.bias)
             else:
                 # In bfloat16 only the change is rounded, and it is several times faster.
                 dtype = torch.bfloat16 if self.training and x.dtype == torch.bfloat16 else None
-                y = DenseProduct.apply(x, d_sigma, bias, weight, self.U, self.Vh, *pattern, dtype)
+                y = DenseProduct.apply(x, d_sigma, d_bias, weight, self.U, self.Vh, *pattern, dtype, self.bias)
             return y
 
     def _is_split(self) -> bool:
@@ -322,8 +325,9 @@ class VectorFitConv2d(VectorFitLayer):
         result: Tensor = self.base._conv_forward(x, weight, bias)
         return result
 
-    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
-        bias = None if bias is None else bias.to(x.dtype)
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, d_bias: Tensor | None) -> Tensor:
+        biased = self._biased(d_bias)
+        bias = None if biased is None else biased.to(x.dtype)
         if d_sigma is None:
             return self.transform(x, self.weight, bias)
         stride = self.base.stride[0] * self.base.stride[1]
@@ -345,7 +349,8 @@ class VectorFitNorm(VectorFitLayer):
     def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.layer_norm(x, self.base.normalized_shape, weight, bias, self.base.eps)
 
-    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, bias: Tensor | None) -> Tensor:
+    def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, d_bias: Tensor | None) -> Tensor:
+        bias = self._biased(d_bias)
         return self.transform(x, self.weight, None if bias is None else bias.to(self.weight.dtype))
 
 

@@ -55,6 +55,15 @@ def _sigma_gradient(G: Tensor, U: Tensor, Vh: Tensor, pattern: Pattern, position
     return pattern.entries((U.T @ G.to(U.dtype)).T, Vh.T, positions)
 
 
+def _sum_of(bias: Tensor | None, base_bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The bias to add, summed in float32 or better. Shapes: [out] each."""
+    if bias is None or base_bias is None:
+        total = base_bias if bias is None else bias
+    else:
+        total = base_bias.to(torch.promote_types(base_bias.dtype, bias.dtype)) + bias
+    return None if total is None else total.to(dtype)
+
+
 class DenseProduct(torch.autograd.Function):
     """y = x W^T + b with W = W0 + U M Vh composed.
 
@@ -74,13 +83,14 @@ class DenseProduct(torch.autograd.Function):
         pattern: Pattern,
         positions: Tensor | None,  # [2, n]
         change_dtype: torch.dtype | None = None,  # of U M Vh and of the products in its gradient; None: as U
+        base_bias: Tensor | None = None,  # [out], added to the bias, without a gradient
     ) -> Tensor:  # y [..., out]
         ctx.change_dtype = dtype = change_dtype or U.dtype
         composed = compose(weight, d_sigma, U.to(dtype), Vh.to(dtype), pattern, positions)
         composed = composed.to(weight.dtype).to(x.dtype)
         ctx.save_for_backward(x, composed, U, Vh, positions)
         ctx.pattern = pattern
-        return F.linear(x, composed, None if bias is None else bias.to(x.dtype))
+        return F.linear(x, composed, _sum_of(bias, base_bias, x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -95,7 +105,7 @@ class DenseProduct(torch.autograd.Function):
             d_sigma = _sigma_gradient(G, U.to(dtype), Vh.to(dtype), ctx.pattern, positions)  # [n]
         if ctx.needs_input_grad[2]:
             d_bias = summed(grad_rows)  # [out]
-        return dx, d_sigma, d_bias, None, None, None, None, None, None
+        return dx, d_sigma, d_bias, None, None, None, None, None, None, None
 
 
 class FactoredProduct(torch.autograd.Function):
@@ -116,13 +126,14 @@ class FactoredProduct(torch.autograd.Function):
         pattern: Pattern,
         positions: Tensor | None,  # [2, n]
         bias: Tensor | None = None,  # [out]
+        base_bias: Tensor | None = None,  # [out], added to the bias, without a gradient
     ) -> Tensor:  # y [..., out]
         projected = x @ Vh.to(x.dtype).T  # [..., r]
         # The factors as they are: their copies in x's dtype would be held for every layer until its backward.
         ctx.save_for_backward(projected, sigma, d_sigma, U, Vh, positions)
         ctx.pattern, ctx.has_bias = pattern, bias is not None
         scaled = pattern.times_spectrum(projected, sigma, d_sigma, positions, transposed=True)  # [..., r]
-        return F.linear(scaled, U.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return F.linear(scaled, U.to(x.dtype), _sum_of(bias, base_bias, x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -137,7 +148,7 @@ class FactoredProduct(torch.autograd.Function):
             rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
             d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
         d_bias = summed(grad.flatten(0, -2)) if ctx.has_bias and ctx.needs_input_grad[7] else None  # [out]
-        return dx, d_sigma, None, None, None, None, None, d_bias
+        return dx, d_sigma, None, None, None, None, None, d_bias, None
 
 
 class SplitProduct(torch.autograd.Function):
@@ -159,13 +170,14 @@ class SplitProduct(torch.autograd.Function):
         pattern: Pattern,
         positions: Tensor | None,  # [2, n]
         bias: Tensor | None = None,  # [out]
+        base_bias: Tensor | None = None,  # [out], added to the bias, without a gradient
     ) -> Tensor:  # y [..., out]
         projected = x @ Vh.to(x.dtype).T  # [..., r]
         ctx.save_for_backward(projected, d_sigma, weight, U, Vh, positions)
         ctx.pattern, ctx.has_bias = pattern, bias is not None
         change = pattern.times(projected, d_sigma, positions, transposed=True).to(x.dtype)  # [..., r]
         both = torch.cat([weight.to(x.dtype), U.to(x.dtype)], 1)  # [out, in + r]
-        return F.linear(torch.cat([x, change], -1), both, None if bias is None else bias.to(x.dtype))
+        return F.linear(torch.cat([x, change], -1), both, _sum_of(bias, base_bias, x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -181,7 +193,7 @@ class SplitProduct(torch.autograd.Function):
             rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
             d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
         d_bias = summed(grad.flatten(0, -2)) if ctx.has_bias and ctx.needs_input_grad[7] else None  # [out]
-        return dx, d_sigma, None, None, None, None, None, d_bias
+        return dx, d_sigma, None, None, None, None, None, d_bias, None
 
 
 class ComposedWeight(torch.autograd.Function):

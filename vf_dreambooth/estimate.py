@@ -11,7 +11,7 @@ from torch import nn
 
 from vf_training.device import peak_memory, synchronize
 
-from . import footprint, memory, memory_presets
+from . import memory, memory_presets
 from .data import DataSampler, Latents
 from .families import family_of
 from .memory_presets import fitted
@@ -50,7 +50,8 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
     data_sampler = DataSampler(latents, prior, size, per_update, family.noise_schedule(pipe), config.seed)
     objective = Objective(config, pipe, data_sampler, [None], vectors.values())
     denoiser = family.denoiser(pipe).to(accelerator.device)
-    times = [_timed(lambda: objective.backward(denoiser, 1, accelerator)) for _ in range(WARM_UP + TIMED)]
+    steps = range(1, 1 + WARM_UP + TIMED)
+    times = [_timed(lambda step=step: objective.backward(denoiser, step, accelerator)) for step in steps]
     for vector in vectors.values():
         vector.grad = None
     batch = 2 * config.sample_batch_size  # guidance computes every image twice
@@ -69,14 +70,11 @@ def measure(setup: Setup, pipe: DiffusionPipeline, vectors: dict, accelerator: A
 
 def computed_memory(setup: Setup, pipe: DiffusionPipeline, models: Mapping[str, nn.Module]) -> list[str]:
     """What a GPU would need for these settings, and for those of every preset that changes them."""
-    if not family_of(pipe).traceable:
-        found = footprint.of_training(setup.base, setup.config)
-        return [f"estimated    at least {found.bytes() / 2**30:.1f} GiB on a GPU, without activations"] if found else []
     settings = {"these settings": setup.config}
     settings |= {f"--memory {card}": fitted(setup.config, card) for card in memory_presets.PRESETS}
     lines, seen = [], set()
     for name, config in settings.items():
-        samples = config.train_batch_size * (2 if config.with_class_images else 1)
+        samples = config.train_batch_size * (2 if config.with_class_samples else 1)
         key = samples, config.sample_batch_size, config.gradient_checkpointing
         if key in seen:
             continue

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,6 +74,11 @@ def _in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
+def _ones(tensor: Tensor) -> list:
+    """Stands for the contents of whole numbers: prompts of ones, all of their full length, and the second prompt."""
+    return [1] * len(tensor) if tensor.ndim == 1 else [_ones(row) for row in tensor]
+
+
 class _Live(TorchDispatchMode):
     """Counts the bytes of the tensors that were made and live, and their peak."""
 
@@ -114,7 +119,9 @@ class _Shapes(ExitStack):
 
     def __enter__(self) -> "_Shapes":
         super().__enter__()
-        self.enter_context(FakeTensorMode())
+        # What is no part of the trained model, such as a frozen text encoder, is let in as it is, and does not count.
+        self.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        self.enter_context(patch.object(FakeTensor, "tolist", _ones))
         if self.dtype is not None:
             self.enter_context(torch.autocast("cpu", self.dtype))
         # Patched, because a mode of torch's would not reach what checkpointing computes again in the backward.
@@ -225,15 +232,15 @@ def estimated(
 ) -> Memory:
     """The memory of a training with these settings. `samples` are the photos and class images of a batch."""
     family = family_of(pipe)
-    denoiser, shape = family.denoiser(pipe), family.latent_shape(pipe, resolution)
+    shape = family.latent_shape(pipe, resolution)
     words = (2, family.tokenize(pipe, [""]).shape[1])  # a prompt of the subject and one of its class, or an empty one
     modes = {name: model.training for name, model in models.items()}
     try:
         checkpointing(models, on=gradient_checkpointing)
-        training = of_update(denoiser, shape, samples, words, mixed_precision)
+        training = of_update(family.denoiser(pipe), shape, samples, words, mixed_precision)
         for model in models.values():
             model.eval()
-        drawing = of_drawing(pipe, denoiser, shape, pictures, words, mixed_precision)
+        drawing = of_drawing(pipe, family.denoiser(pipe), shape, pictures, words, mixed_precision)
     finally:
         checkpointing(models, on=False)
         for name, model in models.items():

@@ -1,7 +1,7 @@
 """The objective of DreamBooth: denoise the subject, and keep the class."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +14,9 @@ from vf_training.device import free_memory, is_out_of_memory
 
 from .captions import Captions
 from .config import TrainConfig
-from .data import Batch, DataSampler
+from .data import Batch, DataSampler, sent
 from .families import Denoiser, family_of
+from .residency import quick_attention
 
 
 def per_sample_loss(prediction: Tensor, target: Tensor, weights: Tensor, huber_c: float | None = None) -> Tensor:
@@ -64,6 +65,16 @@ def base_prediction(
         return denoiser(noisy, timesteps, prompt_ids, prompt_index)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Samples of one size on the device, and their prompts: all [p, length] (None: kept encoded), and whose [n]."""
+
+    batch: Batch
+    class_rows: Tensor  # [c], the samples that are of the class
+    prompt_ids: Tensor | None
+    prompt_index: Tensor
+
+
 class Objective:
     """What a training minimises on this process, one optimizer update at a time."""
 
@@ -77,7 +88,7 @@ class Objective:
         penalty: Callable[[], Tensor] | None = None,
     ) -> None:
         self.config, self.data_sampler, self.penalty = config, data_sampler, penalty
-        self._drawn: dict[tuple[int, int], Batch] = {}  # batches of the next update, by step and first sample
+        self._drawn: dict[tuple[int, int], list[Inputs]] = {}  # of the next update, by step and first sample
         self.vectors = list(vectors)
         family = family_of(pipe)
         self.noise_schedule = family.noise_schedule(pipe)
@@ -91,10 +102,25 @@ class Objective:
             denoiser.keep(self.prompt_ids.to(accelerator.device))
         self.text_is_kept = True
 
+    def inputs(self, step: int, first: int, device: torch.device) -> list[Inputs]:
+        """The batch of `step` whose first sample is `first`, by size, sent to the device, which is not waited for."""
+        batch = self.data_sampler.batch(step, first)
+        prompt_index = self.captions.index(batch.picture, batch.is_class, step, first)
+        return [self._sent(part, prompt_index[rows], device) for rows, part in batch.by_size()]
+
+    def _sent(self, batch: Batch, prompt_index: Tensor, device: torch.device) -> Inputs:
+        prompt_ids = None
+        if not self.text_is_kept:
+            used, prompt_index = prompt_index.unique(return_inverse=True)  # the others need no encoding
+            prompt_ids = sent(self.prompt_ids[used], device)
+        class_rows = batch.is_class.nonzero()[:, 0]
+        return Inputs(batch.to(device), sent(class_rows, device), prompt_ids, sent(prompt_index, device))
+
     def backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         """Accumulates the gradients of one update; returns loss, instance loss and class loss [3] on this process.
 
-        Where the memory does not suffice, the update is made again in smaller parts, and so are all others.
+        Where the memory does not suffice, the update is made again in smaller parts, and so are all others. Otherwise
+        it only queues work on an accelerator: nothing in it waits for a result.
         """
         while True:
             try:
@@ -125,18 +151,17 @@ class Objective:
 
     def _backward(self, denoiser: nn.Module, step: int, accelerator: Accelerator) -> Tensor:
         config, device = self.config, accelerator.device
-        parts, self.prompt_ids = torch.zeros(3, device=device), self.prompt_ids.to(device)
+        parts = torch.zeros(3, device=device)
         firsts = [
             (micro * accelerator.num_processes + accelerator.process_index) * config.train_batch_size
             for micro in range(config.gradient_accumulation_steps)
         ]
         for first in firsts:
-            batch = self._drawn.pop((step, first), None) or self.data_sampler.batch(step, first)
-            prompt = self.captions.index(batch.picture, batch.is_class, step, first)
-            batch = batch.to(device)
-            with accelerator.accumulate(denoiser):
-                losses = self._losses(denoiser, batch, prompt, accelerator)
-                loss, instance, prior = combine(losses, batch.is_class, config.prior_loss_weight)
+            inputs = self._drawn.pop((step, first), None) or self.inputs(step, first, device)
+            with accelerator.accumulate(denoiser), quick_attention(device):
+                losses = torch.cat([self._losses(denoiser, part, accelerator) for part in inputs])
+                is_class = torch.cat([part.batch.is_class for part in inputs])
+                loss, instance, prior = combine(losses, is_class, config.prior_loss_weight)
                 if config.prior == "drift":
                     prior = drift(self.vectors)
                     loss = loss + config.drift_weight * prior
@@ -145,33 +170,21 @@ class Objective:
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
         # Before anyone waits for the result: an accelerator goes on computing meanwhile.
-        self._drawn = {(step + 1, first): self.data_sampler.batch(step + 1, first) for first in firsts}
+        self._drawn = {(step + 1, first): self.inputs(step + 1, first, device) for first in firsts}
         return parts
 
-    def _losses(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
-        """The loss of each sample [n], size by size; `prompt` says which of the prompts each has [n]."""
-        rows, losses = [], []
-        for own, part in batch.by_size():
-            rows.append(own)
-            losses.append(self._losses_of_size(denoiser, part, prompt[own], accelerator))
-        return torch.cat(losses)[torch.cat(rows).argsort().to(accelerator.device)] if len(rows) > 1 else losses[0]
-
-    def _losses_of_size(self, denoiser: nn.Module, batch: Batch, prompt: Tensor, accelerator: Accelerator) -> Tensor:
-        """The loss of each sample [n] of a batch without padding."""
-        prompt_ids = None
-        if not self.text_is_kept:
-            used, prompt = prompt.unique(return_inverse=True)  # the others need no encoding
-            prompt_ids = self.prompt_ids[used.to(self.prompt_ids.device)]
-        prompt, schedule = prompt.to(accelerator.device), self.noise_schedule
+    def _losses(self, denoiser: nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
+        """The loss of each sample [n]."""
+        batch, rows, schedule = inputs.batch, inputs.class_rows, self.noise_schedule
         noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = schedule.target(batch.latents, batch.noise, batch.timesteps)
         with accelerator.autocast():
-            predicted = denoiser(noisy, batch.timesteps, prompt_ids, prompt)
-        if self.config.prior == "base_prediction" and batch.is_class.any():
-            model, rows = accelerator.unwrap_model(denoiser), batch.is_class
+            predicted = denoiser(noisy, batch.timesteps, inputs.prompt_ids, inputs.prompt_index)
+        if self.config.prior == "base_prediction" and len(rows):
+            sample = noisy[rows], batch.timesteps[rows], inputs.prompt_ids, inputs.prompt_index[rows]
             with accelerator.autocast():
-                base = base_prediction(model, noisy[rows], batch.timesteps[rows], prompt_ids, prompt[rows])
-            target = target.float().index_put((rows.nonzero()[:, 0],), base.float())
+                base = base_prediction(accelerator.unwrap_model(denoiser), *sample)
+            target = target.float().index_put((rows,), base.float())
         losses = per_sample_loss(predicted, target, batch.weights, self.config.huber_c)
         if self.config.snr_gamma is not None:
             losses = losses * schedule.min_snr_weights(batch.timesteps, self.config.snr_gamma)

@@ -111,13 +111,12 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
     )
 
 
-def _fusing(config: TrainConfig, vectors: Mapping[str, nn.Parameter]) -> dict[str, bool]:
-    """The argument with which AdamW updates all vectors by a few kernels, where it can; Prodigy cannot.
+def _fusing(config: TrainConfig) -> dict[str, bool]:
+    """The argument with which AdamW updates all vectors in one call, where it can; Prodigy cannot.
 
     Not in fp16: of a fused update accelerate cannot tell if the scaler skipped it.
     """
-    on_cuda = all(vector.is_cuda for vector in vectors.values())
-    return {"fused": True} if config.optimizer == "adamw" and config.mixed_precision != "fp16" and on_cuda else {}
+    return {"fused": True} if config.optimizer == "adamw" and config.mixed_precision != "fp16" else {}
 
 
 def build(config: TrainConfig, models: Mapping[str, nn.Module], unreached: Sequence[nn.Module] = ()) -> Optimization:
@@ -141,7 +140,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module], unreached: Seque
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
-        **_fusing(config, vectors),
+        **_fusing(config),
     )
     schedule = get_scheduler(
         config.lr_scheduler,

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vf_training.device import free_memory
 
 from .families import family_of
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FEW_SCORES = 2**17  # of a head; with more, a CPU's bfloat16 is the faster one (benchmarks/step_speed.md)
+torch_attention = F.scaled_dot_product_attention
 
 
 def idle_models(pipe: DiffusionPipeline) -> list[nn.Module]:
@@ -93,3 +98,25 @@ def checkpointing(models: Mapping[str, nn.Module], *, on: bool) -> None:
     )
     for model in models.values():
         next(getattr(model, name) for name in names if hasattr(model, name))()
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Torch's attention, in float32 where there are few scores."""
+    if not torch.is_autocast_enabled("cpu") or query.shape[-2] * key.shape[-2] > FEW_SCORES:
+        return torch_attention(query, key, value, *args, **kwargs)
+    with torch.autocast("cpu", enabled=False):
+        result = torch_attention(query.float(), key.float(), value.float(), *args, **kwargs)
+    return result.to(query.dtype)
+
+
+@contextmanager
+def quick_attention(device: torch.device) -> Iterator[None]:
+    """Within the context a CPU under autocast computes small attention in float32: its bfloat16 gradient is slow.
+
+    Around the backward pass too, where checkpointing computes attention again.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    with patch.object(F, "scaled_dot_product_attention", _attention):
+        yield

@@ -537,6 +537,24 @@ def test_every_text_has_a_contrast_of_four_and_a_half(browser, address, scheme):
         tab(page, name)
         page.wait_for_timeout(1500)
         assert page.evaluate(weak) == []
+    # The same with something in it: a prompt that is cut, pictures, photos of which one is there twice, figures.
+    tab(page, "Generate")
+    page.locator("#prompt textarea").fill("a " * 500)
+    generate(page)
+    assert page.evaluate(weak) == []
+    tab(page, "Gallery")
+    expect(page.locator("#gallery .kept")).to_have_count(1)
+    assert page.evaluate(weak) == []
+    tab(page, "Train")
+    page.locator("#drop input[type=file]").first.set_input_files([str(PHOTOS[n]) for n in (0, 0, 1)])
+    expect(page.locator("#photos .warned")).to_have_count(1)
+    page.locator("[data-cut]").first.click()
+    assert page.evaluate(weak) == []
+    page.keyboard.press("Escape")
+    tab(page, "Subjects")
+    page.get_by_role("button", name="How it was trained").click()
+    expect(page.locator("#plots svg").first).to_be_visible()
+    assert page.evaluate(weak) == []
     page.evaluate(
         "document.querySelector('#title').insertAdjacentHTML('beforeend', '<i style=\"color:#888\">weak</i>')"
     )

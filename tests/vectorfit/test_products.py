@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from vectorfit.pattern import PATTERNS, pattern_named
-from vectorfit.products import ComposedWeight, DenseProduct, FactoredProduct, compose, factored_is_cheaper
+from vectorfit.products import (
+    ComposedWeight,
+    DenseProduct,
+    FactoredProduct,
+    SplitProduct,
+    compose,
+    factored_is_cheaper,
+)
 
 SHAPES = ((5, 7), (7, 5), (6, 6), (1, 4))
 
@@ -84,3 +91,24 @@ def test_the_factored_way_is_taken_for_few_tokens():
     # A wide pattern costs every token something, so that the dense way is cheaper for fewer tokens.
     assert factored_is_cheaper(500, 320, 320)
     assert not factored_is_cheaper(500, 320, 320, pattern_work=320 * 300)
+
+
+@pytest.mark.parametrize("product", ["dense", "factored", "split"])
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_bases_bias_is_added_to_the_trained_one_and_gets_no_gradient(product, trained):
+    weight, U, sigma, Vh, pattern, positions, d_sigma = case("plain", 5, 7)
+    base_bias, delta = (torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    x, rest, given = torch.randn(3, 7, dtype=torch.float64), (U, Vh, pattern, positions), delta if trained else None
+
+    def y(bias, base_bias):
+        if product == "dense":
+            return DenseProduct.apply(x, d_sigma, bias, weight, *rest, None, base_bias)
+        if product == "factored":
+            return FactoredProduct.apply(x, d_sigma, sigma, *rest, bias, base_bias)
+        return SplitProduct.apply(x, d_sigma, weight, *rest, bias, base_bias)
+
+    both = y(given, base_bias)
+    torch.testing.assert_close(both, y(None, None) + base_bias + (delta if trained else 0))
+    both.sum().backward()
+    assert base_bias.grad is None
+    assert delta.grad is None if not trained else torch.equal(delta.grad, torch.full_like(delta, 3))

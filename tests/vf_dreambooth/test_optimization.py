@@ -3,7 +3,7 @@
 import copy
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -187,6 +187,7 @@ def test_the_rate_stands_still_while_the_scaler_skips_updates(arguments, tmp_pat
         return accelerator
 
     monkeypatch.setattr(script, "start", with_scaler)
+    monkeypatch.setattr(optimization, "_fusing", lambda config: {})  # as in fp16, which this machine may not have
     plain = objective.per_sample_loss  # a steep loss: times the scale, its gradient is more than float32 holds
     monkeypatch.setattr(objective, "per_sample_loss", lambda *pair: 1e6 * plain(*pair))
     script.main(arguments(tmp_path / "run", "--lr_scheduler", "linear", "--no-avf", "--checkpointing_steps", 1))
@@ -197,3 +198,14 @@ def test_the_rate_stands_still_while_the_scaler_skips_updates(arguments, tmp_pat
     assert [entry["lr"] for entry in log] == pytest.approx([1e-2 * share for share in (1, 1, 0.75, 0.5)])
     states = [torch.load(run.checkpoint(step) / "state.pt", weights_only=True) for step in run.checkpoints()]
     assert [state["schedule"]["last_epoch"] for state in states] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "fused"),
+    [("adamw", "bf16", True), ("adamw", "no", True), ("adamw", "fp16", None), ("prodigy", "bf16", None)],
+)
+def test_adamw_is_fused_where_a_skipped_update_can_still_be_told(arguments, tmp_path, optimizer, precision, fused):
+    (prepared,), _ = setup.prepare(arguments(tmp_path / "run", "--optimizer", optimizer, "--learning_rate", 1))
+    config = replace(prepared.config, mixed_precision=precision)
+    built = optimization.build(config, adapted(load(prepared.base), train_text_encoder=True))
+    assert {group.get("fused") for group in built.optimizer.param_groups} == {fused}

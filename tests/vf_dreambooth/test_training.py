@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 import vectorfit as vf
-from train_dreambooth_vectorfit import main
+from train_dreambooth_vectorfit import Loop, main
+from vf_dreambooth.objective import Objective
 from vf_training.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -145,3 +147,81 @@ def test_a_compiled_step_gives_the_identical_file(arguments, tmp_path, monkeypat
     main(arguments(tmp_path / "compiled", text))
     plain, compiled = (tmp_path / name / "vectors.safetensors" for name in ("plain", "compiled"))
     assert plain.read_bytes() == compiled.read_bytes()
+
+
+class Reads(TorchFunctionMode):
+    """Notes every call that gives Python the values of a tensor: on an accelerator it would wait for them."""
+
+    READING = frozenset(("item", "tolist", "cpu", "numpy", "nonzero", "unique", "equal", "masked_select", "is_nonzero"))
+    CASTS = frozenset(("__bool__", "__float__", "__int__", "__index__", "__contains__"))
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        key = args[1] if name == "__getitem__" else None
+        by_mask = any(
+            isinstance(part, torch.Tensor) and part.dtype == torch.bool
+            for part in (key if isinstance(key, tuple) else (key,))
+        )
+        if name in self.READING | self.CASTS or by_mask:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--prior", "base_prediction"),
+        ("--prior", "drift"),
+        ("--snr_gamma", 5),
+        ("--gradient_accumulation_steps", 2),
+    ],
+    ids=str,
+)
+def test_a_step_waits_for_the_accelerator_once_and_draws_the_next_batch_before(arguments, tmp_path, monkeypatch, flags):
+    """What draws a batch is not counted: it has tensors of main memory alone."""
+    steps, own, draw, reads = [], Loop.update, Objective.inputs, Reads()
+
+    def update(loop, step, interruption):
+        with reads:
+            result = own(loop, step, interruption)
+        steps.append(list(reads.found))
+        reads.found.clear()
+        return result
+
+    def inputs(objective, step, *place):
+        reads.found.append(f"draws {step}")
+        with torch._C.DisableTorchFunction():
+            return draw(objective, step, *place)
+
+    monkeypatch.setattr(Loop, "update", update)
+    monkeypatch.setattr(Objective, "inputs", inputs)
+    main(arguments(tmp_path / "run", "--avf_first_step", 4, *flags))
+    batches = 2 if "--gradient_accumulation_steps" in flags else 1
+    later = [[*[f"draws {step}"] * batches, "tolist"] for step in (3, 4, 5)]
+    later[-1].append("tolist")  # the last step is an AVF step, which reads the strengths before
+    assert steps == [[*["draws 1"] * batches, *["draws 2"] * batches, "tolist"], *later]
+
+
+@pytest.mark.gpu
+def test_a_step_on_cuda_waits_once(arguments, tmp_path, monkeypatch):
+    own = Loop.update
+
+    def update(loop, step, interruption):
+        if step < 3:  # the first steps make the optimizer's state and move constants
+            return own(loop, step, interruption)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with pytest.warns(UserWarning, match="synchroniz") as warned:
+                return own(loop, step, interruption)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            waits = [str(entry.message) for entry in warned if "synchroniz" in str(entry.message)]
+            assert len(waits) == 1, waits
+
+    monkeypatch.setattr(Loop, "update", update)
+    main(arguments(tmp_path / "run", "--no-avf"))

@@ -89,7 +89,6 @@ class Family(ABC):
         hub_tag: the family's tag on the hub.
         takes_other_schedulers: whether it generates with diffusers' schedulers for epsilon and velocity models too.
         half: the half precision that it generates in where that pays.
-        traceable: whether its denoiser runs on tensors without contents, so that its activations can be counted.
         takes_negative_prompt: whether it generates away from a second prompt.
         diff_naming: the tool among them whose names ComfyUI reads an exact change under.
         namings: how other tools name the layers of its models, by the tools' names.
@@ -105,7 +104,6 @@ class Family(ABC):
     takes_other_schedulers: bool = True
     takes_negative_prompt: bool = True
     half: torch.dtype = torch.float16
-    traceable: bool = True
     diff_naming: str = "kohya"
     namings: Mapping[str, Naming]
 

@@ -15,7 +15,6 @@ class FlowTransformer(Family):
 
     takes_other_schedulers = False
     half = torch.bfloat16  # in float16 T5 overflows
-    traceable = False  # prompts that are encoded once are found again by what they say
     diff_naming = "diffusers"  # ComfyUI reads these models' layers under diffusers' names
 
     def why_unlike(self, pipe: DiffusionPipeline) -> str:

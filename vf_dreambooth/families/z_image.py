@@ -29,7 +29,7 @@ class ZImageDenoiser(Denoiser):
         def encode(rows: Tensor) -> Tensor:
             ids, given = rows.to(encoder.device).chunk(2, 1)
             states = encoder(input_ids=ids, attention_mask=given.bool(), output_hidden_states=True).hidden_states[-2]
-            return states[:, given[0].bool()]
+            return states[:, : sum(given[0].tolist())]
 
         self.qwen = FrozenText(encode)
 

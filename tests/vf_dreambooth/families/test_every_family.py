@@ -102,7 +102,7 @@ def test_a_dry_run_says_how_much_memory_and_writes_nothing(world, capsys):
     main(world.line("dry", "--dry_run"))
     out = capsys.readouterr().out
     assert re.search(r"trainable    .*[\d,]+ of [\d,]+ parameters", out)
-    assert re.search(r"estimated    (at least \d+\.\d GiB )?on a GPU", out)
+    assert re.search(r"these settings: +\d+\.\d GiB to train, \d+\.\d GiB to draw", out)
     assert not (world.folder / "dry").exists()
 
 
