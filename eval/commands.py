@@ -9,9 +9,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+import vectorfit as vf
 from vectorfit import VectorFitError
+from vf_training.runs import RunFolder
 
-from . import comparison, generation, protocols, report, scoring, selfcheck
+from . import comparison, generation, protocols, report, scoring, selection, selfcheck
 from .collection import FACTS, Subject, gather
 from .embeddings import embed_files
 from .encoders import Encoders
@@ -132,6 +134,36 @@ def compare_command(flags: argparse.Namespace) -> None:
     print(json.dumps(differences, indent=1) if flags.json else comparison.table(differences))
 
 
+def select_command(flags: argparse.Namespace) -> None:
+    run = RunFolder(flags.run)
+    (first, *_) = selection.candidates(run, flags.strengths)
+    starter = vf.read_metadata(first.file)["vectorfit.base_model"] == "starter"
+    protocol = protocols.named(flags.protocol or ("starter" if starter else protocols.USUAL))
+    try:
+        encoders = _encoders(flags, protocol)
+    except VectorFitError as error:
+        raise VectorFitError(f"{run.path}: nothing is selected, all stays as it is. {error}") from error
+    options = {"reference": flags.reference, "strengths": flags.strengths, "base_model": flags.base_model}
+    device, progress = flags.device or str(PartialState().device), sys.stderr.isatty()
+    result = selection.select(run, encoders, protocol, **options, device=device, progress=progress)
+    picked = result["picked"]
+    print(f"{'step':>8} {'strength':>8} {'likeness':>8} {'prompt':>8} {'class':>8} {'balance':>8}   by {protocol.name}")
+    for scores in result["candidates"]:
+        parts = (scores[name] for name in ("likeness", "prompt", "cls", "balance"))
+        numbers = " ".join(f"{'-' if part is None else format(part, '.3f'):>8}" for part in parts)
+        mark = "  picked" if all(scores[name] == picked[name] for name in picked) else ""
+        print(f"{scores['step']:8} {scores['strength']:8g} {numbers}{mark}")
+    print(f"rule     {result['rule']}")
+    print(f"picture  {run.path / selection.FOLDER / 'trade_off.png'}")
+    if flags.dry_run:
+        print(f"subject  {run.vectors} stays as it is")
+    elif selection.apply(run, **picked):
+        kept = run.path / selection.FOLDER / selection.BEFORE
+        print(f"subject  {run.vectors} is now step {picked['step']} at strength {picked['strength']:g}; before: {kept}")
+    else:
+        print(f"subject  {run.vectors} is that already")
+
+
 def selfcheck_command(flags: argparse.Namespace) -> None:
     protocol = protocols.named(flags.protocol)
     folder = flags.data or selfcheck.default_folder(protocol)
@@ -160,5 +192,6 @@ COMMANDS = {
     "score": score_command,
     "report": report_command,
     "compare": compare_command,
+    "select": select_command,
     "selfcheck": selfcheck_command,
 }

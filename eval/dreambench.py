@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vf_dreambooth.prompts import KNOWN_SUBJECTS
 
 PROMPTS = "live or object (DreamBench's), or a file with one prompt per line and {} for the subject"
+STRENGTHS = (0.8, 1.0, 1.2)  # at which `select` tries each checkpoint
 FIRST_SEED = 100_000  # far from the seeds of previews and class images, which the training used
 
 TOKEN = "sks"

@@ -81,6 +81,7 @@ DINOV2_B14 = EncoderSpec(
     "timm", "vit_base_patch14_dinov2.lvd142m", Preprocess(256, 224, *IMAGENET), "timm/vit_base_patch14_dinov2.lvd142m"
 )
 
+USUAL = "dreambench-2023"
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (

@@ -29,6 +29,8 @@ class VectorFitConfig:
         exclude_modules: names of modules to leave, in the same form.
         bias: "layers" trains the biases of adapted layers, "all" those of the blocks' LayerNorms too: a reading of the
             paper's "all the bias vectors"; it changes nothing in variants without biases.
+        idle_biases: also train the biases that no output depends on, see `idle_biases`; files of version 0.1.0 have
+            them.
         modules_to_save: names of modules to train whole, such as a fresh classifier, in the same form.
         pattern: which entries of `M` in `dW = U M Vh` are trained, a name in `pattern.PATTERNS`; "plain" is the
             diagonal and VectorFit.
@@ -43,6 +45,7 @@ class VectorFitConfig:
     exclude_modules: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
     bias: str = "layers"
+    idle_biases: bool = False
     pattern: str = "plain"
     pattern_width: int = 1
 

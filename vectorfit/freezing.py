@@ -1,5 +1,7 @@
 """Adaptive Vector Freezing: which vectors, the k most trained ones. When is in schedule.py."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,14 +21,27 @@ class AdaptiveVectorFreezing:
     A frozen vector's gradient is None when the optimizer steps, so that momentum and weight decay do not move it and
     its optimizer state waits; `requires_grad` stays, as DDP needs. Vectors are known by name.
 
+    Args:
+        rates: the learning rate of each vector, by which its strength is divided. The paper's strength is an absolute
+            distance, so with several rates the vectors with the highest would always count as the most trained.
+            Relative to the rate a strength says how many of its own steps a vector has come. By default absolute.
+
     Raises:
-        VectorFitError: a value out of range, or `top_k` would leave nothing to train.
+        VectorFitError: a value out of range, a vector without a rate, or `top_k` would leave nothing to train.
 
     Source: Eq. 4, 5 of VectorFit (arXiv 2503.19530).
     """
 
     def __init__(
-        self, models: Models, *, first_step: int, every: int, num_freezes: int, top_k: int = TOP_K, beta: float = BETA
+        self,
+        models: Models,
+        *,
+        first_step: int,
+        every: int,
+        num_freezes: int,
+        top_k: int = TOP_K,
+        beta: float = BETA,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         if any(type(module).__name__ == "FullyShardedDataParallel" for _, module in named_modules(models)):
             raise VectorFitError(
@@ -42,13 +57,19 @@ class AdaptiveVectorFreezing:
         self.top_k, self.beta = top_k, beta
         self.frozen: tuple[str, ...] = ()
         self._averages = dict.fromkeys(vector_parameters(models), 0.0)
+        self._rates = dict.fromkeys(self._averages, 1.0) if rates is None else dict(rates)
+        wrong = [name for name in self._averages if not 0 < self._rates.get(name, 0.0) < math.inf]
+        if wrong:
+            raise VectorFitError(
+                f"rates: {wrong[0]} has {self._rates.get(wrong[0])}, expected a finite number above 0 for every vector"
+            )
         self._last_step = 0
 
     def strengths(self) -> dict[str, float]:
-        """S_v of each vector now: the mean absolute distance from its start. Eq. 4."""
+        """S_v of each vector now: the mean absolute distance from its start, over its rate where given. Eq. 4."""
         vectors = vector_parameters(self.models)
         means = torch.stack([gathered(vector.detach()).abs().mean() for vector in vectors.values()])
-        return dict(zip(vectors, means.tolist(), strict=True))
+        return {name: mean / self._rates[name] for name, mean in zip(vectors, means.tolist(), strict=True)}
 
     def averages(self) -> dict[str, float]:
         """S'_v of each vector, the moving average taken at the AVF steps so far. Eq. 5."""

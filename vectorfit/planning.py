@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .config import VARIANTS, VectorFitConfig
 from .errors import VectorFitError
+from .idle_biases import idle_biases
 from .layers import VectorFitConv2d, VectorFitNorm, layer_for
 from .modules import Models, is_named, named_models, named_modules, vectorfit_layers, weight_owners
 from .roles import role
@@ -30,11 +31,15 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The layers to adapt, and the modules to train whole with their sizes. `str(plan)` is a table."""
+    """The layers to adapt, and the modules to train whole with their sizes. `str(plan)` is a table.
+
+    `idle` are the layers whose bias is left out because no output depends on it.
+    """
 
     layers: tuple[LayerPlan, ...]
     num_total: int
     saved: dict[str, int] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
     @property
     def num_trainable(self) -> int:
@@ -62,9 +67,10 @@ class Plan:
     def summary(self) -> str:
         share = 100 * self.num_trainable / self.num_total if self.num_total else 0.0
         heads = f", and {self.num_saved:,} in modules trained whole" if self.saved else ""
+        idle = f"; without the biases of {len(self.idle)} attention keys, which softmax cancels" if self.idle else ""
         return (
             f"{self.num_vectors} vectors in {len(self.layers)} layers, "
-            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %){heads}"
+            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %){heads}{idle}"
         )
 
 
@@ -187,7 +193,8 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
     _check_names(models, config, list(candidates))
     saved = saved_modules(models, config.modules_to_save)
     in_saved = {id(inner) for module in saved.values() for inner in module.modules()}
-    owners, modules, layers = weight_owners(models), dict(named_modules(models)), []
+    owners, modules, layers, left_out = weight_owners(models), dict(named_modules(models)), [], []
+    idle = frozenset() if config.idle_biases else idle_biases(models)
     for path, module in candidates.items():
         if id(module) in in_saved or not _is_selected(path, module, config):
             continue
@@ -201,6 +208,8 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
         assert isinstance(weight, Tensor)
         shape = kind.matrix(weight).shape
         vectors = _vectors(path, module, shape, config)
+        if path in idle and vectors.pop("bias", 0):
+            left_out.append(path)
         if vectors:
             layers.append(LayerPlan(path, role(path), tuple(shape), vectors))
     if not layers:
@@ -208,4 +217,5 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
     deltas = {id(v) for _, layer in vectorfit_layers(models) for v in layer.vectors.values()}
     parameters = {id(p): p for model in named_models(models).values() for p in model.parameters()}
     total = sum(p.numel() for key, p in parameters.items() if key not in deltas)
-    return Plan(tuple(layers), total, {path: sum(p.numel() for p in m.parameters()) for path, m in saved.items()})
+    sizes = {path: sum(p.numel() for p in m.parameters()) for path, m in saved.items()}
+    return Plan(tuple(layers), total, sizes, tuple(left_out))

@@ -23,6 +23,7 @@ from .fingerprint import (
     unlike_layers,
     weights_sha256,
 )
+from .idle_biases import idle_biases
 from .injection import inject, remove
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_modules
@@ -149,7 +150,11 @@ def _inject_missing(models: Models, before: Injection, loaded: Sequence[_Subject
     needed = present.union(*(subject.layers for subject in loaded))
     needed_heads = present_heads.union(*(subject.heads for subject in loaded))
     pattern = _common_pattern(loaded) or before.config.matrix_pattern
-    if needed == present and needed_heads == present_heads and pattern == before.config.matrix_pattern:
+    idle = {f"{canonical_name(path)}.bias" for path in idle_biases(models)}
+    # Files of version 0.1.0 hold them.
+    with_idle = before.config.idle_biases or any(idle & subject.vectors.keys() for subject in loaded)
+    same = pattern == before.config.matrix_pattern and with_idle == before.config.idle_biases
+    if needed == present and needed_heads == present_heads and same:
         return before
     modules = {canonical_name(path): (path, module) for path, module in named_modules(models)}
     paths = {name: path for name, (path, module) in modules.items() if layer_for(module) is not None}
@@ -163,7 +168,8 @@ def _inject_missing(models: Models, before: Injection, loaded: Sequence[_Subject
     remove(models)
     targets = tuple(paths[name] for name in sorted(needed))
     saved = tuple(modules[name][0] for name in sorted(needed_heads))
-    inject(models, VectorFitConfig(target_modules=targets, modules_to_save=saved, **pattern.fields))
+    fields = {**pattern.fields, "idle_biases": with_idle}
+    inject(models, VectorFitConfig(target_modules=targets, modules_to_save=saved, **fields))
     return injection_of(models)
 
 
@@ -307,3 +313,19 @@ def load_vectors(
     """
     (subject,) = _load(models, [(path, 1.0)], strength, tolerated_error)
     return subject.metadata
+
+
+def scale_vectors(path: PathLike, strength: float, target: PathLike) -> None:
+    """Writes a file that is another subject file at a strength: its deltas times `strength`, for the same base.
+
+    Raises:
+        VectorFitError: the file is not a subject file, damaged, or has modules trained whole, which have no strength.
+    """
+    subject = _Subject(path, strength, *container.read(path))
+    container.require_untouched(path, subject.tensors, subject.metadata)
+    if PREFIX + "baseline" in subject.metadata or subject.heads:
+        raise VectorFitError(f"{path}: holds more than vectors, so it has no strength; expected a subject file")
+    scaled = {name: (strength * tensor.float()).to(tensor.dtype) for name, tensor in subject.tensors.items()}
+    numbers = [float(f"{strength * value:.5g}") for value in json.loads(subject.metadata[PREFIX + "probe"])]
+    metadata = {key: value for key, value in subject.metadata.items() if key != "format"}
+    container.write(target, scaled, {"probe": json.dumps(numbers, separators=(",", ":"))}, metadata)

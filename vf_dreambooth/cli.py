@@ -37,6 +37,8 @@ ELSEWHERE = {
     "--validation_epochs": "sample grids are made with the checkpoints: --checkpointing_steps",
     "--use_8bit_adam": "the optimizer's state is a few megabytes; leave it out",
     "--scale_lr": "give the rate itself: --learning_rate",
+    "--sigma_lr": "sigma's rate is the learning rate: --learning_rate, and the biases' own --bias_lr",
+    "--unet_lr": "the UNet's rate is the learning rate: --learning_rate, and the text encoder's --text_encoder_lr",
     "--rank": "VectorFit has no rank; leave it out",
     "--cache_latents": "latents are always computed once; leave it out",
     "--dataloader_num_workers": "images are encoded once, before training; leave it out",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -28,6 +29,7 @@ class Rate:
     of: str
     pattern: str
     value: float
+    given: bool = True  # by a setting of its own; otherwise it follows from others, and may be of nothing
 
     @property
     def log_key(self) -> str:
@@ -94,10 +96,19 @@ def rates_of(config: TrainConfig) -> list[Rate]:
         for name, pattern, value in declared
         if pattern and value is not None
     ]
+    of = {rate.of: rate for rate in given}
+    if "text_encoder" in of and "bias" in of:
+        # The text encoder's biases keep their share, so that --text_encoder_lr with the value of --learning_rate
+        # changes nothing.
+        text = of["text_encoder"]
+        share = of["bias"].value / of[""].value
+        given.insert(0, Rate("text_encoder_bias", f"{text.pattern}.bias", text.value * share, given=False))
     return sorted(given, key=lambda rate: rate.pattern == EVERYTHING)
 
 
-def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.AdaptiveVectorFreezing | None:
+def _freezing(
+    config: TrainConfig, models: Mapping[str, nn.Module], rates: Mapping[str, float]
+) -> vf.AdaptiveVectorFreezing | None:
     freezing = methods.find(config.method).freezing
     if freezing is None or not config.avf:
         return None
@@ -108,6 +119,7 @@ def _freezing(config: TrainConfig, models: Mapping[str, nn.Module]) -> vf.Adapti
         every=config.avf_every,
         num_freezes=config.avf_num_freezes,
         top_k=config.avf_top_k,
+        rates=rates if config.avf_strength == "relative" else None,
     )
 
 
@@ -131,7 +143,7 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module], unreached: Seque
     options = methods.Options(exclude=exclude, seed=config.seed, gaussian_lora=True)
     trained = methods.put_in(config.method, models, options)
     vectors = trained.parameters
-    rates = rates_of(config)
+    rates = [rate for rate in rates_of(config) if rate.given or any(fnmatchcase(n, rate.pattern) for n in vectors)]
     *special, main = vf.parameter_groups(vectors, {rate.pattern: rate.value for rate in rates})
     groups = [main, *special]  # the order in which checkpoints of version 0.1.0 have them
     optimizer = OPTIMIZERS[config.optimizer](
@@ -160,5 +172,6 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module], unreached: Seque
     penalty_of_models = None if penalty is None else (lambda: penalty(models))
     keys = {rate.pattern: rate.log_key for rate in rates}
     log_keys = tuple(keys[group["name"]] for group in groups)
-    freezing = _freezing(config, models)
+    rate_of = {id(vector): group["lr"] for group in groups for vector in group["params"]}
+    freezing = _freezing(config, models, {name: rate_of[id(vector)] for name, vector in vectors.items()})
     return Optimization(trained, vectors, optimizer, log_keys, schedule, freezing, ema, penalty_of_models)

@@ -23,7 +23,8 @@ class Preset:
     num_class_images: int
     num_inference_steps: int
     guidance_scale: float
-    bias_lr: float | None = None  # the biases' own rate; None: the learning rate
+    bias_lr: float | None = None  # the biases' own rate, by a sweep of ours; None: there was no sweep
+    one_rate: float | None = None  # the best single rate for sigma and biases; None: the learning rate
     rates_for: str = STABLE_DIFFUSION  # which learning rates of the other methods apply, see vf_training/methods
     train_text_encoder: bool = True  # by default
     drift_weight: float = 1e-5  # of the squared norm of all vectors: benchmarks/prior.md, measured on the starter only

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vectorfit import VectorFitError
+from vf_training import methods
 from vf_training.options import completed
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
@@ -303,6 +304,10 @@ def announce(setup: Setup, say: Callable[[str], None]) -> None:
     say(
         f"training     {config.max_train_steps} steps of {images}, {rate}, seed {config.seed}, {config.mixed_precision}"
     )
+    one_rate = config.bias_lr is None and config.optimizer != "prodigy" and methods.find(config.method).trains_biases
+    if one_rate and setup.base.preset.bias_lr is None:
+        say("             the paper's one rate for sigma and biases: no sweep of ours found one for each here. If the")
+        say("             subject does not appear, raise --learning_rate, and try a tenth of it as --bias_lr")
     if config.compile:
         say("compiling    the first step takes a minute or more, and so does the first after a resumed start")
     for line in _several_processes(setup):

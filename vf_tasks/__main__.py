@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from vectorfit import VectorFitError
 from vf_training import command_line, methods
 from vf_training.command_line import Parser, add_options, values_of
 from vf_training.commands import status_of
@@ -29,6 +30,12 @@ def parser(recipe: Recipe | None = None) -> Parser:
     command.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
     command.add_argument("--model", help="a hub id or a folder, instead of the recipe's")
     command.add_argument("--print_config", action="store_true", help="print all settings as JSON, then stop")
+    command.add_argument(
+        "--rates",
+        default="auto",
+        metavar="auto|tuned|paper",
+        help="whose rates: the paper's for the recipe's model; with --model ours, where a sweep of ours found them",
+    )
     add_options(command, Options)
     add_options(command, Recipe, recipe)
     return command
@@ -42,11 +49,14 @@ def _settings(flags: dict[str, Any], problems: Problems) -> tuple[Recipe, Option
         options = Options(**values_of(Options, flags, problems))
     with problems.noting():
         recipe = recipes.read(flags["recipe"])
-        # The recipe's rate is VectorFit's. The registry has the rates of methods that need another.
-        rate = methods.find(options.method, methods.TASKS).rate(methods.TASKS, recipe.learning_rate)
+        rates = recipe.rates(options.method, flags["model"], flags["rates"])
+        if "learning_rate" in changes:  # alone it is the paper's one rate
+            rates.pop("bias_lr", None)
+        if changes.get("bias_lr") and not methods.find(options.method).trains_biases:
+            raise VectorFitError(f"--bias_lr: {options.method} trains no bias vectors; leave it out")
         tiny = recipes.TINY if options.tiny else {}
         model = {"models": (flags["model"],)} if flags["model"] else {}
-        recipe = recipe.changed(**{"learning_rate": rate, **tiny, **changes, **model})
+        recipe = recipe.changed(**{**rates, **tiny, **changes, **model})
     return None if recipe is None else (recipe, options)
 
 

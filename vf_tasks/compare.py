@@ -34,12 +34,21 @@ class Group:
 
     method: str
     size: int
+    relative: bool  # AVF's strength, to the rate
     results: list[dict[str, Any]]
     runs: list[RunFolder]
 
     @property
     def label(self) -> str:
-        return f"{self.method} {self.size}" if self.size else self.method
+        return self.method + (f" {self.size}" if self.size else "") + (" relative" if self.relative else "")
+
+    @property
+    def rate(self) -> str:
+        """The learning rates that were tuned."""
+        result = self.results[0]
+        recipe = result["settings"]["recipe"]
+        biases = recipe.get("bias_lr") if methods.find(self.method).trains_biases else None
+        return f"{result['learning_rate']:g}" + (f", biases {biases:g}" if biases else "")
 
     @property
     def scores(self) -> list[float]:
@@ -60,14 +69,17 @@ def groups(runs: Sequence[RunFolder]) -> dict[str, list[Group]]:
     Raises:
         VectorFitError: runs of one method differ in more than their seeds. Their mean would mean nothing.
     """
-    tables: dict[str, dict[tuple[int, int], Group]] = {}
+    tables: dict[str, dict[tuple[int, int, bool], Group]] = {}
     for run in runs:
         result = read_result(run)
         title = f"{result['recipe']} · {'/'.join(Path(result['model']).parts[-2:])} · {result['epochs']:g} epochs · "
         title += f"{result['train_rows']:,} rows" + (" · tiny" if result["tiny"] else "")
         title += f" · {result['settings']['holdout']:,} held out" if result["settings"]["holdout"] else ""
-        order = (ORDER.index(result["method"]), result["size"])
-        group = tables.setdefault(title, {}).setdefault(order, Group(result["method"], result["size"], [], []))
+        method, size = result["method"], result["size"]
+        freezes = methods.find(method).freezing is not None
+        relative = freezes and result["settings"]["recipe"].get("avf_strength") == "relative"
+        order = (ORDER.index(method), size, relative)
+        group = tables.setdefault(title, {}).setdefault(order, Group(method, size, relative, [], []))
         _require_alike(run, result, group)
         group.results.append(result)
         group.runs.append(run)
@@ -98,7 +110,7 @@ HEADER = (
 def row(group: Group) -> list[str]:
     """A group's row of the table; the columns are `HEADER`'s."""
     score = f"{group.mean():.2f}" + (f" ± {group.spread:.2f}" if len(group.scores) > 1 else "")
-    names = list(group.results[0]["scores"])
+    names = [name for name in group.results[0]["scores"] if all(name in result["scores"] for result in group.results)]
     every = ", ".join(
         f"{name} {statistics.fmean(result['scores'][name] for result in group.results):.2f}" for name in names
     )
@@ -112,7 +124,7 @@ def row(group: Group) -> list[str]:
         f"{group.mean('percent_parameters'):.4f}",
         "" if efficiency is None else f"{group.mean('efficiency'):,.0f}",
         f"{group.mean('head_parameters'):,.0f}",
-        f"{group.results[0]['learning_rate']:g}",
+        group.rate,
         f"{group.mean('seconds_per_epoch'):.1f}",
         f"{group.mean('peak_memory') / 2**30:.2f}",
         f"{group.mean('file_bytes'):,.0f}",
@@ -136,7 +148,7 @@ def pareto(title: str, table_groups: Sequence[Group]) -> Figure:
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axis = figure.subplots()
     for number, group in enumerate(group for group in table_groups if group.mean("parameters")):
-        star = group.method == "vectorfit"
+        star = group.label == "vectorfit"
         axis.errorbar(
             group.mean("percent_parameters"),
             group.mean(),
@@ -159,7 +171,7 @@ def pareto(title: str, table_groups: Sequence[Group]) -> Figure:
 
 def ablation(title: str, table_groups: Sequence[Group]) -> Figure | None:
     """The paper's variants as bars; None if there is only one. Fig. 4 and 7."""
-    shown = [group for group in table_groups if methods.find(group.method).is_variant]
+    shown = [group for group in table_groups if methods.find(group.method).is_variant and not group.relative]
     if len(shown) < 2:
         return None
     shown.sort(key=lambda group: -ORDER.index(group.method))
@@ -204,7 +216,7 @@ def _figures(title: str, table_groups: Sequence[Group]) -> Iterable[tuple[str, F
     yield "pareto", pareto(title, table_groups)
     yield "ablation", ablation(title, table_groups)
     for group in table_groups:
-        if group.method in DRAWN:
+        if group.label in DRAWN:
             yield f"strength-{group.method}", heatmap(strengths(read_vectors(group.runs[0].vectors)[0]))
     yield "spectra", _spectra(table_groups)
 

@@ -36,6 +36,17 @@ def accuracy_f1(predictions: Any, references: Any) -> Scores:
     return _percent(accuracy=sk.accuracy_score(references, predictions), f1=sk.f1_score(references, predictions))
 
 
+def area_under_curve(margins: Any, references: Any) -> Scores:
+    """The area under the ROC curve: how often a member of class 1 has the higher margin, whatever the threshold.
+
+    Nothing where all references are of one class.
+    """
+    if len(set(references)) < 2:
+        return {}
+    finite = np.isfinite(margins).all()
+    return {"auc": 100 * float(sk.roc_auc_score(references, margins)) if finite else np.nan}
+
+
 def pearson(predictions: Any, references: Any) -> Scores:
     """Pearson and Spearman correlation, for STS-B. They are 0 if all predictions are the same."""
     if np.ptp(predictions) == 0 or np.ptp(references) == 0:

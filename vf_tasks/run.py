@@ -146,7 +146,13 @@ def _begins(folder: RunFolder, settings: dict[str, Any]) -> bool:
             f"{folder.path}: holds a run with {name} = {flat(earlier)[name]!r}, not {current.get(name)!r}; name "
             "another --output_dir, or remove it"
         )
-    return not (folder.path / RESULT).exists()
+    finished = (folder.path / RESULT).exists()
+    if not finished and "head_lr" not in flat(earlier):
+        raise VectorFitError(
+            f"{folder.path}: holds a stopped run of version 0.1.0, which had one rate for method and head; name "
+            "another --output_dir, or remove it"
+        )
+    return not finished
 
 
 def _scores(task: Task, trainer: Trainer, rows: data.Data) -> Scores:
@@ -177,10 +183,12 @@ def announce(recipe: Recipe, options: Options, trained: methods.Trained, rows: d
         "data": f"{len(rows.train):,} rows of {rows.train.where}; scored on "
         + ", ".join(f"{len(split):,} of {split.where}" for split in rows.tests.values()),
         "method": f"{method.name}{size}: {counts['parameters']:,} of {counts['base_parameters']:,} parameters "
-        f"({share:.4f} %), {counts['head_parameters']:,} in the head",
-        "training": f"{steps} updates of {recipe.batch_size}, rate {recipe.learning_rate:g}, "
+        f"({share:.4f} %), {counts['head_parameters']:,} in the head ({', '.join(trained.heads) or 'none'})",
+        "training": f"{steps} updates of {recipe.batch_size}, {_rates(recipe, trained)}, "
         f"seed {options.seed}, {recipe.precision}",
     }
+    if method.trains_biases and trained.plan.idle:
+        lines["left out"] = f"the biases of {len(trained.plan.idle)} attention keys, which softmax cancels"
     if method.freezing is not None:
         schedule, original = recipe.schedule(steps), read(recipe.name)
         lines["freezing"] = (
@@ -190,6 +198,13 @@ def announce(recipe: Recipe, options: Options, trained: methods.Trained, rows: d
         )
     for name, text in lines.items():
         print(f"{name:10} {text}", file=sys.stderr)
+
+
+def _rates(recipe: Recipe, trained: methods.Trained) -> str:
+    special = {"biases": recipe.bias_lr if trained.method.trains_biases else 0.0}
+    special |= {"head": recipe.head_lr if trained.heads else 0.0}
+    told = ", ".join(f"{what} {rate:g}" for what, rate in special.items() if rate)
+    return f"rate {recipe.learning_rate:g}" + (f" ({told})" if told else "")
 
 
 def _versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, Trainer
 
 import vectorfit as vf
@@ -18,10 +19,8 @@ from .data import Data, Split
 from .metrics import Scores
 from .recipe import Recipe
 
-FRESH = (
-    *OUTPUT_HEADS,
-    "pooler",
-)  # parts that a pretrained model may lack; the task trains them whole
+POOLER = "pooler"
+FRESH = (*OUTPUT_HEADS, POOLER)  # parts that a pretrained model may lack; the task trains them whole
 
 
 class Examples(Protocol):
@@ -51,7 +50,9 @@ class Task(ABC):
         self.processor: Any = None
 
     def load(self, source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, tuple[str, ...]]:
-        """The pretrained model, and the paths of its head, which is new or trained whole.
+        """The pretrained model, and the paths of its head, which every method trains whole.
+
+        The head is what the pretrained model lacks, what `heads` names, and a pooler that pretraining never used.
 
         Raises:
             VectorFitError: the model cannot be loaded, or it lacks more than a head.
@@ -77,7 +78,11 @@ class Task(ABC):
         if other:
             raise VectorFitError(f"the model {source!r} has no weights for {other[0]}; it is of another kind")
         self.complete(model)
-        existing = {path: None for path, _ in model.named_modules() if path.split(".")[-1] in self.heads}
+        existing = {
+            path: None
+            for path, module in model.named_modules()
+            if path.split(".")[-1] in self.heads or (path.split(".")[-1] == POOLER and _is_unused(module))
+        }
         return model, tuple(path for path in {**fresh, **existing} if path is not None)
 
     def _require_words(self, source: str) -> None:
@@ -137,6 +142,15 @@ class Rows(torch.utils.data.Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         row = self.split[index]
         return self.task.example({name: row[column] for name, column in self.names.items()}, self.training)
+
+
+def _is_unused(pooler: nn.Module) -> bool:
+    """Whether pretraining never used a pooler: its biases are exactly 0, as they began, and its weights noise.
+
+    A model that was pretrained with the mean of all tokens comes with such a pooler.
+    """
+    biases = [value for name, value in pooler.named_parameters() if name.split(".")[-1] == "bias"]
+    return bool(biases) and not any(bias.any() for bias in biases)
 
 
 def _head_of(name: str) -> str | None:

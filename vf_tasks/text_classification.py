@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from vectorfit import VectorFitError
 
 from .data import Data, Split
-from .metrics import METRICS, Scores
+from .metrics import METRICS, Scores, area_under_curve
 from .task import Examples, Rows, Task, class_id, class_ids
 
 
@@ -67,4 +67,7 @@ class TextClassification(Task):
         out = trainer.predict(self.examples(split, training=False))
         logits = np.asarray(out.predictions[0] if isinstance(out.predictions, tuple) else out.predictions)
         answers = logits.argmax(-1) if self.recipe.labels else logits.reshape(-1)
-        return METRICS[self.recipe.metric](answers, np.asarray(out.label_ids))
+        scores = METRICS[self.recipe.metric](answers, np.asarray(out.label_ids))
+        if len(self.recipe.labels) == 2:
+            scores |= area_under_curve(logits[:, 1] - logits[:, 0], np.asarray(out.label_ids))
+        return scores

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from vectorfit import VectorFitError
+from vectorfit import VectorFitError, parameter_groups
 from vectorfit.transformers import AVFCallback
 from vf_training.device import has_accelerator
 from vf_training.methods import Trained
@@ -64,8 +64,18 @@ class TaskTrainer(Trainer):
     """Trainer whose checkpoints hold what is trained, not the whole model."""
 
     trained: Trained
+    rates: Mapping[str, float]
     run: RunFolder
     group_by_length = False
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer with the rates by the names of what is trained."""
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+        groups = parameter_groups(self.trained.parameters, self.rates)
+        # The log has the rate of the first group: the method's own, not the head's.
+        optimizer: torch.optim.Optimizer = kind(sorted(groups, key=lambda group: group["name"] != "*"), **options)
+        self.optimizer = optimizer
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.group_by_length:
@@ -123,12 +133,28 @@ class AfterUpdate(TrainerCallback):
         self.trained.method.technique.after_update(self.trained, state.global_step + 1)
 
 
+def rates_of(recipe: Recipe, trained: Trained) -> dict[str, float]:
+    """The learning rates by pattern of names, as `vectorfit.parameter_groups` takes them.
+
+    The head's is every method's: a method is not better because its own rate suits a head.
+    """
+    rates = {f"{path}.*": recipe.head_lr for path in trained.heads}
+    if recipe.bias_lr and trained.method.trains_biases:
+        rates["*.bias"] = recipe.bias_lr
+    beside = any(not trained.in_head(name) for name in trained.parameters)
+    return {**rates, **({"*": recipe.learning_rate} if beside else {})}
+
+
 def callbacks_of(trained: Trained, recipe: Recipe, seed: int, steps: int) -> list[TrainerCallback]:
     """The callbacks of a method: its freezing, and what it does after an update."""
     callbacks: list[TrainerCallback] = [AfterUpdate(trained)]
     freezing = trained.method.freezing
     if freezing is not None:
         schedule, own = recipe.schedule(steps), partial(freezing, seed=seed)
+        if recipe.avf_strength == "relative":
+            groups = parameter_groups(trained.parameters, rates_of(recipe, trained))
+            rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+            own = partial(own, rates={name: rate_of[id(parameter)] for name, parameter in trained.parameters.items()})
         callbacks.append(AVFCallback(**vars(schedule), top_k=recipe.avf_top_k, freezing=own))
     return callbacks
 
@@ -235,6 +261,7 @@ def make(
         callbacks=[*callbacks, log],
     )
     trainer.trained, trainer.run, trainer.group_by_length = trained, folder, recipe.group_by_length
+    trainer.rates = rates_of(recipe, trained)
     # Trainer assumes that every forward(**kwargs) averages over all tokens of an update. Most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)

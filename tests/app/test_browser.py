@@ -556,7 +556,7 @@ def test_every_text_has_a_contrast_of_four_and_a_half(browser, address, scheme):
     expect(page.locator("#plots svg").first).to_be_visible()
     assert page.evaluate(weak) == []
     page.evaluate(
-        "document.querySelector('#title').insertAdjacentHTML('beforeend', '<i style=\"color:#888\">weak</i>')"
+        "document.querySelector('#title').insertAdjacentHTML('beforeend', '<i style=\"color:#777\">weak</i>')"
     )
     assert [text.partition(":")[0] for text in page.evaluate(weak)] == ["weak"]  # the check can fail
     page.context.close()

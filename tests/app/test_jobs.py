@@ -20,6 +20,9 @@ run = pathlib.Path(flags["resume_from_checkpoint"] if resumed else flags["output
 run.mkdir(parents=True, exist_ok=True)
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+def write_config(config):
+    (run / "config.tmp").write_text(json.dumps(config))
+    (run / "config.tmp").replace(run / "config.json")  # who reads meanwhile never sees a part of it
 if resumed:
     config = json.loads((run / "config.json").read_text())
 else:
@@ -27,7 +30,7 @@ else:
         sys.exit("error: --class_noun: nothing is no noun")
     assert len(list(pathlib.Path(flags["instance_dir"]).glob("*.png"))) == 3
     config = {"settings": {"max_train_steps": int(flags["max_train_steps"])}}
-    (run / "config.json").write_text(json.dumps(config))
+    write_config(config)
 log = run / "log.jsonl"
 done = len(log.read_text().splitlines()) if log.exists() else 0
 for step in range(done + 1, config["settings"]["max_train_steps"] + 1):
@@ -37,7 +40,7 @@ for step in range(done + 1, config["settings"]["max_train_steps"] + 1):
     if asked:
         sys.exit(130)
 (run / "vectors.safetensors").write_bytes(b"")
-(run / "config.json").write_text(json.dumps({**config, "seconds": 1.0}))
+write_config({**config, "seconds": 1.0})
 """
 
 

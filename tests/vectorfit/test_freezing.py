@@ -1,5 +1,9 @@
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import vectorfit as vf
@@ -42,6 +46,37 @@ def test_hand_computed_trace():
     assert avf.averages() == {a: 4.875, b: 1.25, c: 2.0}
     put(vectors, 0.0, 50.0, 0.0)
     assert [avf.step(step) for step in range(8, 14)] == [(a,)] * 6
+
+
+@given(st.lists(st.floats(1e-4, 1e2), min_size=3, max_size=3), st.lists(st.floats(0.01, 10.0), min_size=3, max_size=3))
+def test_relative_strengths_are_distances_over_rates(rates, distances):
+    net, vectors = three_vectors()
+    schedule = {"first_step": 1, "every": 1, "num_freezes": 2, "top_k": 1}
+    absolute = vf.AdaptiveVectorFreezing(net, **schedule)
+    relative = vf.AdaptiveVectorFreezing(net, **schedule, rates=dict(zip(vectors, rates, strict=True)))
+    put(vectors, *distances)
+    paper = absolute.strengths()
+    assert list(paper.values()) == pytest.approx(distances, rel=1e-6)
+    expected = {name: paper[name] / rate for name, rate in zip(vectors, rates, strict=True)}
+    assert relative.strengths() == pytest.approx(expected)
+    assert relative.step(1) == (max(sorted(expected), key=expected.get),)
+
+
+def test_by_distance_the_highest_rate_is_frozen_and_by_its_own_steps_the_one_that_went_on():
+    net, vectors = three_vectors()
+    schedule, (a, b, c) = {"first_step": 1, "every": 1, "num_freezes": 1, "top_k": 1}, vectors
+    rates = {a: 4e-2, b: 4e-3, c: 4e-3}
+    put(vectors, 5 * 4e-2, 9 * 4e-3, 2 * 4e-3)  # five, nine and two of their own steps
+    assert vf.AdaptiveVectorFreezing(net, **schedule).step(1) == (a,)
+    assert vf.AdaptiveVectorFreezing(net, **schedule, rates=rates).step(1) == (b,)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"2.sigma": 0.0}, {"2.sigma": math.inf}, {"2.sigma": -1.0}])
+def test_every_vector_needs_a_rate_above_zero(wrong):
+    net, _ = three_vectors()
+    rates = {"0.sigma": 1.0, "1.sigma": 1.0, **wrong}
+    with pytest.raises(vf.VectorFitError, match=r"rates: 2\.sigma has .*expected a finite number above 0"):
+        vf.AdaptiveVectorFreezing(net, first_step=1, every=1, num_freezes=1, top_k=1, rates=rates)
 
 
 def test_the_default_beta_is_the_papers():

@@ -1,9 +1,12 @@
 """Learning rates by the names of vectors."""
 
 import math
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import vectorfit as vf
@@ -37,6 +40,30 @@ def test_every_vector_is_in_one_group(vectors):
     groups = vf.parameter_groups(vectors, {"*.bias": 1.0, "unet.*": 2.0, "*": 3.0})
     ids = [id(vector) for group in groups for vector in group["params"]]
     assert sorted(ids) == sorted(map(id, vectors.values()))
+
+
+NAMES = [f"{model}.{layer}.{kind}" for model in ("unet", "text") for layer in "ab" for kind in ("sigma", "bias")]
+PATTERNS = ("unet.*", "text.*", "*.sigma", "*.bias", "*.a.*", "unet.a.sigma", "vae.*", "*")
+
+
+@given(st.dictionaries(st.sampled_from(PATTERNS), st.floats(0, 10)), st.sets(st.sampled_from(NAMES), min_size=1))
+def test_groups_are_a_partition_by_first_match_or_refused(rates, names):
+    vectors = {name: nn.Parameter(torch.zeros(1)) for name in sorted(names)}
+    first = {name: next((p for p in rates if fnmatchcase(name, p)), None) for name in vectors}
+    if None in first.values() or set(rates) - set(first.values()):
+        with pytest.raises(vf.VectorFitError, match="rates: "):
+            vf.parameter_groups(vectors, rates)
+        return
+    groups = vf.parameter_groups(vectors, rates)
+    assert [(group["name"], group["lr"]) for group in groups] == list(rates.items())
+    found = names_by_group(groups, vectors)
+    assert found == {pattern: [name for name in vectors if first[name] == pattern] for pattern in rates}
+
+
+def test_a_rate_for_each_kind(vectors):
+    groups = vf.parameter_groups(vectors, {"*.sigma": 4e-2, "*.bias": 4e-3})
+    assert [group["lr"] for group in groups] == [4e-2, 4e-3]
+    assert all(name.endswith(group[1:]) for group, names in names_by_group(groups, vectors).items() for name in names)
 
 
 def test_adamw_steps_every_group_by_its_own_rate(vectors):

@@ -10,6 +10,9 @@ from torch import nn
 
 import vectorfit as vf
 from vectorfit import fingerprint
+from vectorfit.fingerprint import by_canonical_path, probe, probe_error
+from vectorfit.record import injection_of
+from vectorfit.vectors_file import scale_vectors
 
 
 def make(seed: int = 0) -> nn.Module:
@@ -358,6 +361,38 @@ def test_mutated_files_are_refused(saved, tmp_path):
         broken.write_bytes(mutated(data, random))
         assert_refused_or_the_same(broken, served, exact)
         vf.set_subjects(served, [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_scaled_file_is_the_file_at_that_strength(tmp_path, dtype):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    vf.inject(net)
+    with torch.no_grad():
+        for vector in vf.vector_parameters(net).values():
+            vector.copy_(torch.randn_like(vector))
+    vf.save_vectors(net, tmp_path / "whole", base_model="toy", metadata={"own": "kept"}, dtype=dtype)
+    scale_vectors(tmp_path / "whole", 0.75, tmp_path / "scaled")
+    assert vf.read_metadata(tmp_path / "scaled")["own"] == "kept"
+    x = torch.randn(3, 6)
+    vf.load_vectors(net, tmp_path / "whole", strength=0.75)
+    expected = net(x)
+    vf.load_vectors(net, tmp_path / "scaled")
+    tolerance = 2e-3 if dtype == torch.float16 else 1e-5
+    torch.testing.assert_close(net(x), expected, rtol=tolerance, atol=tolerance)
+    # Its probe is its own: weights that differ by rounding are judged by it.
+    layers = injection_of(net).layers
+    recorded = vf.read_metadata(tmp_path / "scaled")["vectorfit.probe"]
+    assert probe_error(recorded, probe(by_canonical_path(layers), load_file(tmp_path / "scaled"))) < 1e-3
+
+
+def test_what_is_not_a_subject_file_is_not_scaled(tmp_path):
+    net = nn.ModuleDict({"body": nn.Linear(4, 4), "classifier": nn.Linear(4, 2)})
+    vf.inject(net, vf.VectorFitConfig(modules_to_save=("classifier",)))
+    vf.save_vectors(net, tmp_path / "task", base_model="toy")
+    with pytest.raises(vf.VectorFitError, match="holds more than vectors"):
+        scale_vectors(tmp_path / "task", 0.5, tmp_path / "scaled")
+    assert not (tmp_path / "scaled").exists()
 
 
 def test_a_base_is_hashed_once_and_again_after_it_was_written_to(saved, monkeypatch):

@@ -56,17 +56,55 @@ def test_the_biases_own_rate(arguments, tmp_path):
         (("--learning_rate", 1e-2, "--bias_lr", 1e-4), {"lr": 1e-2, "lr_bias": 1e-4}),
         (("--method", "sigma"), {"lr": 4e-2}),
         (("--method", "lora"), {"lr": 3e-3}),
-        (("--text_encoder_lr", 1e-4), {"lr": 4e-2, "lr_bias": 4e-3, "lr_text_encoder": 1e-4}),
+        (("--recipe", "paper"), {"lr": 2e-2}),  # the best single rate
+        (("--recipe", "paper", "--bias_lr", 1e-3), {"lr": 2e-2, "lr_bias": 1e-3}),
+        (("--recipe", "tuned", "--learning_rate", 1e-2), {"lr": 1e-2}),
+        # The text encoder's biases keep their share.
+        (
+            ("--text_encoder_lr", 1e-4),
+            {"lr": 4e-2, "lr_bias": 4e-3, "lr_text_encoder": 1e-4, "lr_text_encoder_bias": 1e-5},
+        ),
+        (("--text_encoder_lr", 1e-4, "--method", "sigma"), {"lr": 4e-2, "lr_text_encoder": 1e-4}),
     ],
 )
 def test_a_base_may_have_a_rate_for_biases(photos, tiny_base, tmp_path, monkeypatch, flags, rates):
-    preset = families.Preset(16, 4e-2, 4, 3, 2, 2.0, bias_lr=4e-3, rates_for=methods.STARTER)
+    preset = families.Preset(16, 4e-2, 4, 3, 2, 2.0, bias_lr=4e-3, one_rate=2e-2, rates_for=methods.STARTER)
     monkeypatch.setitem(StableDiffusion.presets, families.SD14, preset)
     given = ["--instance_dir", photos, "--base_model", tiny_base, "--output_dir", tmp_path / "run", *flags]
     (prepared,), _ = setup.prepare([str(flag) for flag in given])
     built = optimization.build(prepared.config, adapted(load(prepared.base), train_text_encoder=True))
 
-    assert built.rates() == rates
+    assert built.rates() == pytest.approx(rates)
+
+
+def test_the_text_encoders_rate_with_the_value_of_the_main_one_changes_nothing(arguments, tmp_path):
+    main(arguments(tmp_path / "one", "--max_train_steps", 2, "--bias_lr", 1e-3, "--no-avf"))
+    main(arguments(tmp_path / "own", "--max_train_steps", 2, "--bias_lr", 1e-3, "--no-avf", "--text_encoder_lr", 1e-2))
+    one, own = vectors(tmp_path / "one"), vectors(tmp_path / "own")
+    assert all(torch.equal(one[name], own[name]) for name in one)
+
+
+def test_a_base_without_a_sweep_takes_the_papers_recipe_and_says_so(arguments, tmp_path, capsys):
+    flags = arguments(tmp_path / "run")
+    (prepared,), _ = setup.prepare(flags)
+    assert prepared.config.recipe == "paper"
+    assert prepared.config.bias_lr is None
+    setup.announce(prepared, print)
+    assert "no sweep of ours found one for each here" in capsys.readouterr().out
+    at = flags.index("--learning_rate")
+    with pytest.raises(VectorFitError, match=r"--recipe: tuned has no rates for .*give --recipe paper"):
+        setup.prepare([*flags[:at], *flags[at + 2 :], "--recipe", "tuned"])
+
+
+@pytest.mark.parametrize("strength", ["absolute", "relative"])
+def test_freezing_by_distance_or_by_own_steps(arguments, tmp_path, strength):
+    flags = ("--bias_lr", 1e-4, "--avf_strength", strength, "--avf_first_step", 2, "--avf_every", 1)
+    main(arguments(tmp_path / "run", *flags))
+    frozen = [name for entry in RunFolder(tmp_path / "run").read_log() for name in entry["frozen"]]
+    assert frozen
+    kinds = {name.rpartition(".")[2] for name in frozen}
+    # By distance only sigma counts, whose rate is a hundred times the biases'.
+    assert kinds == {"sigma"} if strength == "absolute" else "bias" in kinds
 
 
 def test_a_method_without_biases_has_no_rate_for_them(arguments, tmp_path):

@@ -64,6 +64,24 @@ def test_groups_are_in_the_registrys_order_and_sizes_apart(write):
     assert [group.spread for group in found] == [0.0] * 4
 
 
+def test_the_two_strengths_of_freezing_are_apart_and_the_papers_stands_for_the_method(write):
+    runs = [write("vectorfit", 0, 60.0), write("vectorfit", 0, 62.0, avf_strength="relative"), write("no_avf", 0, 58.0)]
+    runs += [write("no_avf", 1, 58.0)]
+    (found,) = groups(runs).values()
+    assert [group.label for group in found] == ["vectorfit", "vectorfit relative", "no_avf"]
+    assert len(ablation("t", found).axes[0].patches) == 2
+
+
+def test_the_tuned_rates_are_shown(write):
+    runs = [write("vectorfit", 0, 60.0, bias_lr=1e-4), write("lora", 0, 60.0, bias_lr=1e-4), write("sigma", 0, 60.0)]
+    (found,) = groups(runs).values()
+    assert {group.label: group.rate for group in found} == {
+        "vectorfit": "0.001, biases 0.0001",
+        "sigma": "0.001",
+        "lora": "0.001",
+    }
+
+
 def test_another_length_or_held_out_rows_make_another_table(write):
     tables = groups([write("sigma", 0, 1.0), write("sigma", 0, 1.0, epochs=0.5), write("sigma", 0, 1.0, holdout=50)])
     assert len(tables) == 3

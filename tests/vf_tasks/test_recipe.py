@@ -5,7 +5,8 @@ import math
 import pytest
 
 from vectorfit import AvfSchedule, VectorFitError
-from vf_tasks.recipe import names, read
+from vf_tasks.recipe import TUNED, names, read
+from vf_training import methods
 
 # Tables 7, 9, 11 and 13 as printed: learning rate, epochs, batch size, t_i, t_f, n_f, k.
 HYPERPARAMETERS = """
@@ -133,6 +134,9 @@ def test_an_unknown_recipe_is_told_with_the_nearest():
         ({"avf_first_step": 0}, "avf_first_step: got 0"),
         ({"budget": "2M"}, "budget: got '2M', expected 1.2M, 0.6M or 0.3M"),
         ({"labels": ("one",)}, "labels: got one, expected two or more"),
+        ({"head_lr": 0.0}, "head_lr: got 0.0, expected more than 0"),
+        ({"bias_lr": -1.0}, "bias_lr: got -1.0, expected at least 0"),
+        ({"avf_strength": "own"}, "avf_strength: got 'own', expected one of absolute, relative"),
         ({"bias": "some"}, "bias: got 'some', expected one of layers, all"),
         ({"precision": "fp8"}, "precision: got 'fp8', expected one of fp32, bf16, bf16_weights"),
     ],
@@ -145,3 +149,32 @@ def test_values_out_of_range_are_told(changes, told):
 def test_all_problems_are_told_at_once():
     with pytest.raises(VectorFitError, match=r"(?s)learning_rate.*batch_size.*budget"):
         read("cola").changed(batch_size=0, learning_rate=-1, budget="none")
+
+
+def test_the_papers_rates_are_for_its_models_and_ours_for_others():
+    recipe, tuned = read("rte"), TUNED["text_classification"]
+    assert recipe.rates("vectorfit", None) == {"learning_rate": recipe.learning_rate}
+    assert recipe.rates("vectorfit", recipe.model) == {"learning_rate": recipe.learning_rate}
+    assert recipe.rates("vectorfit", "./minilm") == tuned
+    assert recipe.rates("vectorfit", "./minilm", "paper") == {"learning_rate": recipe.learning_rate}
+    assert recipe.rates("vectorfit", None, "tuned") == tuned
+    assert recipe.rates("sigma", "./minilm") == {"learning_rate": tuned["learning_rate"]}
+    # Where no sweep was made, all is the paper's.
+    assert read("squad").rates("vectorfit", "./minilm") == {"learning_rate": read("squad").learning_rate}
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "houlsby"])
+def test_no_other_method_takes_vectorfits_rates(method):
+    for model in (None, "./minilm"):
+        (rate,) = read("rte").rates(method, model).values()
+        assert rate < TUNED["text_classification"]["learning_rate"]
+        assert model or rate == methods.find(method).rates[methods.TASKS]
+
+
+def test_wrong_wishes_for_rates_are_told():
+    with pytest.raises(VectorFitError, match="rates: got 'best', expected auto, tuned or paper"):
+        read("rte").rates("vectorfit", None, "best")
+    with pytest.raises(VectorFitError, match="no sweep of ours was made for question_answering"):
+        read("squad").rates("vectorfit", None, "tuned")
+    with pytest.raises(VectorFitError, match="method: got 'dora'"):
+        read("rte").rates("dora", None)

@@ -284,6 +284,23 @@ def test_folders_that_are_no_runs_and_no_models(tmp_path, capsys):
     assert "expected 1" in refused(capsys, "compare", tmp_path / "run")
 
 
+def test_a_method_without_bias_vectors_has_no_rate_for_them(tmp_path, capsys):
+    for method in ("lora", "sigma"):
+        told = refused(capsys, "rte", "--tiny", "--output_dir", tmp_path, "--method", method, "--bias_lr", "1e-3")
+        assert f"bias_lr: {method} trains no bias vectors; leave it out" in told
+
+
+def test_given_alone_the_learning_rate_is_the_papers_one_rate(tmp_path):
+    flags = ("--model", "./minilm-like-deberta-v3", "--max_train_rows", "4", "--epochs", "1")
+    assert tiny("rte", tmp_path / "ours", *flags) == 0
+    assert tiny("rte", tmp_path / "one", *flags, "--learning_rate", "1e-2") == 0
+    assert tiny("rte", tmp_path / "papers", *flags, "--rates", "paper") == 0
+    found = {run: result(tmp_path / run)["settings"]["recipe"] for run in ("ours", "one", "papers")}
+    rates = {run: (recipe["learning_rate"], recipe["bias_lr"]) for run, recipe in found.items()}
+    tuned = recipes.TUNED["text_classification"]
+    assert rates == {"ours": (tuned["learning_rate"], tuned["bias_lr"]), "one": (1e-2, 0.0), "papers": (1e-3, 0.0)}
+
+
 def test_runs_that_differ_in_more_than_seeds_are_not_averaged(tmp_path, capsys):
     for seed, rate in (("0", "1e-3"), ("1", "1e-2")):
         flags = ("--seed", seed, "--learning_rate", rate, "--max_train_rows", "4")
@@ -295,7 +312,9 @@ def test_a_head_that_fits_is_trained_too(tmp_path):
     """A checkpoint that was trained on another task of as many classes."""
     assert tiny("rte", tmp_path / "run") == 0
     place = tmp_path / "run" / "tiny" / "model"
-    AutoModelForSequenceClassification.from_pretrained(place, num_labels=2).save_pretrained(place)
+    model = AutoModelForSequenceClassification.from_pretrained(place, num_labels=2)
+    torch.nn.init.normal_(model.pooler.dense.bias, std=0.01)  # a pooler that was trained
+    model.save_pretrained(place)
     own = recipes.read("rte").changed(**TINY, models=(str(place),))
     _, head = KINDS[own.kind](own).load(own.model, torch.float32)
     assert head == ("classifier",)

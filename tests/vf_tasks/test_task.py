@@ -5,15 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import BatchEncoding, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import vectorfit as vf
 from vectorfit import VectorFitError
 from vectorfit.layers import VectorFitLayer
 from vf_tasks.data import Split
-from vf_tasks.recipe import read
+from vf_tasks.recipe import TINY, read
 from vf_tasks.task import Rows, class_id, class_ids, written
 from vf_tasks.text_classification import TextClassification
+from vf_tasks.tiny import write_model
 
 
 def test_numbers_that_are_names_of_classes_stay_apart():
@@ -66,6 +67,19 @@ def test_the_head_is_what_the_pretrained_model_lacks(prepared, name):
     _own, _task, _rows, model, head = prepared(name)
     assert set(head) == HEADS[name]
     assert set(head) <= dict(model.named_modules()).keys()
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_pooler_that_pretraining_never_used_is_part_of_the_head(tmp_path, used):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    recipe = read("rte").changed(**TINY)
+    write_model(recipe, tmp_path)  # for its tokenizer
+    model = BertModel(BertConfig(vocab_size=400, **sizes))
+    if used:
+        torch.nn.init.normal_(model.pooler.dense.bias, std=1e-3)
+    model.save_pretrained(tmp_path)
+    _, head = TextClassification(recipe).load(str(tmp_path), torch.float32)
+    assert head == (("classifier",) if used else ("classifier", "bert.pooler"))
 
 
 @pytest.mark.parametrize("name", ["xsum", "gsm8k"])

@@ -48,7 +48,18 @@ def test_a_batch_is_padded_to_its_longest(prepared):
 def test_the_largest_logit_is_the_class(prepared):
     _own, task, rows, _, _ = prepared("sst2")
     trainer = predicting([[0.1, 2.0], [3.0, -1.0], [0.0, 1.0], [5.0, 1.0]], [1, 0, 0, 0])
-    assert task.score(trainer, rows.train) == {"accuracy": 75.0}
+    assert task.score(trainer, rows.train) == {"accuracy": 75.0, "auc": pytest.approx(100.0)}
+
+
+def test_the_area_under_the_curve_counts_the_pairs_in_order_whatever_the_threshold(prepared):
+    _own, task, rows, _, _ = prepared("cola")
+    margins, labels = np.array([3.0, 1.0, 2.0, 0.5, 0.1]), [1, 1, 0, 0, 1]
+    pairs = [float(p > n) for p in margins[[0, 1, 4]] for n in margins[[2, 3]]]
+    logits = np.stack([np.zeros(5), margins + 100], 1)  # all of one class
+    scores = task.score(predicting(logits, labels), rows.train)
+    assert (scores["matthews"], scores["auc"]) == (0.0, pytest.approx(100 * sum(pairs) / len(pairs)))
+    assert next(iter(scores)) == "matthews"
+    assert "auc" not in task.score(predicting(logits, [1] * 5), rows.train)
 
 
 def test_numbers_are_correlated_whatever_their_scale(prepared):

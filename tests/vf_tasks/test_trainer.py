@@ -50,8 +50,8 @@ def test_a_batch_is_divided_among_forward_passes():
     assert micro_batch(recipe.changed(gradient_accumulation_steps=4)) == 8
 
 
-def make_trainer(prepared, tmp_path, method="vectorfit", steps=4):
-    own, task, rows, model, head = prepared("rte")
+def make_trainer(prepared, tmp_path, method="vectorfit", steps=4, **changes):
+    own, task, rows, model, head = prepared("rte", **changes)
     trained = put_in(method, model, head, own, steps, seed=0)
     trainer, log = make(own, 0, task, trained, task.examples(rows.train, True), RunFolder(tmp_path / "run"), steps)
     return trained, trainer, log
@@ -100,6 +100,38 @@ def test_vectors_are_frozen_as_the_method_says(prepared, tmp_path, monkeypatch, 
         freezing.on_train_begin(trainer.args, trainer.state, trainer.control, model=trained.models[""])
         assert isinstance(freezing.avf, RandomVectorFreezing) == (method == "random_freezing")
         assert freezing.avf.top_k == read("rte").avf_top_k
+
+
+def rates_by_name(trainer, trained):
+    """The rate of everything trained, by its name, after Trainer has made its optimizer."""
+    optimizer = trainer.create_optimizer()
+    rate_of = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(rate_of) == len(trained.parameters)
+    return {name: rate_of[id(parameter)] for name, parameter in trained.parameters.items()}
+
+
+@pytest.mark.parametrize("method", methods.names(methods.TASKS))
+@pytest.mark.parametrize("bias_lr", [0.0, 3e-3])
+def test_the_head_has_one_rate_whatever_the_method_and_its_rate(prepared, tmp_path, method, bias_lr):
+    rates = {"learning_rate": 3e-2, "head_lr": 2e-3, "bias_lr": bias_lr}
+    trained, trainer, _ = make_trainer(prepared, tmp_path, method, **rates)
+    for name, rate in rates_by_name(trainer, trained).items():
+        own_bias = bias_lr and trained.method.trains_biases and name.endswith(".bias")
+        assert rate == (2e-3 if trained.in_head(name) else bias_lr if own_bias else 3e-2), name
+    # What the log tells is the method's own rate.
+    assert trainer.optimizer.param_groups[0]["lr"] == (2e-3 if method == "head" else 3e-2)
+
+
+def test_relative_strength_takes_each_vectors_own_rate(prepared, tmp_path):
+    rates = {"learning_rate": 3e-2, "bias_lr": 3e-3, "avf_strength": "relative"}
+    trained, trainer, log = make_trainer(prepared, tmp_path, **rates)
+    (freezing,) = (callback for callback in log.callbacks if isinstance(callback, AVFCallback))
+    freezing.on_train_begin(trainer.args, trainer.state, trainer.control, model=trained.models[""])
+    with torch.no_grad():
+        for vector in trained.parameters.values():
+            vector.fill_(6e-3)
+    for name, strength in freezing.avf.strengths().items():
+        assert strength == pytest.approx(2.0 if name.endswith(".bias") else 0.2)
 
 
 @pytest.mark.parametrize(("steps", "every"), [(8, 1), (LOGGED, 1), (10 * LOGGED, 10)])

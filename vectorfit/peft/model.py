@@ -20,6 +20,7 @@ from vectorfit.fingerprint import (
     sketch_of_matrices,
     unlike_layers,
 )
+from vectorfit.idle_biases import idle_biases
 from vectorfit.layers import VectorFitLayer, layer_for
 from vectorfit.modules import named_modules, vectorfit_layers, weight_owners
 from vectorfit.planning import kinds_of, plan, why_not
@@ -45,7 +46,7 @@ class VectorFitModel(BaseTuner):
         Raises:
             VectorFitError: a module cannot be adapted, nothing is left to train, or the adapter is of other weights.
         """
-        self._owners = weight_owners(model)
+        self._owners, self._idle = weight_owners(model), idle_biases(model)
         peft_config.target_modules = self._targets(peft_config, model)
         matrices, modules = {}, dict(named_modules(model))
         for path in sorted(peft_config.target_modules):
@@ -54,7 +55,7 @@ class VectorFitModel(BaseTuner):
             module: Any = modules[path]
             base = _base(module)
             self._refuse(path, base)
-            kinds = kinds_of(path, base, peft_config.core())
+            kinds = self._kinds(path, base, peft_config)
             if isinstance(module, VectorFitTunerLayer):
                 module.require_same_pattern(kinds, peft_config)
             kind: Any = layer_for(base)
@@ -91,6 +92,11 @@ class VectorFitModel(BaseTuner):
             )
         return targets
 
+    def _kinds(self, path: str, base: nn.Module, config: VectorFitConfig) -> tuple[str, ...]:
+        """The kinds of vectors that the core would train in a layer."""
+        kinds = kinds_of(path, base, config.core())
+        return tuple(kind for kind in kinds if kind != "bias" or path not in self._idle)
+
     def _create_and_replace(
         self,
         peft_config: VectorFitConfig,
@@ -103,7 +109,7 @@ class VectorFitModel(BaseTuner):
     ) -> None:
         base = _base(target)
         self._refuse(current_key, base)
-        kinds = kinds_of(current_key, base, peft_config.core())
+        kinds = self._kinds(current_key, base, peft_config)
         if not kinds:  # a role that the variant leaves alone
             return
         try:

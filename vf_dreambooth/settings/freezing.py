@@ -55,6 +55,15 @@ class FreezingSettings:
         infer=lambda config, _: avf_schedule(config.max_train_steps).num_freezes if config.freezes else None,
         depends_on=AVF_DEPENDS_ON,
     )
+    avf_strength: str = option(
+        "absolute",
+        "how freezing measures the training of a vector: by the distance from its start, as in the paper, or by that "
+        "distance relative to its learning rate",
+        group=GROUP,
+        choices=("absolute", "relative"),
+        conflict=_freezing_conflict,
+        depends_on=("avf", "method"),
+    )
     avf_top_k: int | None = option(
         None,
         f"k: vectors frozen at a time; by default {TOP_K}",

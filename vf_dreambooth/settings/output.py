@@ -34,6 +34,13 @@ class OutputSettings:
     checkpoints_total_limit: int = option(
         3, "how many of the newest checkpoints are kept", group=GROUP, checks=(at_least(1),), shapes_result=False
     )
+    select: bool = option(
+        False,
+        "at the end, let the evaluator pick the best of the kept checkpoints and its strength as the subject file "
+        "(python -m eval select)",
+        group=GROUP,
+        shapes_result=False,
+    )
     num_validation_images: int = option(
         4,
         "images per prompt in a sample grid; with 0 there are no grids",

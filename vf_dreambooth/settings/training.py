@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vectorfit import VectorFitError
 from vf_dreambooth.presets import TEXT_ENCODERS, of_known_bases
 from vf_training import methods
 from vf_training.options import EVERYTHING, above, at_least, decay, first_of, not_with, one_of, only_with, option
 
 GROUP = "training"
 BIASES = "*.bias"  # the pattern of their names
+TUNED, PAPER = "tuned", "paper"  # recipes
 ONE_RATE = not_with("optimizer", "prodigy", "prodigy finds one rate for everything; give --optimizer adamw")
 
 
@@ -19,10 +21,28 @@ def _bias_conflict(values: Mapping[str, Any]) -> str:
     return f"--method {values['method']} trains no bias vectors; leave it out" if trains_none else ""
 
 
-def _takes_preset_bias_lr(config: Any) -> bool:
-    """Whether biases are trained, and no rate for everything is given."""
+def _preset_bias_lr(config: Any, at: Any) -> float | None:
+    """The biases' rate by our recipe, where biases are trained and no rate for everything is given.
+
+    Raises:
+        VectorFitError: our recipe is asked for, and there is none for the base.
+    """
     given = config.learning_rate is not None or config.optimizer == "prodigy"
-    return methods.find(config.method).trains_biases and not given
+    if config.recipe != TUNED or given or not methods.find(config.method).trains_biases:
+        return None
+    if at.base.preset.bias_lr is None:
+        raise VectorFitError(
+            f"--recipe: {TUNED} has no rates for {at.base.name}, no sweep of ours found them; give --recipe "
+            f"{PAPER}, or --learning_rate and --bias_lr"
+        )
+    return at.base.preset.bias_lr
+
+
+def _preset_rate(config: Any, at: Any) -> float:
+    """The method's rate on the base, by the recipe."""
+    preset = at.base.preset
+    own = preset.one_rate if config.recipe == PAPER and preset.one_rate else preset.learning_rate
+    return 1.0 if config.optimizer == "prodigy" else methods.find(config.method).rate(preset.rates_for, own)
 
 
 @dataclass(frozen=True)
@@ -64,9 +84,19 @@ class TrainingSettings:
         group=GROUP,
         choices=("adamw", "prodigy"),
     )
+    recipe: str = option(
+        "auto",
+        "whose rates: tuned, ours for sigma and biases apart; paper, one rate for both; auto is tuned on bases where a "
+        "sweep of ours found the rates, otherwise paper",
+        group=GROUP,
+        choices=("auto", TUNED, PAPER),
+        infer=lambda _, at: PAPER if at.base.preset.bias_lr is None else TUNED,
+        depends_on=("base_model",),
+        shapes_result=False,  # the rates do
+    )
     text_encoder_lr: float | None = option(
         None,
-        "the text encoder's own learning rate; by default --learning_rate",
+        "the text encoder's learning rate in place of --learning_rate; its biases keep their share of it",
         group=GROUP,
         rate_of=TEXT_ENCODERS,
         checks=(above(0),),
@@ -88,22 +118,19 @@ class TrainingSettings:
         rate_of=BIASES,
         checks=(above(0),),
         conflict=first_of(_bias_conflict, ONE_RATE),
-        infer=lambda config, at: at.base.preset.bias_lr if _takes_preset_bias_lr(config) else None,
-        depends_on=("base_model", "method", "optimizer", "learning_rate"),
+        infer=_preset_bias_lr,
+        depends_on=("base_model", "method", "optimizer", "learning_rate", "recipe"),
     )
     learning_rate: float | None = option(
         None,
-        "learning rate of sigma and bias deltas; of prodigy a factor of the rate that it finds, 1 by default",
+        "learning rate of sigma, and of everything without a rate of its own; alone it is the paper's one rate; of "
+        "prodigy a factor of the rate that it finds, 1 by default",
         group=GROUP,
         rate_of=EVERYTHING,
         checks=(above(0),),
-        infer=lambda config, at: (
-            1.0
-            if config.optimizer == "prodigy"
-            else methods.find(config.method).rate(at.base.preset.rates_for, at.base.preset.learning_rate)
-        ),
+        infer=_preset_rate,
         inferred=of_known_bases("learning_rate"),
-        depends_on=("base_model", "method", "optimizer"),
+        depends_on=("base_model", "method", "optimizer", "recipe"),
     )
     lr_scheduler: str = option(
         "constant",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from vectorfit import lazy
 
 from .method import DREAMBOOTH, TASKS, Method, Options, Technique, Trained, layers_inside
-from .registry import METHODS, STABLE_DIFFUSION, STARTER, find, names
+from .registry import METHODS, SMALL_MODELS, STABLE_DIFFUSION, STARTER, find, names
 
 if TYPE_CHECKING:
     from .insertion import put_in, save
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DREAMBOOTH",
     "METHODS",
+    "SMALL_MODELS",
     "STABLE_DIFFUSION",
     "STARTER",
     "TASKS",

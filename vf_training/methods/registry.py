@@ -10,7 +10,8 @@ from vectorfit import VectorFitError
 
 from .method import DREAMBOOTH, TASKS, Method
 
-STABLE_DIFFUSION, STARTER = "stable diffusion", "starter"  # bases that rates were chosen for, beside TASKS
+# What rates were chosen for, beside TASKS, where they are those of each method's own paper.
+STABLE_DIFFUSION, STARTER, SMALL_MODELS = "stable diffusion", "starter", "tasks with small models"
 _VECTORS, _AVF = "vectors:VECTORS", "vectors:adaptive_freezing"
 
 

@@ -14,7 +14,7 @@ import vectorfit.peft as vp
 from tests.vectorfit.peft.models import bert, logits, tuned, unet
 
 
-@pytest.mark.parametrize(("variant", "sigma", "bias"), [("sigma_a", 8, 0), ("sigma_a+b", 8, 12), ("sigma", 13, 0)])
+@pytest.mark.parametrize(("variant", "sigma", "bias"), [("sigma_a", 8, 0), ("sigma_a+b", 8, 10), ("sigma", 13, 0)])
 def test_variants_train_what_they_are_named_for(variant, sigma, bias):
     names = vf.vector_parameters(tuned(variant=variant))
     assert sum(".sigma." in name for name in names) == sigma

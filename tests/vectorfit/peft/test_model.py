@@ -22,12 +22,14 @@ OLD = pytest.mark.skipif(
 
 
 def test_the_modules_are_the_cores_and_only_vectors_and_the_fresh_head_train():
-    planned = {layer.path for layer in vf.plan(bert()).layers}
+    plan = vf.plan(bert())
+    planned = {layer.path for layer in plan.layers}
     wrapped = peft.get_peft_model(bert(), vp.VectorFitConfig(task_type="SEQ_CLS"))
     assert set(wrapped.targeted_module_names) == planned
     trainable = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
     assert all("vectorfit_" in name or ".classifier." in name for name in trainable)
-    assert sum("vectorfit_" in name for name in trainable) == len(vf.vector_parameters(wrapped)) == 2 * len(planned)
+    assert sum("vectorfit_" in name for name in trainable) == len(vf.vector_parameters(wrapped)) == plan.num_vectors
+    assert plan.num_vectors == 2 * len(planned) - len(plan.idle)
     assert any("classifier" in name for name in trainable)
 
 
