@@ -302,7 +302,8 @@ class GenerateTab:
     def opened(self, key: str, link: str) -> tuple[Any, ...]:
         """The page as this browser left it: key, form, newest results. A link's settings come before the last ones."""
         key = key or self.gallery.new_key()
-        newest: Drawing | None = next(iter(self.gallery.all(key)), None)
+        running = self.drawings.running(key)  # the gallery has it once its first picture is done
+        newest: Drawing | None = running.drawing if running else next(iter(self.gallery.all(key)), None)
         parameters = cards.settings_of_link(link) if link else {}
         if not parameters and newest is not None:
             parameters = newest.parameters | {"seed": newest.seeds[0]}
@@ -311,4 +312,4 @@ class GenerateTab:
         except VectorFitError:
             first = next((subject.name for subject in self.library.all()), NO_SUBJECT)
             form = (first, *(gr.skip(),) * (len(self.form) - 1))
-        return key, *form, cards.results(newest)
+        return key, *form, cards.results(newest, running)

@@ -108,6 +108,21 @@ class DenseProduct(torch.autograd.Function):
         return dx, d_sigma, d_bias, None, None, None, None, None, None, None
 
 
+def _of_vectors(
+    ctx: Any, grad: Tensor, grad_projected: Tensor, projected: Tensor, positions: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """dL/dd_sigma [n] and dL/db [out] of the two products below, None where it is not needed.
+
+    `grad` is g [..., out], `grad_projected` U^T g and `projected` Vh x, both [..., r].
+    """
+    d_sigma = d_bias = None
+    if ctx.needs_input_grad[1]:
+        d_sigma = ctx.pattern.entries(grad_projected.flatten(0, -2), projected.flatten(0, -2), positions)
+    if ctx.has_bias and ctx.needs_input_grad[7]:
+        d_bias = summed(grad.flatten(0, -2))
+    return d_sigma, d_bias
+
+
 class FactoredProduct(torch.autograd.Function):
     """y = U (diag(sigma) + M) Vh x + b, from right to left. It keeps Vh x, which is r wide, and not x.
 
@@ -141,13 +156,10 @@ class FactoredProduct(torch.autograd.Function):
         (grad,) = grads  # g [..., out]
         projected, sigma, values, U, Vh, positions = ctx.saved_tensors
         grad_projected = grad @ U.to(grad.dtype)  # U^T g, [..., r]
-        dx = d_sigma = None
+        dx = None
         if ctx.needs_input_grad[0]:
             dx = ctx.pattern.times_spectrum(grad_projected, sigma, values, positions) @ Vh.to(grad.dtype)  # [..., in]
-        if ctx.needs_input_grad[1]:
-            rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
-            d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
-        d_bias = summed(grad.flatten(0, -2)) if ctx.has_bias and ctx.needs_input_grad[7] else None  # [out]
+        d_sigma, d_bias = _of_vectors(ctx, grad, grad_projected, projected, positions)
         return dx, d_sigma, None, None, None, None, None, d_bias, None
 
 
@@ -185,14 +197,11 @@ class SplitProduct(torch.autograd.Function):
         (grad,) = grads  # g [..., out]
         projected, values, weight, U, Vh, positions = ctx.saved_tensors
         grad_projected = grad @ U.to(grad.dtype)  # U^T g, [..., r]
-        dx = d_sigma = None
+        dx = None
         if ctx.needs_input_grad[0]:
             change = ctx.pattern.times(grad_projected, values, positions).to(grad.dtype)
             dx = grad @ weight.to(grad.dtype) + change @ Vh.to(grad.dtype)  # [..., in]
-        if ctx.needs_input_grad[1]:
-            rows = grad_projected.flatten(0, -2), projected.flatten(0, -2)  # [N, r] each
-            d_sigma = ctx.pattern.entries(*rows, positions)  # [n]
-        d_bias = summed(grad.flatten(0, -2)) if ctx.has_bias and ctx.needs_input_grad[7] else None  # [out]
+        d_sigma, d_bias = _of_vectors(ctx, grad, grad_projected, projected, positions)
         return dx, d_sigma, None, None, None, None, None, d_bias, None
 
 

@@ -130,7 +130,8 @@ class Objective:
                     raise
             free_memory()  # only here is the error gone, which held on to tensors
             at_once = self.config.train_batch_size
-            accelerator.print(f"out of memory at step {step}: from here {at_once} of a batch at once, same result")
+            message = f"out of memory at step {step}: from here {at_once} of a batch at once, which changes rounding alone"
+            accelerator.print(message)
 
     def _split(self, accelerator: Accelerator) -> bool:
         """Makes less of a batch be computed at once from now on, which changes results by rounding only.
