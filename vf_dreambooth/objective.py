@@ -130,7 +130,9 @@ class Objective:
                     raise
             free_memory()  # only here is the error gone, which held on to tensors
             at_once = self.config.train_batch_size
-            message = f"out of memory at step {step}: from here {at_once} of a batch at once, which changes rounding alone"
+            message = (
+                f"out of memory at step {step}: from here {at_once} of a batch at once, which changes rounding alone"
+            )
             accelerator.print(message)
 
     def _split(self, accelerator: Accelerator) -> bool:
