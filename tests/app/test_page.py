@@ -280,9 +280,9 @@ def test_training_over_the_api_ends_as_a_subject(served, client, monkeypatch):
     (training,) = client.predict(api_name="/list_trainings")
     assert (training["name"], training["state"], training["step"]) == ("my-clock", "finished", 2)
     assert str(ROOT) not in str(training)
-    assert [Image.open(grid["image"]).size[0] > 0 for grid in client.predict("my-clock", api_name="/samples")] == [
-        True
-    ] * 2
+    grids = client.predict("my-clock", api_name="/samples")
+    assert [grid["caption"] for grid in grids] == ["step 0", "step 1", "step 2"]
+    assert all(Image.open(grid["image"]).size[0] > 0 for grid in grids)
     assert "my-clock" in {subject["name"] for subject in client.predict(api_name="/list_subjects")}
     for wrong, message in (({"steps": 2, "prior": "magic"}, "magic"), ({"class_noun": "", "name": ""}, "one noun")):
         with pytest.raises(Exception, match=message):
