@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from .errors import VectorFitError
 from .layers import VectorFitLayer, VectorFitLinear
 
+Sets = Tensor | Sequence[Tensor]  # vectors of several sets, stacked [S, n] or one by one [n]
 BASE = -1  # instead of a set's number: the row has the base's weights
 # A text encoder is called once or twice for a drawing, and a weight composed for that alone would not pay.
 CALLS_BEFORE_KEEPING = 2
@@ -85,7 +86,7 @@ def factored_rows_are_cheaper(tokens: int, sets: int, out: int, columns: int) ->
 class LayerRows:
     """A layer's sets of vectors, d_sigma [S, n] and d_bias [S, out] (None where it trains none), for the rows of a batch."""
 
-    def __init__(self, rows: Rows, d_sigma: Tensor | None, d_bias: Tensor | None) -> None:
+    def __init__(self, rows: Rows, d_sigma: Sets | None, d_bias: Sets | None) -> None:
         self.rows, self.d_sigma, self.d_bias = rows, d_sigma, d_bias
         self._calls = 0
         self._kept: tuple[Tensor, Tensor | None] | None = None  # weights [n, in, out] and biases [n, 1, out] of the rows
@@ -159,11 +160,12 @@ class LayerRows:
                 y = F.linear(x, weight) + F.linear((projected * scale).to(x.dtype), U)
         return y if bias is None else y + bias.to(y.dtype)
 
-    def _spread(self, vectors: Tensor | None, batch: Batch, x: Tensor) -> Tensor | None:
+    def _spread(self, vectors: Sets | None, batch: Batch, x: Tensor) -> Tensor | None:
         """Vectors [S, n] as each row has them, [rows, 1, ..., n] with as many dimensions as x."""
         if vectors is None:
             return None
-        with_base = F.pad(vectors, (0, 0, 0, 1))  # a row of zeros, of which the base's rows have the number
+        stacked = vectors if isinstance(vectors, Tensor) else torch.stack(list(vectors))
+        with_base = F.pad(stacked, (0, 0, 0, 1))  # a row of zeros, of which the base's rows have the number
         return with_base[batch.of_row].view(len(x), *(1,) * (x.ndim - 2), -1)
 
     def _with_kept_weights(self, layer: VectorFitLinear, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from vf_training.options import completed
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
-from . import footprint, hub, trackers
+from . import footprint, hub, together, trackers
 from .base_models import BaseModel, resolve
 from .captions import filled, photo_captions
 from .checkpoint import find
@@ -239,6 +239,8 @@ def _check_machine(command: Command, several: bool) -> None:
         problems.append("--hub_model_id: several subjects cannot share one repository; leave it out")
     if several and command.resume_from_checkpoint not in (None, "latest"):
         problems.append("--resume_from_checkpoint: several subjects are resumed with latest, got a path")
+    if (config.together or 1) > 1:
+        problems += together.problems(config, several=several, num_processes=_num_processes())
     for name, variable in SPLITTING.items():
         if os.environ.get(variable, "false").lower() == "true":
             problems.append(
