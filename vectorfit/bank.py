@@ -41,17 +41,17 @@ class SubjectBank:
         VectorFitError: no subject, a file is damaged, its deltas belong to other weights, or it has more than vectors.
     """
 
-    def __init__(
-        self, models: Models, subjects: Mapping[str, PathLike], *, tolerated_error: float = HARMLESS
-    ) -> None:
+    def __init__(self, models: Models, subjects: Mapping[str, PathLike], *, tolerated_error: float = HARMLESS) -> None:
         if not subjects:
-            raise VectorFitError("subjects: got none, expected subject files by name, such as {'dog': 'dog.safetensors'}")
+            raise VectorFitError(
+                "subjects: got none, expected subject files by name, such as {'dog': 'dog.safetensors'}"
+            )
         self.models = models
         injection, loaded = verified(models, [(path, 1.0) for path in subjects.values()], tolerated_error)
         with_heads = next((subject for subject in loaded if subject.heads), None)
         if with_heads is not None:
             raise VectorFitError(
-                f"{with_heads.path}: brings {with_heads.heads[0]} whole, which rows of a batch cannot have of their own; "
+                f"{with_heads.path}: brings {with_heads.heads[0]} whole, which the rows of a batch share; "
                 "load it with vectorfit.set_subjects"
             )
         self._numbers = {name: number for number, name in enumerate(subjects)}

@@ -31,6 +31,7 @@ class Coded:
     vectors: dict[str, Tensor]
     scales: dict[str, float]
     error: float
+    bits: float  # a number, without names, scales and texts
 
 
 def encode(vectors: Mapping[str, Tensor], texts: Mapping[str, str], most_bytes: int) -> Coded:
@@ -51,7 +52,7 @@ def encode(vectors: Mapping[str, Tensor], texts: Mapping[str, str], most_bytes: 
         raise VectorFitError(
             f"{len(vectors)} vectors take {len(best.data):,} bytes at least, got {most_bytes:,}; allow more bytes"
         )
-    for _ in range(24):
+    for _ in range(16):
         step = (low + high) / 2
         tried = _coded(vectors, texts, step)
         low, high = (step, high) if len(tried.data) > most_bytes else (low, step)
@@ -75,8 +76,9 @@ def _coded(vectors: Mapping[str, Tensor], texts: Mapping[str, str], step: float)
     data = struct.pack("<I", len(packed)) + packed + scales.numpy().astype("<f4").tobytes() + codes
     decoded = numbers.float() * own
     difference = torch.linalg.vector_norm(decoded - values) / torch.linalg.vector_norm(values).clamp(min=1e-30)
-    by_name = dict(zip(names, decoded.split(sizes.tolist()), strict=True))
-    return Coded(data, by_name, dict(zip(names, scales.tolist(), strict=True)), float(difference))
+    by_name = dict(zip(names, torch.split(decoded, sizes.tolist()), strict=True))
+    bits = 8 * len(codes) / max(1, len(values))
+    return Coded(data, by_name, dict(zip(names, scales.tolist(), strict=True)), float(difference), bits)
 
 
 def _packed(numbers: Tensor) -> bytes:
@@ -124,4 +126,4 @@ def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     scales = torch.frombuffer(bytearray(data[4 + length : end]), dtype=torch.float32)
     numbers = _unpacked(data[end:], sum(sizes)).float()
     values = numbers * scales.repeat_interleave(torch.tensor(sizes))
-    return dict(zip(names, values.split(sizes), strict=True)), {str(k): str(v) for k, v in head["texts"].items()}
+    return dict(zip(names, torch.split(values, sizes), strict=True)), {str(k): str(v) for k, v in head["texts"].items()}

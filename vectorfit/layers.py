@@ -171,9 +171,7 @@ class VectorFitLayer(nn.Module):
 
     def composed(self) -> tuple[Tensor, Tensor | None]:
         """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
-        return self.effective(
-            None if self.d_sigma is None else self.strength * self.d_sigma, self._scaled(self.d_bias)
-        )
+        return self.effective(None if self.d_sigma is None else self.strength * self.d_sigma, self._scaled(self.d_bias))
 
     def effective(self, d_sigma: Tensor | None, delta: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As `composed`, of these deltas: of sigma [n] and of the bias [out], or None where none is added."""

@@ -1,7 +1,7 @@
-"""Products in which each row of a batch has vectors of its own: `y_i = W0 x_i + U diag(d_sigma_i) Vh x_i + b0 + d_bias_i`.
+"""Products in which each row of a batch has vectors of its own.
 
-Legend as in `layers`; `n` rows in a batch, `S` sets of vectors, of which each row has one or none. A row with none is the
-base's. Rows of one set are together a segment.
+y_i = W0 x_i + U diag(d_sigma_i) Vh x_i + b0 + d_bias_i. Legend as in `layers`; `n` rows in a batch, `S` sets of
+vectors, of which each row has one or none. A row with none is the base's. Rows of one set are together a segment.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,12 +84,14 @@ def factored_rows_are_cheaper(tokens: int, sets: int, out: int, columns: int) ->
 
 
 class LayerRows:
-    """A layer's sets of vectors, d_sigma [S, n] and d_bias [S, out] (None where it trains none), for the rows of a batch."""
+    """A layer's sets of vectors for the rows of a batch: d_sigma [S, n] and d_bias [S, out], None where it has none."""
 
     def __init__(self, rows: Rows, d_sigma: Sets | None, d_bias: Sets | None) -> None:
         self.rows, self.d_sigma, self.d_bias = rows, d_sigma, d_bias
         self._calls = 0
-        self._kept: tuple[Tensor, Tensor | None] | None = None  # weights [n, in, out] and biases [n, 1, out] of the rows
+        self._kept: tuple[Tensor, Tensor | None] | None = (
+            None  # weights [n, in, out] and biases [n, 1, out] of the rows
+        )
 
     def __call__(self, layer: VectorFitLayer, x: Tensor) -> Tensor:
         """What the layer does to x, whose first dimension is the batch's samples. Differentiable in the sets."""
@@ -129,7 +131,7 @@ class LayerRows:
     ) -> Tensor:
         """Set by set, `product` of the layer, the rows of a set, and its number."""
         ordered = x if batch.sorted_already else x[batch.order]
-        segments = zip(ordered.split(batch.counts), batch.sets, strict=True)
+        segments = zip(torch.split(ordered, list(batch.counts)), batch.sets, strict=True)
         parts = [product(layer, part, number) for part, number in segments]
         y = parts[0] if len(parts) == 1 else torch.cat(parts)
         if batch.sorted_already:
@@ -175,7 +177,7 @@ class LayerRows:
         weights, biases = self._kept
         n, tokens = len(self.rows), x.reshape(len(x), -1, x.shape[-1])
         y = torch.empty(*tokens.shape[:2], weights.shape[-1], dtype=x.dtype, device=x.device)
-        for part, result in zip(tokens.split(n), y.split(n), strict=True):
+        for part, result in zip(torch.split(tokens, n), torch.split(y, n), strict=True):
             if biases is None:
                 torch.bmm(part, weights, out=result)
             else:

@@ -220,8 +220,6 @@ class Engine:
             for turn in turns:
                 turn.error = turn.error or error
             return
-        finally:
-            del pipe, bank
         for turn in turns:
             turn.images = [one for one, (own, _) in zip(drawn, images, strict=True) if own is turn]
 

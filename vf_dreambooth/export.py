@@ -66,7 +66,11 @@ class Kind:
 
     @property
     def file_name(self) -> str:
-        names = {"lora": f"lora-{self.naming}-{self.rank}.safetensors", "diff": "diff.safetensors", "coded": "coded.safetensors"}
+        names = {
+            "lora": f"lora-{self.naming}-{self.rank}.safetensors",
+            "diff": "diff.safetensors",
+            "coded": "coded.safetensors",
+        }
         return names.get(self.to, self.to)
 
 
@@ -93,7 +97,8 @@ def export(subject: Path, base: "BaseModel", kind: Kind, out: Path, strength: fl
     models, family = adapted_models(pipe), family_of(pipe)
     if kind.to == "coded":
         coded = save_coded(models, subject_file(subject), out, strength=strength, most_bytes=1000 * kind.kilobytes)
-        return f"{out} ({out.stat().st_size:,} bytes): its change has an error of {coded.error:.1%}"
+        size = out.stat().st_size
+        return f"{out} ({size:,} bytes): {coded.bits:.1f} bits a number, error of its change {coded.error:.1%}"
     metadata = load_vectors(models, subject_file(subject), strength=strength)
     if kind.to == "pipeline":
         bake(models)

@@ -24,10 +24,14 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         type=Path,
         nargs="+",
-        help="run folder, subject file or hub id owner/name; of several subjects all pictures are drawn in mixed batches",
+        help="run folder, subject file or hub id owner/name; several subjects are drawn in mixed batches",
     )
     parser.add_argument(
-        "--prompt", required=True, action="append", dest="prompts", help="prompt; may be given several times; {} stands for each subject's trigger phrase"
+        "--prompt",
+        required=True,
+        action="append",
+        dest="prompts",
+        help="prompt; may be given several times; {} stands for each subject's trigger phrase",
     )
     parser.add_argument("--num", type=int, default=4, help="images per prompt (default 4)")
     parser.add_argument(
@@ -40,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_inference_steps", type=int, help="denoising steps; by default the base's preset")
     parser.add_argument("--guidance_scale", type=float, help="classifier-free guidance; by default the base's preset")
     parser.add_argument("--base_model", help="by default the one the subject was trained on")
-    parser.add_argument("--out", type=Path, help="folder for the images; by default generated/ in the run folder, or here")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the images; by default generated/ in the run folder, or here"
+    )
     parser.add_argument(
         "--compare", action="store_true", help="also write comparison.png: photos, base and personalised"
     )

@@ -133,7 +133,7 @@ def subject_bank(pipe: DiffusionPipeline, files: Sequence[str | Path]) -> vf.Sub
     others = _of_other_methods([(path, 1.0) for path in paths.values()])
     if others:
         raise VectorFitError(
-            f"{others[0]}: a file of {_method(others[0])} cannot be drawn in one batch with other subjects; draw it alone"
+            f"{others[0]}: a file of {_method(others[0])} does not go into one batch with other subjects; draw it alone"
         )
     methods.restore(models)
     try:

@@ -132,7 +132,7 @@ def write_pictures(flags: argparse.Namespace) -> Iterator[Path]:
     for name, own_prompts, own in zip(names, prompts, rows, strict=True):
         _write_rows(out, f"{name}-" if several else "", own_prompts, own, flags, made_with)
     cell = min(256, max(128, settings.resolution))
-    sheet = [sum((own[place] for own in rows), []) for place in range(len(flags.prompts))]
+    sheet = [[image for own in rows for image in own[place]] for place in range(len(flags.prompts))]
     titles = [name for name in names for _ in range(flags.num)] if several else ()
     titled = flags.prompts if several else prompts[0]
     grid(sheet, row_titles=titled, column_titles=titles, cell=cell).save(out / "grid.png")

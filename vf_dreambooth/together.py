@@ -19,7 +19,8 @@ def problems(config: TrainConfig, *, several: bool, num_processes: int) -> list[
     vectors = method is None or (method.trains_vectors and method.config.matrix_pattern.is_diagonal)
     reasons = {
         "one subject alone; give --instance_dir a folder of subject folders": not several,
-        f"{num_processes} processes, of which each would train every subject; give --num_processes 1": num_processes > 1,
+        f"{num_processes} processes, of which each would train every subject; give --num_processes 1": num_processes
+        > 1,
         f"--method {config.method} trains no vectors that rows of a batch could have of their own": not vectors,
         f"--method {config.method} drops singular values at random, the same ones for all": bool(
             method and method.sigma_dropout

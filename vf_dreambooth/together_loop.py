@@ -95,17 +95,14 @@ class Together:
         self.layers = injection_of(models).layers
         self.text_layers = [layer for path, layer in self.layers.items() if fnmatch(path.split(".")[0], TEXT_ENCODERS)]
         self.members = [
-            self._member(first.trained, setup, pipe, sampler)
-            for setup, sampler in zip(setups, samplers, strict=True)
+            self._member(first.trained, setup, pipe, sampler) for setup, sampler in zip(setups, samplers, strict=True)
         ]
         self.denoiser: Denoiser = family.denoiser(pipe)
         if not self.config.train_text_encoder:
             self._keep_text()
         accelerator.print(f"method       {self.config.method}: {first.trained.summary}, of each subject")
 
-    def _member(
-        self, trained: methods.Trained, setup: Setup, pipe: DiffusionPipeline, sampler: DataSampler
-    ) -> Member:
+    def _member(self, trained: methods.Trained, setup: Setup, pipe: DiffusionPipeline, sampler: DataSampler) -> Member:
         own = {name: nn.Parameter(torch.zeros_like(vector)) for name, vector in trained.parameters.items()}
         place(self.layers, own)
         built, stopwatch = optimization.around(trained, setup.config, self.models), Stopwatch()
@@ -253,7 +250,9 @@ class Together:
         layers = {}
         for path, layer in self.layers.items():
             sigma, bias = (
-                [member.vectors[name] for member in members] if (name := f"{path}.{kind}") in members[0].vectors else None
+                [member.vectors[name] for member in members]
+                if (name := f"{path}.{kind}") in members[0].vectors
+                else None
                 for kind in ("sigma", "bias")
             )
             layers[layer] = LayerRows(of_prompts if id(layer) in text else of_samples, sigma, bias)
@@ -303,7 +302,9 @@ def results(trained: Together) -> list[str]:
             run, size = member.setup.run, member.setup.run.vectors.stat().st_size
             loss = run.read_log()[-1]["loss"]
             seconds = member.stopwatch.seconds
-            lines.append(f"{member.setup.config.trigger}: loss {loss:.3f}, {seconds:.0f} s, {run.vectors} ({size:,} bytes)")
+            lines.append(
+                f"{member.setup.config.trigger}: loss {loss:.3f}, {seconds:.0f} s, {run.vectors} ({size:,} bytes)"
+            )
     return lines
 
 

@@ -64,7 +64,7 @@ def test_it_belongs_to_its_base_and_says_when_it_is_damaged(subject, tmp_path):
     data = bytearray(path.read_bytes())
     data[-30] ^= 255
     path.write_bytes(data)
-    with pytest.raises(vf.VectorFitError, match="not a whole safetensors file|not those it was written with"):
+    with pytest.raises(vf.VectorFitError, match=r"not a whole safetensors file|not those it was written with"):
         vf.load_vectors(net(), path)
 
 

@@ -51,8 +51,25 @@ def test_the_code_is_near_the_entropy():
         assert entropy <= 8 * len(coded.data) / len(numbers) + 1e-3 < entropy + 0.12
 
 
+def test_a_subject_of_stable_diffusion_fits_into_100_kilobytes():
+    """As many vectors and numbers as SD v1.4's; the texts are as long as its sketch and probe."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [320, 640, 768, 1280, 1280, 2560] * 64
+    sizes += [438_656 - sum(sizes)]
+    heavy = {f"unet.down_blocks.{n}.attn.to_q.sigma": torch.randn(s, generator=generator) for n, s in enumerate(sizes)}
+    texts = {"sketch": str(torch.rand(512).tolist()), "probe": str(torch.rand(768).tolist())}
+    assert sum(map(len, heavy.values())) == 438_656
+    coded = coding.encode(heavy, texts, 95_000)
+    assert len(coded.data) <= 95_000
+    assert 1.3 < coded.bits < 1.6
+    assert coded.error < 0.5  # what so few bits allow: 2^-1.5 is the bound for Gaussian numbers (rate and distortion)
+    whole = coding.encode(heavy, texts, 10**6)
+    assert whole.error < 0.01
+    assert 6 < whole.bits < 8
+
+
 def test_too_few_bytes_are_told():
-    with pytest.raises(vf.VectorFitError, match="vectors take .* bytes at least, got 50"):
+    with pytest.raises(vf.VectorFitError, match=r"vectors take .* bytes at least, got 50"):
         coding.encode(vectors(), {}, 50)
 
 

@@ -112,7 +112,7 @@ def test_a_batch_of_another_size_is_told():
 
 
 def test_the_rows_are_left_with_the_context():
-    model, layer = adapted(nn.Linear(6, 6))
+    _, layer = adapted(nn.Linear(6, 6))
     with pytest.raises(RuntimeError), seated({layer: LayerRows(Rows((0,), 1), None, torch.ones(1, 6))}):
         raise RuntimeError
     assert layer.rows is None

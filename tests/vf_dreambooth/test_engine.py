@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import ImageChops
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import ImageChops
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 
 from vectorfit import VectorFitError

@@ -54,7 +54,9 @@ def test_several_subjects_are_drawn_in_mixed_batches_each_as_alone(subject, othe
             difference = ImageChops.difference(Image.open(alone), Image.open(mixed))
             largest = max(largest, *(high for _, high in difference.getextrema()))
     assert largest <= 1  # grey levels, by rounding
-    first, second = (Image.open(tmp_path / "both" / f"{one.stem}-00-a-photo-of-7.png") for one in (subject, other_subject))
+    first, second = (
+        Image.open(tmp_path / "both" / f"{one.stem}-00-a-photo-of-7.png") for one in (subject, other_subject)
+    )
     assert ImageChops.difference(first, second).getbbox()  # each has its own
 
 
