@@ -111,7 +111,7 @@ def largest_difference(pipe: DiffusionPipeline, files: list[Path], settings: Gen
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--many", type=int, default=MANY, help=f"subjects to compare (default {MANY})")
+    parser.add_argument("--many", type=int, default=MANY, help=f"default {MANY}")
     flags = parser.parse_args()
     hide_loading_bars()
     base = resolve("starter")
@@ -123,9 +123,9 @@ def main() -> None:
         rows = throughput(pipe, files, settings, flags.rounds)
         print(rows, flush=True)
         worst, equal = largest_difference(pipe, files[: flags.many], settings)
-    notes = f"""Throughput of the bank, making it included, relative to one merged subject in a batch of the same size,
-{settings.num_inference_steps} steps: medians of {flags.rounds} rounds in which both were drawn in turn, by the clock and
-by the processor's time (lowest and highest round). Threads: {torch.get_num_threads()}, float32.
+    notes = f"""Throughput of the bank, its making included, relative to one merged subject in a batch of that size,
+{settings.num_inference_steps} steps: medians of {flags.rounds} rounds in which both were drawn in turn, by the clock
+and by the processor's time (lowest and highest round). Threads: {torch.get_num_threads()}, float32.
 
 **{flags.many} subjects in one bank**, drawn in batches of {AT_ONCE} different ones, beside each subject's solo run in a
 batch of its own: the largest difference of any pixel is {worst} grey level{"s" * (worst != 1)} of 255;

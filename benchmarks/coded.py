@@ -1,8 +1,8 @@
 """What coding subject files in few bytes costs in likeness: `python -m benchmarks.coded`
 
-Each subject is coded with several numbers of bits, drawn with the evaluator's prompts and scored by its encoders, beside
-its whole file. By default the shipped subjects; `--subjects` takes run folders and subject files of any base. What is
-drawn is kept, and a stopped benchmark goes on where it was.
+Each subject is coded with several numbers of bits, drawn with the evaluator's prompts and scored by its encoders,
+beside its whole file. By default the shipped subjects; `--subjects` takes run folders and subject files of any base.
+What is drawn is kept, and a stopped benchmark goes on where it was.
 """
 
 import argparse
