@@ -178,10 +178,9 @@ class LayerRows:
         n, tokens = len(self.rows), x.reshape(len(x), -1, x.shape[-1])
         y = torch.empty(*tokens.shape[:2], weights.shape[-1], dtype=x.dtype, device=x.device)
         for part, result in zip(torch.split(tokens, n), torch.split(y, n), strict=True):
-            if biases is None:
-                torch.bmm(part, weights, out=result)
-            else:
-                torch.baddbmm(biases, part, weights, out=result)
+            torch.bmm(part, weights, out=result)
+            if biases is not None:  # of wide layers in three quarters of baddbmm's time
+                result += biases
         return y.view(*x.shape[:-1], -1)
 
     def _weights(self, layer: VectorFitLinear, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
