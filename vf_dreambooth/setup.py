@@ -91,7 +91,8 @@ def _of_subject(command: Command, folder: Path) -> Command:
     if run is None and command.resume_from_checkpoint:
         run = newest_run(folder)
     output = str(run.path) if run else None
-    return replace(command, config=replace(command.config, instance_data_dir=str(folder), output_dir=output))
+    own = {"instance_data_dir": str(folder), "output_dir": output, "together": None}  # a run can go on alone
+    return replace(command, config=replace(command.config, **own))
 
 
 def _check_run_folder(config: TrainConfig, resume: str | None) -> None:

@@ -11,6 +11,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import ImageChops
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 
+from tests.vf_dreambooth.conftest import build_tiny, write_subject
 from vectorfit import VectorFitError
 from vf_dreambooth import engine as engine_module
 from vf_dreambooth.base_models import load, resolve
@@ -221,6 +222,18 @@ def test_requests_that_are_not_alike_take_turns(order, other_subject):
     engine = Held(2)
     at_once(engine, [many, others])
     assert engine.taken == [1, 1]  # too many for one batch
+
+
+def test_a_subject_of_another_base_is_told_to_its_own_request(order, other_subject, tmp_path):
+    build_tiny(seed=1).save_pretrained(tmp_path / "other-base")
+    foreign = write_subject(tmp_path / "foreign.safetensors", tmp_path / "other-base", 0)
+    others = replace(order, subjects=((other_subject, 1.0),))
+    engine = Held(3)
+    results = at_once(engine, [order, replace(order, subjects=((foreign, 1.0),)), others])
+    assert engine.taken == [3]
+    assert isinstance(results[1], VectorFitError)
+    assert pixels(results[0]) == pixels(Engine().generate(order))  # drawn alone, since the batch could not be
+    assert len(results[2]) == 3
 
 
 def test_one_request_that_fails_or_is_cancelled_hinders_no_other(order, other_subject, tmp_path):
