@@ -229,7 +229,8 @@ def test_a_subject_of_another_base_is_told_to_its_own_request(order, other_subje
     foreign = write_subject(tmp_path / "foreign.safetensors", tmp_path / "other-base", 0)
     others = replace(order, subjects=((other_subject, 1.0),))
     engine = Held(3)
-    results = at_once(engine, [order, replace(order, subjects=((foreign, 1.0),)), others])
+    wrong = replace(order, subjects=((foreign, 1.0),), seeds=(4,), prompts=("a cup",))
+    results = at_once(engine, [order, wrong, others])
     assert engine.taken == [3]
     assert isinstance(results[1], VectorFitError)
     assert pixels(results[0]) == pixels(Engine().generate(order))  # drawn alone, since the batch could not be
