@@ -57,6 +57,7 @@ class VectorFitLayer(nn.Module):
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
         self.base_mark = object()  # stands for the base's values; another one where they have changed dtype
         self.served = False  # merged, and only `weight` and `bias` move with the model; see `serve`
+        self.rows: Any = None  # the vectors of a batch's rows, in place of the layer's own; see `rows.seated`
         # Not a submodule, so that state dicts keep the base's names. `remove` puts it back into the model.
         self.__dict__["base"] = base
         self.train(base.training)
@@ -170,19 +171,25 @@ class VectorFitLayer(nn.Module):
 
     def composed(self) -> tuple[Tensor, Tensor | None]:
         """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
+        return self.effective(None if self.d_sigma is None else self.strength * self.d_sigma, self._scaled(self.d_bias))
+
+    def effective(self, d_sigma: Tensor | None, delta: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As `composed`, of these deltas: of sigma [n] and of the bias [out], or None where none is added."""
         weight, bias = self.pristine or (self.weight, self.bias)
         composed, device = weight, self.weight.device  # the rest may be in main memory: see `serve` and `merge`
-        if self.d_sigma is not None:
-            d_sigma, U, Vh = (self.strength * self.d_sigma).to(device), self.U.to(device), self.Vh.to(device)
+        if d_sigma is not None:
+            d_sigma, U, Vh = d_sigma.to(device), self.U.to(device), self.Vh.to(device)
             positions = None if self.positions is None else self.positions.to(device)
             matrix = compose(self.matrix(weight.to(device)), d_sigma, U, Vh, self.pattern, positions)
             composed = self.unmatrix(matrix.to(weight.dtype), weight.shape)
-        delta = self._scaled(self.d_bias)
         if bias is not None and delta is not None:
             bias = (bias.to(device).float() + delta.to(device)).to(bias.dtype)
         return composed, bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.rows is not None and self.enabled:
+            result: Tensor = self.rows(self, x)
+            return result
         if not self.enabled and not self.served:
             weight, bias = self.pristine or (self.weight, self.bias)
             return self.transform(x, weight.to(x.device), None if bias is None else bias.to(x.device))
