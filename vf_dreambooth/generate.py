@@ -3,21 +3,23 @@
 import argparse
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vf_training.command_line import Parser, read
 from vf_training.commands import exit_clearly, hide_loading_bars
 from vf_training.problems import Problems
 
+PROG = "python -m vf_dreambooth.generate"
 EXAMPLES = (
-    'python -m vf_dreambooth.generate --vectors runs/dog --prompt "a photo of sks dog in the snow"',
-    'python -m vf_dreambooth.generate --vectors owner/name --prompt "sks dog on the beach" --num 8 --strength 0.8',
-    'python -m vf_dreambooth.generate --vectors runs/dog --prompt "a photo of sks dog" --compare',
+    '{prog} --vectors runs/dog --prompt "a photo of sks dog in the snow"',
+    '{prog} --vectors owner/name --prompt "sks dog on the beach" --num 8 --strength 0.8',
+    '{prog} --vectors runs/dog --prompt "a photo of sks dog" --compare',
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("vf_dreambooth.generate", description=__doc__, examples=EXAMPLES)
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = Parser(prog, description=__doc__, examples=EXAMPLES)
     parser.add_argument("--vectors", required=True, type=Path, help="run folder, subject file or hub id owner/name")
     parser.add_argument(
         "--prompt", required=True, action="append", dest="prompts", help="prompt; may be given several times"
@@ -51,8 +53,8 @@ def _check(flags: argparse.Namespace) -> None:
     problems.raise_all()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    flags = read(build_parser(), arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
+    flags = read(build_parser(prog), arguments)
     _check(flags)
     from .subject_pictures import write_pictures
 
@@ -61,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(path)
 
 
-def run() -> None:
+def run(prog: str = PROG) -> None:
     """The console script."""
-    exit_clearly(main)
+    exit_clearly(partial(main, prog=prog))
 
 
 if __name__ == "__main__":

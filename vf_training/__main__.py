@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from .command_line import Parser, read
 from .commands import status_of
 
-EXAMPLES = ("python -m vf_training analyze runs/dog", "python -m vf_training analyze runs/tasks/cola/vectorfit-0")
+PROG = "python -m vf_training"
+EXAMPLES = ("{prog} analyze runs/dog", "{prog} analyze runs/tasks/cola/vectorfit-0")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """The command; returns the exit status."""
-    parser = Parser("vf_training", description=__doc__, examples=EXAMPLES)
+    parser = Parser(prog, description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     analyze = commands.add_parser("analyze", help="training strength, frozen vectors, spectrum and shift of the change")
     analyze.add_argument("run", help="a run folder, or a subject file")
@@ -29,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status_of(write, prefix="vf_training")
 
 
-def run() -> None:
+def run(prog: str = PROG) -> None:
     """The console script."""
-    sys.exit(main())
+    sys.exit(main(prog=prog))
 
 
 if __name__ == "__main__":
