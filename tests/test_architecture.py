@@ -23,7 +23,7 @@ SCRIPT, COMMAND, STARTER = "train_dreambooth_vectorfit", "vf_command", {"starter
 EVALUATOR, PAGE = {"eval", "vf_eval"}, {"app", "vf_app"}
 TOP = EVALUATOR | PAGE | STARTER | {SCRIPT, COMMAND}
 # What is imported, every module of a folder but those after "-" -> what that must not load.
-# vectorfit <- vf_training <- {vf_dreambooth, vf_tasks} <- {script, evaluator, page}. The command loads what it is asked for.
+# vectorfit <- vf_training <- {vf_dreambooth, vf_tasks} <- {script, evaluator, page}; the command loads what it calls.
 FORBIDDEN = {
     "vectorfit - peft transformers": OPTIONAL | {"vf_training", "vf_dreambooth", "vf_tasks"} | TOP,
     "vf_training": (OPTIONAL - {"matplotlib", "PIL"}) | {"vf_dreambooth", "vf_tasks"} | TOP,  # matplotlib loads PIL
