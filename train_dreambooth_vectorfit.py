@@ -34,7 +34,7 @@ from vf_dreambooth.objective import Objective
 from vf_dreambooth.photos import open_photo
 from vf_dreambooth.pipeline import quickly
 from vf_dreambooth.prior import class_images, recipe_for
-from vf_dreambooth.run_writer import RunWriter
+from vf_dreambooth.run_writer import RunWriter, what_next
 from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
 from vf_training.commands import exit_clearly, part_processes
@@ -52,7 +52,8 @@ def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerato
         recipe = recipe_for(pipe, config.class_prompt, setup.generation, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
         quiet = not accelerator.is_local_main_process
-        with tqdm(desc="class images", unit="batch", disable=quiet) as bar:
+        batches = -(-config.num_class_images // setup.generation.batch_size)
+        with tqdm(desc="class images", unit="batch", total=batches, disable=quiet) as bar:
 
             def report(done: int, total: int, bar: tqdm = bar) -> None:
                 bar.total = total
@@ -142,6 +143,7 @@ class Loop:
                 accelerator.log({name: entry[name] for name in entry if isinstance(entry[name], float)}, step=step)
                 writer.log(entry)
                 if kept:
+                    bar.set_postfix_str("drawing samples")
                     writer.sample_grid(step)
                     writer.checkpoint(step)
                 if stopping and not last:
@@ -202,7 +204,7 @@ def train_subject(setup: Setup) -> str:
     for tracker in accelerator.trackers:
         tracker.finish()
     if not complete:
-        accelerator.print(f"stopped; resume with: train_dreambooth_vectorfit.py --resume_from_checkpoint {run.path}")
+        accelerator.print(f"stopped; resume with: vectorfit train --resume_from_checkpoint {run.path}")
         raise SystemExit(130)
     loss, size = run.read_log()[-1]["loss"], run.vectors.stat().st_size
     return f"{config.trigger}: loss {loss:.3f}, {stopwatch.seconds:.0f} s, {run.vectors} ({size:,} bytes)"
@@ -232,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.append(train_subject(setup))
     for line in results:
         PartialState().print(f"subject      {line}")
+    for setup in setups if not command.dry_run else []:
+        PartialState().print(*what_next(setup.run), sep="\n")
     if not command.dry_run:
         selection.pick(setups)
         hub.push_finished((setup.config, setup.run) for setup in setups)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vf_dreambooth.images import square
 from vf_dreambooth.photos import read_folder
 from vf_dreambooth.pipeline import GenerationSettings, base_of, generate_images, load_pipeline, set_subjects
+from vf_training.commands import hide_loading_bars
 from vf_training.runs import RunFolder
 
 PICTURE = Path(__file__).parents[1] / "docs" / "subject.jpg"
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=PICTURE, help="default docs/subject.jpg")
     flags = parser.parse_args()
+    hide_loading_bars()
     prompts, rows = rows_of(RunFolder(flags.run), tuple(flags.prompts), flags.seed)
     sheet(prompts, rows).save(flags.out, quality=88, optimize=True)
     print(flags.out)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,12 @@ def _check(flags: argparse.Namespace) -> None:
     problems.raise_all()
 
 
+def what_next(flags: argparse.Namespace) -> str:
+    """What to try after the pictures were drawn."""
+    compare = "" if flags.compare else "--compare draws the base beside it; "
+    return f"{compare}--strength 0.8 draws it weaker; vectorfit app shows it in the browser"
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
     flags = read(build_parser(prog), arguments)
     _check(flags)
@@ -61,6 +68,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
     hide_loading_bars()
     for path in write_pictures(flags):
         print(path)
+    print(f"next         {what_next(flags)}", file=sys.stderr)
 
 
 def run(prog: str = PROG) -> None:

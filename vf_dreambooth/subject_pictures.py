@@ -2,12 +2,13 @@
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
 from PIL import Image
+from tqdm import tqdm
 
 from vf_training.runs import RunFolder
 
@@ -30,11 +31,12 @@ def _references(vectors: Path) -> list[Image.Image]:
 
 
 def _rows(
-    pipe: DiffusionPipeline, prompts: Sequence[str], flags: argparse.Namespace, settings: GenerationSettings
+    pipe: DiffusionPipeline, flags: argparse.Namespace, settings: GenerationSettings, what: str
 ) -> list[list[Image.Image]]:
+    """A row of pictures per prompt. Equal seeds of several prompts share no batch, so one at a time takes no longer."""
     seeds = [flags.seed + index for index in range(flags.num)]
-    images = generate_images(pipe, [p for p in prompts for _ in seeds], seeds * len(prompts), settings)
-    return [images[index * flags.num : (index + 1) * flags.num] for index in range(len(prompts))]
+    bar = tqdm(flags.prompts, desc=what, unit="prompt")
+    return [generate_images(pipe, [prompt] * len(seeds), seeds, settings) for prompt in bar]
 
 
 def write_pictures(flags: argparse.Namespace) -> Iterator[Path]:
@@ -54,7 +56,7 @@ def write_pictures(flags: argparse.Namespace) -> Iterator[Path]:
     )
     out = flags.out or folder_of(flags.vectors) / "generated"
     out.mkdir(parents=True, exist_ok=True)
-    rows = _rows(pipe, flags.prompts, flags, settings)
+    rows = _rows(pipe, flags, settings, "drawing the subject")
     for number, (prompt, row) in enumerate(zip(flags.prompts, rows, strict=True)):
         for index, image in enumerate(row):
             parameters = {
@@ -70,6 +72,6 @@ def write_pictures(flags: argparse.Namespace) -> Iterator[Path]:
     yield out / "grid.png"
     if flags.compare:
         set_subjects(pipe, [])
-        columns = {"base": _rows(pipe, flags.prompts, flags, settings), "personalised": rows}
+        columns = {"base": _rows(pipe, flags, settings, "drawing the base"), "personalised": rows}
         comparison(_references(flags.vectors), columns, flags.prompts, cell=cell).save(out / "comparison.png")
         yield out / "comparison.png"

@@ -87,11 +87,16 @@ def _train(arguments: Sequence[str], prog: str) -> None:
     print(f"{'parameters':20} {result['parameters']:,} ({result['percent_parameters']:.4f} %)")
 
 
-def _compare(arguments: Sequence[str], prog: str) -> None:
+def compare_parser(prog: str = PROG) -> Parser:
+    """The command line of a comparison."""
     command = Parser(f"{prog} compare", description="Means, spreads and figures of runs.")
     command.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of them")
     command.add_argument("--output_dir", default="comparison", help="the folder for table and figures")
-    flags = command_line.read(command, arguments)
+    return command
+
+
+def _compare(arguments: Sequence[str], prog: str) -> None:
+    flags = command_line.read(compare_parser(prog), arguments)
     from .compare import compare
 
     for path in compare(flags.runs, flags.output_dir):

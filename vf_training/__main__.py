@@ -10,8 +10,7 @@ PROG = "python -m vf_training"
 EXAMPLES = ("{prog} analyze runs/dog", "{prog} analyze runs/tasks/cola/vectorfit-0")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """The command; returns the exit status."""
+def build_parser(prog: str = PROG) -> Parser:
     parser = Parser(prog, description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     analyze = commands.add_parser("analyze", help="training strength, frozen vectors, spectrum and shift of the change")
@@ -19,9 +18,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     analyze.add_argument("--output_dir", help="the folder to write to; by default analysis/ in the run folder")
     analyze.add_argument("--base", help="the base's weights (a .safetensors file or a folder), to compare with --full")
     analyze.add_argument("--full", help="the weights after full fine-tuning, in the same form as --base")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """The command; returns the exit status."""
 
     def write() -> None:
-        flags = read(parser, arguments)
+        flags = read(build_parser(prog), arguments)
         from .analysis import analyze
 
         for path in analyze(flags.run, flags.output_dir, flags.base, flags.full):
