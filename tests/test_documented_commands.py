@@ -45,7 +45,6 @@ NOT_RUN = {
     "glue/CoLA": "needs GLUE's files and a pretrained model",
     r"^vectorfit app\b": "serves until it is stopped; tests/app/test_browser.py serves and uses the page",
     r"^accelerate launch --num_processes 2\b": "needs two GPUs; on CPUs accelerate starts one process",
-    r"^python -m pytest\b": "is the tests",
 }
 # What a command is shortened by, so that it ends soon: by its name, and for eval by its sub-command.
 SHORTER = {
