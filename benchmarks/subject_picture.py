@@ -15,7 +15,7 @@ from vf_training.commands import hide_loading_bars
 from vf_training.runs import RunFolder
 
 PICTURE = Path(__file__).parents[1] / "docs" / "subject.jpg"
-SCENES = ("a photo of {} in the snow", "{} on the beach", "{} in a forest")
+SCENES = ("a photo of {} in the snow", "{} on the beach", "{} in the jungle")
 WIDTH, GAP, PHOTOS = 1200, 12, 5
 
 
