@@ -146,6 +146,7 @@ class Loop:
                     bar.set_postfix_str("drawing samples")
                     writer.sample_grid(step)
                     writer.checkpoint(step)
+                    bar.set_postfix(loss=f"{entry['loss']:.3f}")
                 if stopping and not last:
                     return False
         return True

@@ -133,7 +133,7 @@ class RunWriter:
     def begin(self) -> None:
         """What is known before the first step: the base's sample grid and validation loss."""
         if self.config.num_validation_images:
-            self.accelerator.print("samples      drawing the base's, to compare with")
+            self.accelerator.print("samples      drawing those of the base, to compare with")
         self.sample_grid(0)
         if losses := self.validate():
             self.accelerator.print(f"validation   loss {losses['validation_loss']:.4f} before training")
