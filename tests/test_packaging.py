@@ -173,7 +173,7 @@ SHORT = "--base_model starter --max_train_steps 2 --num_class_images 1 --num_val
             "export runs/dog --to lora",
             "analyze runs/dog",
         ],
-        "eval": [f"eval selfcheck --protocol starter --data {ROOT / 'examples'}"],
+        "eval": ["eval selfcheck --protocol starter"],
         "app": ["app --help"],
         "tasks": ["tasks cola --tiny"],
     }.items(),
