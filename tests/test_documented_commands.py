@@ -225,6 +225,7 @@ def workplace(tmp_path_factory):
         done = run(line, folder)
         assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
     shutil.copytree(folder / "runs" / "dog", folder / "runs" / "dog-2")
+    (folder / "runs" / "tasks" / "cola-tiny").rename(folder / "runs" / "tasks" / "cola")
     return folder
 
 
