@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo app test test-slow check fmt
+.PHONY: install demo app test test-slow docs check fmt
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -25,13 +25,12 @@ app: .venv/installed-app
 
 demo: .venv/installed
 	rm -rf runs/demo
-	$(BIN)/accelerate launch train_dreambooth_vectorfit.py \
+	$(BIN)/vectorfit train \
 		--instance_dir examples/dog --base_model starter --output_dir runs/demo
-	$(BIN)/python -m vf_dreambooth.generate --vectors runs/demo --compare \
+	$(BIN)/vectorfit generate --vectors runs/demo --compare \
 		--prompt "a photo of sks dog in the snow" --prompt "sks dog on the beach" \
 		--prompt "sks dog on top of a purple rug in a forest" --prompt "a photo of a dog"
-	@echo "comparison   runs/demo/generated/comparison.png"
-	@echo "subject file runs/demo/vectors.safetensors"
+	@echo "picture      runs/demo/generated/comparison.png: photos, the base, the subject"
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -39,11 +38,14 @@ test: .venv/installed-dev
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
 
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
 
 fmt: .venv/installed-dev
 	$(BIN)/ruff format .

@@ -28,7 +28,7 @@ from vf_dreambooth.base_models import load
 from vf_dreambooth.families import family_of
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
-from vf_dreambooth.run_writer import RunWriter
+from vf_dreambooth.run_writer import RunWriter, what_next
 from vf_dreambooth.samplers import build_data_sampler
 from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
@@ -100,8 +100,10 @@ class Loop:
                 accelerator.log({name: entry[name] for name in entry if isinstance(entry[name], float)}, step=step)
                 writer.log(entry)
                 if kept:
+                    bar.set_postfix_str("drawing samples")
                     writer.sample_grid(step)
                     writer.checkpoint(step)
+                    bar.set_postfix(loss=f"{entry['loss']:.3f}")
                 if stopping and not last:
                     return False
         return True
@@ -160,7 +162,7 @@ def train_subject(setup: Setup) -> str:
     for tracker in accelerator.trackers:
         tracker.finish()
     if not complete:
-        accelerator.print(f"stopped; resume with: train_dreambooth_vectorfit.py --resume_from_checkpoint {run.path}")
+        accelerator.print(f"stopped; resume with: vectorfit train --resume_from_checkpoint {run.path}")
         raise SystemExit(130)
     loss, size = run.read_log()[-1]["loss"], run.vectors.stat().st_size
     return f"{config.trigger}: loss {loss:.3f}, {stopwatch.seconds:.0f} s, {run.vectors} ({size:,} bytes)"
@@ -214,6 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 finished += [train_subject(group[0])] if len(group) == 1 else train_together(group)
     for line in finished:
         PartialState().print(f"subject      {line}")
+    for setup in setups if not command.dry_run else []:
+        PartialState().print(*what_next(setup.run), sep="\n")
     if not command.dry_run:
         selection.pick(setups)
         hub.push_finished((setup.config, setup.run) for setup in setups)

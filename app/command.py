@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vf_training.command_line import Parser, read
@@ -11,15 +12,16 @@ from vf_training.commands import exit_clearly, hide_loading_bars
 
 from .address import AUTH, LOOPBACK
 
+PROG = "vf-app"
 EXAMPLES = (
-    "vf-app",
-    "vf-app --runs experiments --base_model starter --inbrowser",
-    f"{AUTH}=USER:PASSWORD vf-app --server_name 0.0.0.0",
+    "{prog}",
+    "{prog} --runs experiments --base_model starter --inbrowser",
+    f"{AUTH}=USER:PASSWORD {{prog}} --server_name 0.0.0.0",
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("vf-app", description=__doc__, examples=EXAMPLES)
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = Parser(prog, description=__doc__, examples=EXAMPLES)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default runs)")
     parser.add_argument(
         "--base_model",
@@ -48,18 +50,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    flags = read(build_parser(), arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
+    flags = read(build_parser(prog), arguments)
     from .server import serve
 
     hide_loading_bars()
     serve(flags)
 
 
-def run() -> None:
+def run(prog: str = PROG) -> None:
     """The console script. SIGTERM ends it as Ctrl-C does, so that the generated files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    exit_clearly(main, "running trainings continue; the same command finds them again")
+    exit_clearly(partial(main, prog=prog), "running trainings continue; the same command finds them again")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vf_training.command_line import Parser, read
@@ -10,10 +11,11 @@ from vf_training.commands import exit_clearly, hide_loading_bars, part_processes
 from . import protocols
 from .dreambench import FIRST_SEED, PROMPTS, STRENGTHS
 
+PROG = "python -m eval"
 EXAMPLES = (
-    "python -m eval generate runs/dog",
-    "python -m eval score --generated runs/dog/evaluation --reference dog/",
-    "python -m eval report runs/dog/evaluation/scores.json runs/lora/evaluation/scores.json",
+    "{prog} generate runs/dog",
+    "{prog} score --generated runs/dog/evaluation --reference dog/",
+    "{prog} report runs/dog/evaluation/scores.json runs/lora/evaluation/scores.json",
 )
 
 
@@ -34,8 +36,8 @@ def _select_flags(add: argparse.ArgumentParser) -> None:
     _protocol_flags(add, default=None)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("eval", description=__doc__, examples=EXAMPLES)
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = Parser(prog, description=__doc__, examples=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("generate", help="generate images of the DreamBench prompts, or of your own")
     add.add_argument("runs", nargs="+", type=Path, help="run folders, subject files or hub ids owner/name")
@@ -88,8 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    flags = read(build_parser(), arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
+    flags = read(build_parser(prog), arguments)
     from .commands import COMMANDS
 
     hide_loading_bars()
@@ -97,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     part_processes()
 
 
-def run() -> None:
+def run(prog: str = PROG) -> None:
     """The console script."""
-    exit_clearly(main, "the same command continues with the missing images")
+    exit_clearly(partial(main, prog=prog), "the same command continues with the missing images")
 
 
 if __name__ == "__main__":

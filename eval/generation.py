@@ -136,7 +136,7 @@ def _generate(
     pipe: DiffusionPipeline, task: Task, wanted: Sequence[Entry], sampling: GenerationSettings, *, quiet: bool
 ) -> None:
     size = sampling.batch_size
-    for start in tqdm(range(0, len(wanted), size), desc=f"{task.subject}", unit="batch", disable=quiet):
+    for start in tqdm(range(0, len(wanted), size), desc=f"drawing {task.subject}", unit="batch", disable=quiet):
         portion = wanted[start : start + size]
         places = [entry.seed + entry.prompt_id for entry in portion]  # one picture of many prompts fills batches too
         images = generate_images(

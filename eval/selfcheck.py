@@ -19,9 +19,11 @@ TOLERANCE = {"dreambench-2023": 0.01, "starter": 0.001}
 
 
 def default_folder(protocol: Protocol) -> Path | None:
-    """The starter's subjects, in a checkout; None for other protocols."""
-    folder = starter_folder().parents[2] / "examples"
-    return folder if protocol.name == "starter" and folder.is_dir() else None
+    """The starter's subjects, beside it in a checkout and where the wheel is installed; None for other protocols."""
+    if protocol.name != "starter":
+        return None
+    beside = starter_folder().parents[2]
+    return next((beside / name for name in ("examples", "vf_examples") if (beside / name).is_dir()), None)
 
 
 def selfcheck(protocol: Protocol, encoders: Encoders, folder: Path, *, progress: bool = False) -> dict[str, Any]:

@@ -19,22 +19,28 @@ FOLDERS = (
 )
 WITH_TESTS_BY_NAME = FOLDERS[:8]
 OPTIONAL = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "peft", "PIL", "sklearn", "transformers"}
-SCRIPT, STARTER = "train_dreambooth_vectorfit", {"starter", "vf_starter"}
+SCRIPT, COMMAND, STARTER = "train_dreambooth_vectorfit", "vf_command", {"starter", "vf_starter"}
 EVALUATOR, PAGE = {"eval", "vf_eval"}, {"app", "vf_app"}
-TOP = EVALUATOR | PAGE | STARTER | {SCRIPT}
+TOP = EVALUATOR | PAGE | STARTER | {SCRIPT, COMMAND}
 # What is imported, every module of a folder but those after "-" -> what that must not load.
-# vectorfit <- vf_training <- {vf_dreambooth, vf_tasks} <- {script, evaluator, page}
+# vectorfit <- vf_training <- {vf_dreambooth, vf_tasks} <- {script, evaluator, page}; the command loads what it calls.
 FORBIDDEN = {
     "vectorfit - peft transformers": OPTIONAL | {"vf_training", "vf_dreambooth", "vf_tasks"} | TOP,
     "vf_training": (OPTIONAL - {"matplotlib", "PIL"}) | {"vf_dreambooth", "vf_tasks"} | TOP,  # matplotlib loads PIL
     "vf_dreambooth": {"vf_tasks", "gradio", "datasets"} | TOP,
     "vf_tasks": {"vf_dreambooth", "diffusers", "gradio"} | TOP,
     SCRIPT: {"vf_tasks", "gradio"} | (TOP - {SCRIPT}),
+    COMMAND: OPTIONAL | {"torch", "vf_dreambooth", "vf_tasks"} | (TOP - {COMMAND}),
     "eval": {"gradio"} | (TOP - EVALUATOR),
     "app": TOP - PAGE - {"vf_app"},
 }
 # What one process imports, in this order: nothing may load what a later one must not.
-PROCESSES = (("vectorfit - peft transformers", "vf_training", "vf_dreambooth", SCRIPT), ("vf_tasks", "eval"), ("app",))
+PROCESSES = (
+    ("vectorfit - peft transformers", "vf_training", "vf_dreambooth", SCRIPT),
+    ("vf_tasks", "eval"),
+    ("app",),
+    (COMMAND,),
+)
 CODE = """
 import importlib, pkgutil, sys
 
@@ -87,6 +93,7 @@ def test_the_import_test_can_fail(loaded):
         ("vf_tasks/new.py", "from vf_dreambooth import pipeline"),
         ("eval/new.py", "import app.server"),
         ("app/new.py", "from eval import scoring"),
+        ("vf_dreambooth/new.py", "import vf_command"),
     ],
 )
 def test_the_linter_refuses_imports_that_point_upwards(file, statement):
@@ -105,7 +112,7 @@ def test_no_folder_is_exempted_from_the_bans():
 
 def sources() -> list[Path]:
     files = sorted({path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")})
-    return [*files, ROOT / "train_dreambooth_vectorfit.py"]
+    return [*files, ROOT / f"{SCRIPT}.py", ROOT / f"{COMMAND}.py"]
 
 
 def imported_siblings(path: Path, package: str) -> set[str]:

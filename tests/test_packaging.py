@@ -1,8 +1,7 @@
-"""What a user installs: the wheel, alone in a fresh environment, and the README's commands."""
+"""What a user installs: the wheel, alone in a fresh environment."""
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,37 +14,23 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vf_dreambooth.cli import build_parser
-from vf_dreambooth.export import build_parser as build_export_parser
-from vf_dreambooth.generate import build_parser as build_generate_parser
+import vectorfit
 
 ROOT = Path(__file__).parents[1]
 
 
-def commands(start: str) -> list[list[str]]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return [shlex.split(line, comments=True) for line in re.findall(rf"^{re.escape(start)}.*$", text, re.MULTILINE)]
-
-
-def test_the_readmes_training_commands_parse():
-    found = commands("accelerate launch train_dreambooth_vectorfit.py")
-    assert len(found) >= 2
-    for command in found:
-        assert build_parser("x").parse_args(command[3:]).instance_data_dir == "dog/"
-
-
-def test_the_readmes_generation_commands_parse():
-    found = commands("python -m vf_dreambooth.generate")
-    assert found
-    for command in found:
-        assert build_generate_parser().parse_args(command[3:]).prompts
-
-
-def test_the_readmes_export_commands_parse():
-    found = commands("python -m vf_dreambooth.export")
-    assert len(found) == 3
-    for command in found:
-        assert build_export_parser().parse_args(command[3:]).subject == Path("runs/dog")
+def test_one_version_everywhere():
+    texts = {
+        name: (ROOT / name).read_text(encoding="utf-8") for name in ("CITATION.cff", "app/README.md", "docs/install.md")
+    }
+    said = {
+        name: set(re.findall(r"^version: (\S+)|vectorfit-([\d.]+)-py3", text, re.MULTILINE))
+        for name, text in texts.items()
+    }
+    assert {"".join(found) for pairs in said.values() for found in pairs} == {vectorfit.__version__}
+    assert all(said.values())
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == vectorfit.__version__
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +77,17 @@ print(vf_starter.__file__)
 
 
 def required(names):
-    """Distributions and everything they need here, extras apart, by name."""
-    found, waiting = {}, list(names)
+    """Distributions and everything they need here, by name. A name may ask for extras, as in `a[b]`."""
+    found, seen, waiting = {}, set(), [Requirement(name) for name in names]
     while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name in found:
+        wanted = waiting.pop()
+        name, extras = canonicalize_name(wanted.name), ("", *wanted.extras)
+        if (name, extras) in seen:
             continue
+        seen.add((name, extras))
         found[name] = metadata.distribution(name)
         needs = map(Requirement, found[name].requires or ())
-        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        waiting += [n for n in needs if n.marker is None or any(n.marker.evaluate({"extra": e}) for e in extras)]
     return found
 
 
@@ -157,3 +144,63 @@ methods.load(make(), "subject.safetensors")
 print(vf.__file__)
 """
     assert str(installed) in python(tmp_path, code)
+
+
+def needs_of(extra):
+    """The requirements of an extra, those of the extras that it names included, and the core's."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    waiting, needs = [*settings["optional-dependencies"][extra], *settings["dependencies"]], []
+    while waiting:
+        wanted = Requirement(waiting.pop())
+        if wanted.name == "vectorfit":
+            waiting += [need for name in wanted.extras for need in settings["optional-dependencies"][name]]
+        else:
+            needs.append(str(wanted))
+    return needs
+
+
+CALL = "import sys; sys.path[:0] = {paths!r}; sys.argv = ['vectorfit', *{words!r}]; import vf_command; vf_command.run()"
+SHORT = "--base_model starter --max_train_steps 2 --num_class_images 1 --num_validation_images 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "commands"),
+    {
+        "dreambooth": [
+            f"train --instance_dir dog {SHORT}",
+            "generate --vectors runs/dog --prompt sks --num 1 --num_inference_steps 2 --compare",
+            "export runs/dog --to lora",
+            "analyze runs/dog",
+        ],
+        "eval": ["eval selfcheck --protocol starter"],
+        "app": ["app --help"],
+        "tasks": ["tasks cola --tiny"],
+    }.items(),
+)
+def test_each_extra_alone_is_enough_for_its_commands(installed, tmp_path, extra, commands):
+    """With what the extra and the core require, and nothing else to be found."""
+    paths = [str(installed), str(linked(needs_of(extra), tmp_path / "libraries"))]
+    (tmp_path / "dog").symlink_to(ROOT / "examples" / "dog")
+    venv.create(tmp_path / "env", with_pip=False)
+    for line in commands:
+        code = CALL.format(paths=paths, words=line.split())
+        command = [tmp_path / "env" / "bin" / "python", "-I", "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
+    if extra == "app":
+        assert "True" in python(
+            tmp_path, f"import sys; sys.path[:0] = {paths!r}; from vf_app import server; print(True)"
+        )
+
+
+@pytest.mark.slow
+def test_without_its_extra_a_command_says_which_is_missing(installed, tmp_path):
+    core = linked(("torch", "safetensors", "numpy", "platformdirs"), tmp_path / "core")
+    venv.create(tmp_path / "env", with_pip=False)
+    code = CALL.format(paths=[str(installed), str(core)], words=["train", "--instance_dir", "dog"])
+    command = [tmp_path / "env" / "bin" / "python", "-I", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("vectorfit train: the extra dreambooth is not installed; pip install ")
+    assert len(done.stderr.splitlines()) == 1

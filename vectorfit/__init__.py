@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .schedule import AvfSchedule, avf_schedule
     from .vectors_file import load_vectors, save_vectors, set_subjects
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # here alone; pyproject.toml reads it
 
 __all__ = [
     "AdaptiveVectorFreezing",

@@ -22,12 +22,13 @@ from .settings.prior import GROUP as PRIOR
 
 PROG = "train_dreambooth_vectorfit.py"
 EXAMPLES = (
-    f"accelerate launch {PROG} --instance_dir dog/",
-    f"accelerate launch {PROG} --instance_dir dog/ --base_model starter --output_dir runs/dog",
-    f"{PROG} --instance_dir dog/ --dry_run",
-    f"{PROG} --instance_dir dog/ --print_config > dog.json",
-    f"{PROG} --config dog.json --max_train_steps 500",
-    f"{PROG} --resume_from_checkpoint runs/dog",
+    "{prog} --instance_dir dog/",
+    "{prog} --instance_dir dog/ --base_model starter --output_dir runs/dog",
+    "{prog} --instance_dir dog/ --dry_run",
+    "{prog} --instance_dir dog/ --print_config > dog.json",
+    "{prog} --config dog.json --max_train_steps 500",
+    "{prog} --resume_from_checkpoint runs/dog",
+    f"accelerate launch --num_processes 2 -m {PROG.removesuffix('.py')} --instance_dir dog/",
 )
 
 # Flags of other DreamBooth scripts that do not exist here, and what to use instead.
@@ -182,12 +183,13 @@ def _resumed_run(resume: str | None, settings: dict[str, Any]) -> RunFolder | No
     return newest_run(Path(settings["instance_data_dir"])) if "instance_data_dir" in settings else None
 
 
-def answer_help(arguments: Sequence[str] | None = None) -> None:
+def answer_help(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Prints --help and ends the program, if it is asked for. What is wrong is told later, all at once."""
     with suppress(VectorFitError):
-        build_parser().parse_known_args(arguments)
+        build_parser(prog).parse_known_args(arguments)
 
 
-def run() -> None:
+def run(prog: str = PROG) -> None:
     """The console script: the training script, found by its name."""
+    answer_help(prog=prog)
     runpy.run_module(PROG.removesuffix(".py"), run_name="__main__", alter_sys=True)

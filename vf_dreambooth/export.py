@@ -6,6 +6,7 @@ The layers' names are in families/.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,17 @@ if TYPE_CHECKING:
 
 KINDS = ("lora", "diff", "pipeline", "coded")
 NAMING = "diffusers"  # of a LoRA, if not another is asked for
+PROG = "python -m vf_dreambooth.export"
 EXAMPLES = (
-    "python -m vf_dreambooth.export runs/dog --to lora",
-    "python -m vf_dreambooth.export runs/dog --to lora --naming kohya --rank 64",
-    "python -m vf_dreambooth.export owner/name --to pipeline --out dog-model",
-    "python -m vf_dreambooth.export runs/dog --to coded",
+    "{prog} runs/dog --to lora",
+    "{prog} runs/dog --to lora --naming kohya --rank 64",
+    "{prog} owner/name --to pipeline --out dog-model",
+    "{prog} runs/dog --to coded",
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("vf_dreambooth.export", description=__doc__, examples=EXAMPLES)
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = Parser(prog, description=__doc__, examples=EXAMPLES)
     parser.add_argument("subject", type=Path, metavar="RUN", help="run folder, subject file or hub id owner/name")
     parser.add_argument(
         "--to",
@@ -115,8 +117,8 @@ def export(subject: Path, base: "BaseModel", kind: Kind, out: Path, strength: fl
     return f"{out} ({size:,} bytes): {change.kept:.1%} of ||dW||, {change.biases:.0%} of the biases' change"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    flags = read(build_parser(), arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
+    flags = read(build_parser(prog), arguments)
     from .pipeline import base_of, folder_of
 
     hide_loading_bars()
@@ -125,9 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(export(flags.subject, base_of(flags.subject, flags.base_model), kind, out, flags.strength))
 
 
-def run() -> None:
+def run(prog: str = PROG) -> None:
     """The console script."""
-    exit_clearly(main)
+    exit_clearly(partial(main, prog=prog))
 
 
 if __name__ == "__main__":

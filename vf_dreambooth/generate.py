@@ -2,23 +2,26 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vf_training.command_line import Parser, read
 from vf_training.commands import exit_clearly, hide_loading_bars
 from vf_training.problems import Problems
 
+PROG = "python -m vf_dreambooth.generate"
 EXAMPLES = (
-    'python -m vf_dreambooth.generate --vectors runs/dog --prompt "a photo of sks dog in the snow"',
-    'python -m vf_dreambooth.generate --vectors owner/name --prompt "sks dog on the beach" --num 8 --strength 0.8',
-    'python -m vf_dreambooth.generate --vectors runs/dog --prompt "a photo of sks dog" --compare',
-    'python -m vf_dreambooth.generate --vectors runs/dog runs/cat --prompt "a photo of {} in the snow" --out snow',
+    '{prog} --vectors runs/dog --prompt "a photo of sks dog in the snow"',
+    '{prog} --vectors owner/name --prompt "sks dog on the beach" --num 8 --strength 0.8',
+    '{prog} --vectors runs/dog --prompt "a photo of sks dog" --compare',
+    '{prog} --vectors runs/dog runs/cat --prompt "a photo of {} in the snow" --out snow',
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("vf_dreambooth.generate", description=__doc__, examples=EXAMPLES)
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = Parser(prog, description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "--vectors",
         required=True,
@@ -68,19 +71,26 @@ def _check(flags: argparse.Namespace) -> None:
     problems.raise_all()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    flags = read(build_parser(), arguments)
+def what_next(flags: argparse.Namespace) -> str:
+    """What to try after the pictures were drawn."""
+    compare = "" if flags.compare else "--compare draws the base beside it; "
+    return f"{compare}--strength 0.8 draws it weaker; vectorfit app shows it in the browser"
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> None:
+    flags = read(build_parser(prog), arguments)
     _check(flags)
     from .subject_pictures import write_pictures
 
     hide_loading_bars()
     for path in write_pictures(flags):
         print(path)
+    print(f"next         {what_next(flags)}", file=sys.stderr)
 
 
-def run() -> None:
+def run(prog: str = PROG) -> None:
     """The console script."""
-    exit_clearly(main)
+    exit_clearly(partial(main, prog=prog))
 
 
 if __name__ == "__main__":

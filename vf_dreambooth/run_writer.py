@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from vf_training import methods
 from vf_training.analysis import write_training
 from vf_training.device import peak_memory
-from vf_training.runs import VECTORS
+from vf_training.runs import VECTORS, RunFolder
 
 from . import card, checkpoint, trackers
 from .families import family_of
@@ -24,6 +25,15 @@ from .residency import drawing_on, unchecked
 from .setup import Setup
 from .stopwatch import Stopwatch
 from .validation import Validation
+
+
+def what_next(run: RunFolder) -> list[str]:
+    """The last lines of a training: where its pictures are, and what to try."""
+    settings = run.read_config()["settings"]
+    prompt = f"{settings['instance_prompt']} in the snow"
+    grids = [f"samples      {grid}" for grid in run.sample_grids()[-1:]]
+    generate = f"vectorfit generate --vectors {shlex.quote(str(run.path))} --prompt {json.dumps(prompt)} --compare"
+    return [*grids, f"next         {generate}"]
 
 
 class RunWriter:
@@ -122,6 +132,8 @@ class RunWriter:
 
     def begin(self) -> None:
         """What is known before the first step: the base's sample grid and validation loss."""
+        if self.config.num_validation_images:
+            self.accelerator.print("samples      drawing those of the base, to compare with")
         self.sample_grid(0)
         if losses := self.validate():
             self.accelerator.print(f"validation   loss {losses['validation_loss']:.4f} before training")

@@ -26,7 +26,8 @@ def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerato
         recipe = recipe_for(pipe, config.class_prompt, setup.generation, accelerator.mixed_precision, config.seed)
         root = setup.run.path.parent / "class_images"
         quiet = not accelerator.is_local_main_process
-        with tqdm(desc="class images", unit="batch", disable=quiet) as bar:
+        batches = -(-config.num_class_images // setup.generation.batch_size)
+        with tqdm(desc="class images", unit="batch", total=batches, disable=quiet) as bar:
 
             def report(done: int, total: int, bar: tqdm = bar) -> None:
                 bar.total = total

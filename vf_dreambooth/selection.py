@@ -37,5 +37,5 @@ def launch(run: RunFolder) -> bool:
     command = [sys.executable, "-m", f"{evaluator}.__main__", "select", str(run.path)]
     chosen = subprocess.run(command, env=environment, check=False).returncode == 0
     if not chosen:
-        print(f"selection    not made, the last checkpoint stays; try again with: python -m eval select {run.path}")
+        print(f"selection    not made, the last checkpoint stays; try again with: vectorfit eval select {run.path}")
     return chosen

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 from PIL import Image
+from tqdm import tqdm
 
 import vectorfit as vf
 from vf_training.runs import RunFolder
@@ -59,11 +60,16 @@ def _filled(prompts: Sequence[str], trigger: str) -> list[str]:
 
 
 def _rows(
-    pipe: DiffusionPipeline, prompts: Sequence[str], flags: argparse.Namespace, settings: GenerationSettings
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    flags: argparse.Namespace,
+    settings: GenerationSettings,
+    what: str,
 ) -> list[list[Image.Image]]:
+    """A row of pictures per prompt. Equal seeds of several prompts share no batch, so one at a time takes no longer."""
     seeds = [flags.seed + index for index in range(flags.num)]
-    images = generate_images(pipe, [p for p in prompts for _ in seeds], seeds * len(prompts), settings)
-    return [images[index * flags.num : (index + 1) * flags.num] for index in range(len(prompts))]
+    bar = tqdm(prompts, desc=what, unit="prompt")
+    return [generate_images(pipe, [prompt] * len(seeds), seeds, settings) for prompt in bar]
 
 
 def _mixed_rows(
@@ -126,7 +132,10 @@ def write_pictures(flags: argparse.Namespace) -> Iterator[Path]:
     pipe = load_pipeline(base, [] if several else [(subjects[0], flags.strength)])
     out = flags.out or (Path("generated") if several else folder_of(subjects[0]) / "generated")
     out.mkdir(parents=True, exist_ok=True)
-    rows = _mixed_rows(pipe, prompts, flags, settings) if several else [_rows(pipe, prompts[0], flags, settings)]
+    if several:
+        rows = _mixed_rows(pipe, prompts, flags, settings)
+    else:
+        rows = [_rows(pipe, prompts[0], flags, settings, "drawing the subject")]
     made_with = {"base_model": base.name, **{k: v for k, v in vars(settings).items() if k != "batch_size"}}
     names = _names(subjects)
     for name, own_prompts, own in zip(names, prompts, rows, strict=True):
@@ -139,6 +148,6 @@ def write_pictures(flags: argparse.Namespace) -> Iterator[Path]:
     yield out / "grid.png"
     if flags.compare:
         set_subjects(pipe, [])
-        columns = {"base": _rows(pipe, prompts[0], flags, settings), "personalised": rows[0]}
+        columns = {"base": _rows(pipe, prompts[0], flags, settings, "drawing the base"), "personalised": rows[0]}
         comparison(_references(subjects[0]), columns, prompts[0], cell=cell).save(out / "comparison.png")
         yield out / "comparison.png"

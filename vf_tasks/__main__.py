@@ -15,18 +15,19 @@ from . import recipe as recipes
 from .recipe import Recipe
 from .run_options import Options
 
+PROG = "python -m vf_tasks"
 EXAMPLES = (
-    "python -m vf_tasks cola --tiny",
-    "python -m vf_tasks cola --method lora --seed 1",
-    "python -m vf_tasks cola --help   # with the recipe's values as defaults",
-    "python -m vf_tasks compare runs/tasks/cola --output_dir comparison",
+    "{prog} cola --tiny",
+    "{prog} cola --method lora --seed 1",
+    "{prog} cola --help   # with the recipe's values as defaults",
+    "{prog} compare runs/tasks/cola --output_dir comparison",
 )
 
 
-def parser(recipe: Recipe | None = None) -> Parser:
+def parser(recipe: Recipe | None = None, prog: str = PROG) -> Parser:
     """The command line of one run; --help shows the values of the recipe."""
     about = f"{__doc__} Recipes: {', '.join(recipes.names())}."
-    command = Parser("vf_tasks", description=about, examples=EXAMPLES)
+    command = Parser(prog, description=about, examples=EXAMPLES)
     command.add_argument("recipe", metavar="RECIPE", help="the data set's name, or compare")
     command.add_argument("--model", help="a hub id or a folder, instead of the recipe's")
     command.add_argument("--print_config", action="store_true", help="print all settings as JSON, then stop")
@@ -60,9 +61,9 @@ def _settings(flags: dict[str, Any], problems: Problems) -> tuple[Recipe, Option
     return None if recipe is None else (recipe, options)
 
 
-def _train(arguments: Sequence[str]) -> None:
+def _train(arguments: Sequence[str], prog: str) -> None:
     problems, known = Problems(), arguments[:1] and arguments[0] in recipes.names()
-    flags = command_line.parse(parser(recipes.read(arguments[0]) if known else None), arguments, problems)
+    flags = command_line.parse(parser(recipes.read(arguments[0]) if known else None, prog), arguments, problems)
     settings = _settings(flags, problems) if flags else None
     problems.raise_all()
     assert settings is not None
@@ -86,33 +87,39 @@ def _train(arguments: Sequence[str]) -> None:
     print(f"{'parameters':20} {result['parameters']:,} ({result['percent_parameters']:.4f} %)")
 
 
-def _compare(arguments: Sequence[str]) -> None:
-    command = Parser("vf_tasks compare", description="Means, spreads and figures of runs.")
+def compare_parser(prog: str = PROG) -> Parser:
+    """The command line of a comparison."""
+    command = Parser(f"{prog} compare", description="Means, spreads and figures of runs.")
     command.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of them")
     command.add_argument("--output_dir", default="comparison", help="the folder for table and figures")
-    flags = command_line.read(command, arguments)
+    return command
+
+
+def _compare(arguments: Sequence[str], prog: str) -> None:
+    flags = command_line.read(compare_parser(prog), arguments)
     from .compare import compare
 
     for path in compare(flags.runs, flags.output_dir):
         print(path)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """The command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     compares = given[:1] == ["compare"]
 
     def command() -> None:
         if compares:
-            _compare(given[1:])
+            _compare(given[1:], prog)
         else:
-            _train(given)
+            _train(given, prog)
 
     return status_of(command, prefix="vf_tasks", interrupted="the same command resumes from the last checkpoint")
 
 
-def run() -> None:
-    sys.exit(main())
+def run(prog: str = PROG) -> None:
+    """The console script."""
+    sys.exit(main(prog=prog))
 
 
 if __name__ == "__main__":

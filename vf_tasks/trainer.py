@@ -171,7 +171,14 @@ class Log(TrainerCallback):
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.run.cut_log(state.global_step)
         self.resume_clock()
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", file=sys.stderr, mininterval=1)
+        self.bar = tqdm(
+            desc="training",
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            file=sys.stderr,
+            mininterval=1,
+        )
 
     def resume_clock(self) -> None:
         """Starts from the seconds in the log of a stopped run."""

@@ -28,10 +28,14 @@ class _Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes flags by their full names, ends --help with examples, raises VectorFitError for a wrong command line."""
+    """Takes flags by their full names, ends --help with examples, raises VectorFitError for a wrong command line.
+
+    `{prog}` in an example is the name that the command was called by.
+    """
 
     def __init__(self, prog: str | None = None, *, examples: Sequence[str] = (), **more: Any) -> None:
-        epilog = "\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else None
+        lines = [f"  {example.replace('{prog}', prog or '')}" for example in examples]
+        epilog = "\n".join(["examples:", *lines]) if lines else None
         super().__init__(prog=prog, epilog=epilog, allow_abbrev=False, formatter_class=_Help, **more)
 
     def error(self, message: str) -> NoReturn:

@@ -1,12 +1,16 @@
 """What the subject file says of itself to people and other tools."""
 
 import base64
+import shlex
 from io import BytesIO
 
 from PIL import Image
 
 import vectorfit as vf
 from train_dreambooth_vectorfit import main
+from vf_dreambooth.generate import build_parser
+from vf_dreambooth.run_writer import what_next
+from vf_training.runs import RunFolder
 
 
 def test_it_has_a_title_a_trigger_and_a_picture(arguments, tmp_path):
@@ -35,3 +39,16 @@ def test_a_row_of_a_grid_is_drawn_with_its_own_settings(arguments, tmp_path):
     for other in sheets:
         assert other.crop(first).tobytes() == plain.crop(first).tobytes()
         assert other.crop(second).tobytes() != plain.crop(second).tobytes()
+
+
+def test_a_training_ends_with_its_newest_pictures_and_a_command_to_try(tmp_path):
+    run = RunFolder(tmp_path / "my run")
+    run.sample_grid(0).parent.mkdir(parents=True)
+    run.write_config({"settings": {"instance_prompt": "a photo of sks dog"}})
+    for step in (0, 50, 100):
+        run.sample_grid(step).touch()
+    shown, following = what_next(run)
+    assert shown == f"samples      {run.sample_grid(100)}"
+    command = shlex.split(following.removeprefix("next         vectorfit generate "))
+    flags = build_parser().parse_args(command)
+    assert (flags.vectors, flags.prompts, flags.compare) == (run.path, ["a photo of sks dog in the snow"], True)

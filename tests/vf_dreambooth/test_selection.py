@@ -35,7 +35,7 @@ def test_the_evaluator_starts_alone_and_finds_the_checkout(tmp_path, monkeypatch
 def test_a_failure_is_told_and_the_training_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=2))
     assert not selection.launch(RunFolder(tmp_path))
-    assert f"the last checkpoint stays; try again with: python -m eval select {tmp_path}" in capsys.readouterr().out
+    assert f"the last checkpoint stays; try again with: vectorfit eval select {tmp_path}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -34,7 +34,10 @@ def test_generate_writes_pictures_that_say_how_they_were_made(subject, tiny_base
     ]
     parameters = json.loads(Image.open(tmp_path / "out" / "00-a-dog-8.png").text["parameters"])
     assert (parameters["prompt"], parameters["seed"], parameters["strength"]) == ("a dog", 8, 1.0)
-    assert "grid.png" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert [line.rpartition("/")[2] for line in printed.out.splitlines()] == ["grid.png", "comparison.png"]
+    assert "drawing the subject: 100%" in printed.err
+    assert printed.err.splitlines()[-1].startswith("next         --strength 0.8 draws it weaker")
 
 
 def test_several_subjects_are_drawn_in_mixed_batches_each_as_alone(subject, other_subject, tiny_base, tmp_path):

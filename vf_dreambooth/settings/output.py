@@ -37,7 +37,7 @@ class OutputSettings:
     select: bool = option(
         False,
         "at the end, let the evaluator pick the best of the kept checkpoints and its strength as the subject file "
-        "(python -m eval select)",
+        "(vectorfit eval select)",
         group=GROUP,
         shapes_result=False,
     )
