@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,7 +48,8 @@ def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:
     state = [(path, layer.base_mark, _writes(layer.weight)) for path, layer in layers.items()]
     known = _hashes.get(first)
     if known is None or known[0] != state:
-        known = _hashes[first] = state, matrices_sha256({path: base_matrix(layer) for path, layer in layers.items()})
+        # One matrix at a time: all of them would be a second copy of the model.
+        known = _hashes[first] = state, _sha256((path, base_matrix(layer)) for path, layer in layers.items())
     return known[1]
 
 
@@ -58,8 +59,12 @@ def _writes(weight: Tensor) -> int:
 
 def matrices_sha256(matrices: Mapping[str, Tensor]) -> str:
     """The same over weights as matrices [out, in], by canonical path in sorted order."""
+    return _sha256(matrices.items())
+
+
+def _sha256(matrices: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for path, matrix in matrices.items():
+    for path, matrix in matrices:
         weight = matrix.detach().float().cpu().contiguous()
         digest.update(f"{path} {tuple(weight.shape)}".encode())
         digest.update(weight.numpy().tobytes())
@@ -128,7 +133,7 @@ def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) ->
         seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "big")
         generator = torch.Generator().manual_seed(seed)
         # In float64: with TensorFloat-32 the probe would err by half of what is taken for harmless.
-        U, Vh = in_float64(layer.U), in_float64(layer.Vh)
+        U, Vh = in_float64(gathered(layer.U)), in_float64(gathered(layer.Vh))
         left = torch.randn(PROBES, U.shape[0], generator=generator).to(U)
         right = torch.randn(PROBES, Vh.shape[1], generator=generator).to(U)
         positions = None if layer.positions is None else layer.positions.to(U.device)
