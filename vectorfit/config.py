@@ -35,9 +35,9 @@ class VectorFitConfig:
         modules_to_save: names of modules to train whole, such as a fresh classifier, in the same form.
         pattern: which entries of `M` in `dW = U M Vh` are trained, a name in `pattern.PATTERNS`; "plain" is the
             diagonal and VectorFit.
-        factors: how the factors of linear layers are kept: "float32", "bf16" (both of them, halved), "square" (the square
-            one, from which and the weight the other follows), or by size with "auto"; see `factor_storage`. It does
-            not change what a file means.
+        factors: how the factors of linear layers are kept: "float32", "bf16" (both of them, halved), "square" (the
+            square one, from which and the weight the other follows), or by size with "auto"; see `factor_storage`. It
+            does not change what a file means.
         pattern_width: the pattern's `width`, as its class in `pattern` says; "plain" has none.
 
     Raises:

@@ -41,15 +41,14 @@ class FactoredWeight(nn.Module):
         return weight
 
     @classmethod
-    def shape_of(cls, module: nn.Module) -> tuple[int, int]:
-        """(out, in) of a base layer's weight as a matrix."""
+    def shape_of(cls, module: nn.Module) -> tuple[int, ...]:
+        """(out, in) of a base layer's weight as a matrix; of a LayerNorm (out,)."""
         weight: Any = module.weight
-        out, columns = cls.matrix(weight).shape
-        return out, columns
+        return tuple(cls.matrix(weight).shape)
 
     @property
-    def matrix_shape(self) -> tuple[int, int]:
-        """(out, in) of the weight as a matrix."""
+    def matrix_shape(self) -> tuple[int, ...]:
+        """(out, in) of the weight as a matrix; of a LayerNorm (out,)."""
         return self.shape_of(self)
 
     @property
@@ -126,4 +125,3 @@ def _without_factors(module: nn.Module, state: dict[str, Any], prefix: str, _: A
 def _not_missing(module: nn.Module, keys: Any) -> None:
     own = [name for name in MATRICES if module._parameters.get(name) is not None]
     keys.missing_keys[:] = [key for key in keys.missing_keys if key.rpartition(".")[2] not in own]
-

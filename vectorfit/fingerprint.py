@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,6 +33,22 @@ def base_matrix(layer: VectorFitLayer) -> Tensor:
     return layer.matrix(gathered((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
 
 
+class BaseMatrices(Mapping[str, Tensor]):
+    """The base's weights as matrices, made one at a time: all of them would be a second copy of the model."""
+
+    def __init__(self, layers: Mapping[str, VectorFitLayer]) -> None:
+        self.layers = layers
+
+    def __getitem__(self, path: str) -> Tensor:
+        return base_matrix(self.layers[path])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
 # Per first layer of a base: what its hash stands for, and the hash. A base of 1.4 GB takes a second or two.
 _hashes: "WeakKeyDictionary[VectorFitLayer, tuple[object, str]]" = WeakKeyDictionary()
 
@@ -49,7 +65,7 @@ def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:
     known = _hashes.get(first)
     if known is None or known[0] != state:
         # One matrix at a time: all of them would be a second copy of the model.
-        known = _hashes[first] = state, _sha256((path, base_matrix(layer)) for path, layer in layers.items())
+        known = _hashes[first] = state, matrices_sha256(BaseMatrices(layers))
     return known[1]
 
 
@@ -59,12 +75,8 @@ def _writes(weight: Tensor) -> int:
 
 def matrices_sha256(matrices: Mapping[str, Tensor]) -> str:
     """The same over weights as matrices [out, in], by canonical path in sorted order."""
-    return _sha256(matrices.items())
-
-
-def _sha256(matrices: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for path, matrix in matrices:
+    for path, matrix in matrices.items():
         weight = matrix.detach().float().cpu().contiguous()
         digest.update(f"{path} {tuple(weight.shape)}".encode())
         digest.update(weight.numpy().tobytes())

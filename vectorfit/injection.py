@@ -56,7 +56,9 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
                 f"{layer.path}: the model itself is the layer: it needs a parent module to be replaced in"
             )
         try:
-            replacements.append((module, kind(module, tuple(layer.vectors), config.matrix_pattern, layer.factors or FLOAT32)))
+            replacements.append(
+                (module, kind(module, tuple(layer.vectors), config.matrix_pattern, layer.factors or FLOAT32))
+            )
         except VectorFitError as error:
             raise VectorFitError(f"{layer.path}: {error}") from error
     trainable_before = {
@@ -95,9 +97,9 @@ def require_writable(layers: Mapping[str, VectorFitLayer]) -> None:
     packed = [path for path, layer in layers.items() if not layer.can_merge]
     if packed:
         raise VectorFitError(
-            f"{packed[0]}: its weight is quantised, and merging would round the change to a few bits ({len(packed)} such "
-            "layers); leave the model unmerged, export the change (vectorfit.export.lora, .difference), or load the "
-            "subject on the base in a float dtype and merge there"
+            f"{packed[0]}: its weight is quantised, and merging would round the change to a few bits ({len(packed)} "
+            "such layers); leave the model unmerged, export the change (vectorfit.export.lora, .difference), or load "
+            "the subject on the base in a float dtype and merge there"
         )
 
 

@@ -117,7 +117,7 @@ class VectorFitQuantised(VectorFitLinear):
     can_merge = False
 
     def _prepare(self, base: nn.Module) -> None:
-        quantised.keep_scales(base)
+        quantised.keep_readable(base)
         super()._prepare(base)
 
     @staticmethod
@@ -125,7 +125,7 @@ class VectorFitQuantised(VectorFitLinear):
         return quantised.dequantised(weight)
 
     @classmethod
-    def shape_of(cls, module: nn.Module) -> tuple[int, int]:
+    def shape_of(cls, module: nn.Module) -> tuple[int, ...]:
         layer: Any = module
         return layer.out_features, layer.in_features
 

@@ -63,9 +63,17 @@ def num_weights(parameter: Tensor) -> int:
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
 
 
-def keep_scales(module: nn.Module) -> None:
-    """Keeps the scales of bitsandbytes' int8 weight on it: its first call moves them into the layer's own state."""
+def keep_readable(module: nn.Module) -> None:
+    """Keeps a weight of bitsandbytes such that `dequantised` can read it alone.
+
+    The first call of an int8 weight moves its scales into the layer's own state, and a CPU's inference repacks a 4-bit
+    one; bitsandbytes undoes that itself when it saves.
+    """
     weight: Any = module.weight
+    if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
+        from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpacked
+
+        weight.data, weight.quant_state = unpacked(weight.data, weight.quant_state)
     if type(weight).__name__ == "Int8Params" and getattr(weight, SCALES, None) is None:
         scales = weight.SCB
         setattr(weight, SCALES, scales if scales is not None else module.state.SCB)  # type: ignore[union-attr]
@@ -95,7 +103,7 @@ def call(base: nn.Module, weight: Tensor, x: Tensor, bias: Tensor | None) -> Ten
         # A copy that shares everything but the bias: bitsandbytes multiplies in the layer, by the layer's own state.
         bare = type(base).__new__(type(base))
         bare.__dict__.update(base.__dict__)
-        bare.__dict__["_parameters"] = {"weight": weight, "bias": None}
+        bare.__dict__ |= {"_parameters": {"weight": weight, "bias": None}, "training": True}  # in eval it may repack
         y = bare(x)
     return y if bias is None else y + bias.to(y.dtype)
 

@@ -27,9 +27,7 @@ def quantise(model: nn.Module, kind: str, head: tuple[str, ...]) -> None:
         import torchao.quantization as torchao
     except ImportError as error:
         raise VectorFitError(f"--quantise {kind}: needs torchao; pip install 'vectorfit[quantised]'") from error
-    config = (
-        torchao.Int8WeightOnlyConfig() if kind == "int8" else torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4)
-    )
+    config = torchao.Int8WeightOnlyConfig() if kind == "int8" else torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4)
     chosen = {id(module) for module in layers.values()}
     torchao.quantize_(model, config, lambda module, path: id(module) in chosen)
 

@@ -24,7 +24,7 @@ FOLDER = "sharded"  # in a checkpoint
 REFUSED = {
     "DeepSpeed": (
         "ACCELERATE_USE_DEEPSPEED",
-        "its optimizer steps over flat buffers, where a frozen vector's missing gradient is lost, and so is the freezing",
+        "its optimizer steps over flat buffers, where a frozen vector's missing gradient is lost, and so the freezing",
     ),
     "Megatron-LM": ("ACCELERATE_USE_MEGATRON_LM", "it replaces the layers that hold the vectors"),
     "FSDP": ("ACCELERATE_USE_FSDP", "as accelerate sets it up, it leaves the factors whole on every card"),
@@ -43,7 +43,9 @@ def check(options: Options) -> None:
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise VectorFitError(f"{name}: {why}; start with accelerate's plain settings, and give --shard to split")
     if options.shard and not methods.find(options.method).trains_vectors:
-        raise VectorFitError(f"--shard: {options.method} trains no vectors, and was not tried; use DDP, without --shard")
+        raise VectorFitError(
+            f"--shard: {options.method} trains no vectors, and was not tried; use DDP, without --shard"
+        )
 
 
 def mesh() -> DeviceMesh | None:

@@ -203,7 +203,11 @@ def composed_once(model: torch.nn.Module) -> AbstractContextManager[None]:
     compose nothing. So do weights that are split among processes.
     """
     layers = [layer for _, layer in vectorfit_layers(model)]
-    whole = layers and not is_sharded(model) and all(layer.can_merge and layer.weight.dtype == torch.float32 for layer in layers)
+    whole = (
+        layers
+        and not is_sharded(model)
+        and all(layer.can_merge and layer.weight.dtype == torch.float32 for layer in layers)
+    )
     return vf.merged(model) if whole else nullcontext()
 
 

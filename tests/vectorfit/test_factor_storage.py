@@ -54,7 +54,7 @@ def test_change_and_gradients_are_those_of_float64(shape, storage, training):
     layer = layer_of(shape, storage).train(training)
     x = torch.randn(2, 7, shape[1], requires_grad=True)
     grad = torch.randn(2, 7, shape[0])
-    y, change, dx, d_sigma = reference(layer, x, grad)
+    _, change, dx, d_sigma = reference(layer, x, grad)
     found = layer(x)
     (found * grad).sum().backward()
     plain = nn.functional.linear(x.double(), layer.weight.double(), (layer.bias + layer.d_bias).double())
@@ -168,7 +168,10 @@ def test_files_and_exports_are_those_of_float32(storage, tmp_path):
     assert other[0].storage == storage
     x = torch.randn(5, 40)
     torch.testing.assert_close(other.eval()(x), model.eval()(x), atol=2e-3, rtol=2e-3)
-    for found, expected in ((export.lora(other, 4), export.lora(model, 4)), (export.difference(other), export.difference(model))):
+    for found, expected in (
+        (export.lora(other, 4), export.lora(model, 4)),
+        (export.difference(other), export.difference(model)),
+    ):
         assert found.tensors.keys() == expected.tensors.keys()
         for name, tensor in expected.tensors.items():
             assert error(found.tensors[name], tensor.double()) < BOUNDS[storage] * 2, name

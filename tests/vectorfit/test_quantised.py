@@ -10,7 +10,7 @@ from vectorfit import VectorFitConfig, VectorFitError, export, quantised
 from vectorfit.layers import VectorFitQuantised, layer_for
 from vectorfit.svd import decompose
 
-SHAPES = ((64, 96), (96, 64), (64, 64))
+SHAPES = ((64, 128), (128, 64), (64, 64))
 
 
 def int8(model):
@@ -89,7 +89,7 @@ def test_outputs_and_gradients_are_those_of_the_dequantised_weight(kind, storage
 
 
 def _kept(module):
-    quantised.keep_scales(module)
+    quantised.keep_readable(module)
     return module.weight
 
 
@@ -99,8 +99,8 @@ def _error(found, expected):
 
 @pytest.mark.parametrize("kind", QUANTISERS)
 def test_zero_deltas_disabling_and_removing_are_the_quantised_base(kind):
-    model = QUANTISERS[kind](plain((64, 96))).eval()
-    x = torch.randn(4, 96)
+    model = QUANTISERS[kind](plain((64, 128)))
+    x = torch.randn(4, 128)  # in training mode: in eval, bitsandbytes' 4-bit layers round to bfloat16 on a CPU
     with torch.no_grad():
         before, layers = model(x), list(model)
         vf.inject(model)
@@ -116,13 +116,13 @@ def test_zero_deltas_disabling_and_removing_are_the_quantised_base(kind):
 
 @pytest.mark.parametrize("kind", QUANTISERS)
 def test_training_lowers_the_loss_and_leaves_the_base(kind):
-    model = QUANTISERS[kind](plain((64, 96)))
+    model = QUANTISERS[kind](plain((64, 128)))
     weight = quantised.dequantised(_kept(model[0])).clone()
     vf.inject(model)
     optimizer = torch.optim.AdamW(vf.vector_parameters(model).values(), lr=3e-2)
-    x, target = torch.randn(16, 96), torch.randn(16, 32)
+    x, target = torch.randn(16, 128), torch.randn(16, 32)
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         loss = F.mse_loss(model(x), target)
         losses.append(loss.item())
         optimizer.zero_grad()
@@ -134,12 +134,14 @@ def test_training_lowers_the_loss_and_leaves_the_base(kind):
 
 @pytest.mark.parametrize("kind", QUANTISERS)
 def test_merging_is_refused_with_what_can_be_done_and_exports_work(kind):
-    model = QUANTISERS[kind](plain((64, 96)))
+    model = QUANTISERS[kind](plain((64, 128)))
     weight = quantised.dequantised(_kept(model[0]))
     vf.inject(model)
     moved(model)
     for refused in (vf.merge, export.bake, lambda model: vf.serve(model, "cpu", torch.float32)):
-        with pytest.raises(VectorFitError, match=r"0: its weight is quantised.*\(2 such layers\).*vectorfit.export.lora"):
+        with pytest.raises(
+            VectorFitError, match=r"0: its weight is quantised.*\(2 such layers\).*vectorfit.export.lora"
+        ):
             refused(model)
     difference = export.difference(model).tensors["0.diff"]
     U, _, Vh = decompose(weight)
@@ -150,30 +152,32 @@ def test_merging_is_refused_with_what_can_be_done_and_exports_work(kind):
 @pytest.mark.parametrize("kind", QUANTISERS)
 def test_a_file_belongs_to_the_dequantised_weights(kind, tmp_path):
     """The factors come from the dequantised weight: the file fits any base of those values, quantised or not."""
-    model = QUANTISERS[kind](plain((64, 96)))
+    model = QUANTISERS[kind](plain((64, 128)))
     vf.inject(model)
     moved(model)
     path = tmp_path / "a.safetensors"
     vf.save_vectors(model, path, base_model="b")
-    again = QUANTISERS[kind](plain((64, 96)))
+    again = QUANTISERS[kind](plain((64, 128)))
     vf.load_vectors(again, path)
-    x = torch.randn(3, 96)
+    x = torch.randn(3, 128)
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(x), model.eval()(x))
-    same_values = plain((64, 96))
+    same_values = plain((64, 128))
     for index in (0, 2):
         same_values[index].weight.data = quantised.dequantised(model[index].weight).float()
     vf.load_vectors(same_values, path)
     with torch.no_grad():
         torch.testing.assert_close(same_values.eval()(x), model(x), atol=1e-4, rtol=1e-4)
     with pytest.raises(VectorFitError, match="base weights"):
-        vf.load_vectors(plain((64, 96)), path)  # the weights before they were quantised are others
+        vf.load_vectors(plain((64, 128)), path)  # the weights before they were quantised are others
 
 
 def test_a_layer_that_cannot_be_called_is_refused_with_what_can():
     raw = nn.ModuleDict({"fc": nn.Linear(4, 4)})
     raw["fc"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(VectorFitError, match=r"fc: its weight is quantised \(torch.int8\).*use torchao or bitsandbytes"):
+    with pytest.raises(
+        VectorFitError, match=r"fc: its weight is quantised \(torch.int8\).*use torchao or bitsandbytes"
+    ):
         vf.plan(raw)
     assert layer_for(raw["fc"]) is None
 
@@ -181,13 +185,15 @@ def test_a_layer_that_cannot_be_called_is_refused_with_what_can():
 def test_a_layer_of_bitsandbytes_is_first_quantised():
     library = pytest.importorskip("bitsandbytes")
     model = nn.Sequential(library.nn.Linear4bit(64, 32))
-    with pytest.raises(VectorFitError, match="0: a Linear4bit of bitsandbytes that is not quantised yet; move the model"):
+    with pytest.raises(
+        VectorFitError, match="0: a Linear4bit of bitsandbytes that is not quantised yet; move the model"
+    ):
         vf.plan(model)
 
 
 def test_packed_weights_are_counted_as_weights():
-    model = bnb("nf4")(plain((64, 96), bias=False))
-    assert vf.plan(model).num_total == 64 * 96 + 64 * 32
+    model = bnb("nf4")(plain((64, 128), bias=False))
+    assert vf.plan(model).num_total == 64 * 128 + 64 * 32
 
 
 def test_plain_layers_are_not_quantised():
