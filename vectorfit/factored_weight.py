@@ -78,7 +78,7 @@ class FactoredWeight(nn.Module):
     def recovered(self) -> Tensor:
         """The factor that "square" does not keep. Shapes: Vh [r, in] where U is square, otherwise U [out, r]."""
         square, tail = gathered(self.U if self.is_wide else self.Vh), gathered(self.tail)
-        weight = self.matrix(gathered((self.pristine or (self.weight,))[0].detach())).to(square.device)
+        weight = self.matrix(gathered((self.pristine or (self.weight,))[0])).detach().to(square.device)
         return factor_storage.recovered(weight, square, self.sigma.to(square.device), tail, wide=self.is_wide)
 
     def square_and_rest(self) -> tuple[Tensor, Tensor]:

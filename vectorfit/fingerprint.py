@@ -30,7 +30,8 @@ def by_canonical_path(
 
 
 def base_matrix(layer: VectorFitLayer) -> Tensor:
-    return layer.matrix(gathered((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
+    weight = gathered((layer.pristine or (layer.weight,))[0])
+    return layer.matrix(weight).detach().float().cpu().contiguous()
 
 
 class BaseMatrices(Mapping[str, Tensor]):

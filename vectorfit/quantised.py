@@ -22,7 +22,7 @@ def is_quantised(module: nn.Module) -> bool:
     weight: Any = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not isinstance(module, nn.Linear | nn.Conv2d):
         return False
-    named = type(weight).__name__ in BITSANDBYTES or type(weight).__module__.startswith("torchao.")
+    named = type(weight).__name__ in BITSANDBYTES or _is_torchao(weight)
     return named or not (weight.is_floating_point() or weight.is_complex())
 
 
@@ -36,12 +36,16 @@ def why_not(module: nn.Module) -> str:
         if weight.is_floating_point():
             return f"a {name} of bitsandbytes that is not quantised yet; move the model to its device first"
         return ""
-    if type(weight).__module__.startswith("torchao."):
+    if _is_torchao(weight):
         return "" if _multiplies(module) else f"its weight, a {kind} of torchao, cannot be called or dequantised here"
     return (
         f"its weight is quantised ({weight.dtype}) and the layer does not say how it is called or dequantised; use "
         "torchao or bitsandbytes, or load the model in a float dtype"
     )
+
+
+def _is_torchao(weight: Tensor) -> bool:
+    return type(weight).__module__.startswith("torchao.")
 
 
 def _multiplies(module: nn.Linear) -> bool:
@@ -91,13 +95,15 @@ def dequantised(weight: Tensor) -> Tensor:
     if type(weight).__name__ == "Int8Params":
         scales: Tensor = getattr(packed, SCALES)
         return packed.data.float() * (scales.to(packed.device)[:, None].float() / INT8_MAX)
+    if not _is_torchao(weight):  # `detach` makes plain tensors of bitsandbytes' weights, without their scales
+        raise TypeError(f"got a {type(weight).__name__}, expected a quantised weight itself")
     result: Tensor = packed.dequantize()
     return result
 
 
 def call(base: nn.Module, weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """What the quantised layer does to x, with this bias instead of its own. Shapes: x [..., in], result [..., out]."""
-    if type(weight).__module__.startswith("torchao."):
+    if _is_torchao(weight):
         y = F.linear(x.to(weight.dtype), weight).to(x.dtype)
     else:
         # A copy that shares everything but the bias: bitsandbytes multiplies in the layer, by the layer's own state.

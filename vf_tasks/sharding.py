@@ -22,10 +22,7 @@ from .run_options import Options
 FOLDER = "sharded"  # in a checkpoint
 # accelerate's ways to split a model, the variable that tells of them, and why they are refused.
 REFUSED = {
-    "DeepSpeed": (
-        "ACCELERATE_USE_DEEPSPEED",
-        "its optimizer steps over flat buffers, where a frozen vector's missing gradient is lost, and so the freezing",
-    ),
+    "DeepSpeed": ("ACCELERATE_USE_DEEPSPEED", "it steps inside backward, where nothing can be frozen any more"),
     "Megatron-LM": ("ACCELERATE_USE_MEGATRON_LM", "it replaces the layers that hold the vectors"),
     "FSDP": ("ACCELERATE_USE_FSDP", "as accelerate sets it up, it leaves the factors whole on every card"),
 }

@@ -100,6 +100,14 @@ class TaskTrainer(Trainer):
                 file.rename(folder / file.name)
         self.run.keep_checkpoints([step])
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if sharding.is_sharded(self.model):
+            # Hooks of gradients do not run on parts of a vector: a frozen one would count in the norm.
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, AVFCallback):
+                    callback.on_pre_optimizer_step(self.args, self.state, self.control)
+        return super()._clip_grad_norm(model)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.run_shards:
             super()._save_optimizer_and_scheduler(output_dir)

@@ -150,10 +150,11 @@ def test_merging_is_refused_with_what_can_be_done_and_exports_work(kind):
 
 
 @pytest.mark.parametrize("kind", QUANTISERS)
-def test_a_file_belongs_to_the_dequantised_weights(kind, tmp_path):
+@pytest.mark.parametrize("storage", ["float32", "square"])
+def test_a_file_belongs_to_the_dequantised_weights(kind, storage, tmp_path):
     """The factors come from the dequantised weight: the file fits any base of those values, quantised or not."""
     model = QUANTISERS[kind](plain((64, 128)))
-    vf.inject(model)
+    vf.inject(model, VectorFitConfig(factors=storage))
     moved(model)
     path = tmp_path / "a.safetensors"
     vf.save_vectors(model, path, base_model="b")
@@ -189,6 +190,12 @@ def test_a_layer_of_bitsandbytes_is_first_quantised():
         VectorFitError, match="0: a Linear4bit of bitsandbytes that is not quantised yet; move the model"
     ):
         vf.plan(model)
+
+
+def test_a_weight_without_its_scales_is_never_read():
+    weight = _kept(bnb("nf4")(plain((64, 128)))[0])
+    with pytest.raises(TypeError, match="got a Tensor, expected a quantised weight itself"):
+        quantised.dequantised(weight.detach())
 
 
 def test_packed_weights_are_counted_as_weights():
