@@ -2,7 +2,7 @@
 
 Each decoder is made from its configuration at a small width and trained whole on one half of GSM8K's problems; then
 every method trains it on the other half for the same number of updates. `--memory` prints what large decoders take, by
-arithmetic on their shapes, and checks that on a decoder that fits (`--check`). GSM8K is read from $VECTORFIT_DATA/gsm8k.
+arithmetic on their shapes; `--check` compares that with a decoder that fits. GSM8K is read from $VECTORFIT_DATA/gsm8k.
 """
 
 import argparse
@@ -28,24 +28,45 @@ from vf_training import methods
 RESULT = Path(__file__).with_suffix(".md")
 WIDTH, LAYERS, VOCABULARY, LENGTH, BATCH = 192, 4, 1024, 128, 16
 SMALL = {
-    **{"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 6, "num_key_value_heads": 2},
-    **{"vocab_size": VOCABULARY, "max_position_embeddings": LENGTH, "head_dim": 32},
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": LENGTH,
+    "head_dim": 32,
 }
 ARCHITECTURES = {"Llama": ("llama", 512), "Gemma": ("gemma2", 768)}  # model type, feed-forward width
 # Of the published configurations; the vocabulary's embedding is not adapted, and counts as weights.
 LARGE: dict[str, dict[str, Any]] = {
     "Llama-3-8B": {
-        **{"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336},
-        **{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
     },
     "Gemma-7B": {
-        **{"model_type": "gemma", "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576},
-        **{"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256},
+        "model_type": "gemma",
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
     },
 }
 MIDDLE = {
-    **{"model_type": "llama", "vocab_size": 1024, "hidden_size": 1024, "intermediate_size": 2816},
-    **{"num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 4},
+    "model_type": "llama",
+    "vocab_size": 1024,
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
 }
 ADAMW = 16  # bytes of a trained number: itself, its gradient and two moments
 GIB = 2**30
@@ -59,8 +80,8 @@ ROWS = {
     "VectorFit, square factor, int4 base": ("vectorfit", "square", "int4"),
 }
 RATES = {"lora": 2e-3, "vectorfit": 1e-2}
-NOTES = """Loss is the mean over the tokens of held-out problems, before and after the updates of each method; the decoder was
-trained whole on other problems before. The rates are one guess per method, not a sweep."""
+NOTES = """Loss is the mean over the tokens of held-out problems, before and after the updates of each method; the
+decoder was trained whole on other problems before. The rates are one guess per method, not a sweep."""
 
 
 def problems() -> list[str]:
@@ -194,9 +215,8 @@ def check_memory(storage: str) -> None:
     train(model, list(vf.vector_parameters(model).values()), 1e-3, tokens, 1)
     after = process.memory_info().rss - before
     told = ", ".join(f"{name} {size / GIB:.2f}" for name, size in expected.items())
-    print(
-        f"{storage}: expected {sum(expected.values()) / GIB:.2f} GiB ({told}); tensors {held / GIB:.2f}, process {after / GIB:.2f}"
-    )
+    print(f"{storage}: expected {sum(expected.values()) / GIB:.2f} GiB ({told})")
+    print(f"measured: {held / GIB:.2f} in tensors, before AdamW; the process took {after / GIB:.2f} more")
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ HEADER = [
 ]
 NOTES = """The change is `U diag(d_sigma) Vh x`, with random `d_sigma` of 1 % of the mean singular value; 256 tokens.
 "error of the change" is relative, against float64, of what the layer adds to its base. In bfloat16 the base's own
-output is rounded by more than that, so "output, x plain" gives the error of the whole output over what rounding the exact
-one to bfloat16 costs. "arrives" is the share of the change that is in the output, by projection: below 1.00 it is
+output is rounded by more than that, so "output, x plain" gives the error of the whole output over what rounding the
+exact one to bfloat16 costs. "arrives" is the share of the change that is in the output, by projection: below 1.00 it is
 biased. "step" is forward and backward of a layer over that of the frozen one, median of interleaved repeats in one
 process. MiB are the factors' alone, the tail included; "tail" is the share of directions that keep both factors."""
 
