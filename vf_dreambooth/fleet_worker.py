@@ -8,6 +8,7 @@ there when another worker goes on with it.
 import copy
 import importlib
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -121,8 +122,8 @@ def _checkpoint(relative: Path) -> str:
 
 
 @contextmanager
-def at_hand(url: str, *, kept: bool) -> Iterator[Path]:
-    """A local folder with what the URL has: the folder itself where it is local, otherwise a copy.
+def at_hand(url: str, scratch: Path, *, kept: bool) -> Iterator[Path]:
+    """A local folder with what the URL has: the folder itself where it is local, otherwise a copy in `scratch`.
 
     With `kept`, what is written there is copied back, every half minute and at the end.
     """
@@ -130,8 +131,8 @@ def at_hand(url: str, *, kept: bool) -> Iterator[Path]:
     if storage.is_local:
         yield Path(storage.path)
         return
-    with tempfile.TemporaryDirectory(prefix="vectorfit-") as scratch:
-        folder, done = Path(scratch) / url.rstrip("/").rpartition("/")[2], threading.Event()
+    folder, done = scratch / url.rstrip("/").rpartition("/")[2], threading.Event()
+    try:
         storage.fetch(folder)
         if not kept:
             yield folder
@@ -144,6 +145,8 @@ def at_hand(url: str, *, kept: bool) -> Iterator[Path]:
             done.set()
             copying.join()
             storage.keep(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy_until(storage: Storage, folder: Path, done: threading.Event) -> None:
@@ -165,6 +168,8 @@ class Worker:
         self.flags = list(flags)
         self.script: Any = importlib.import_module(PROG.removesuffix(".py"))
         self.pristine = cache(self.script.load)
+        # Of all its subjects: class images are drawn beside the run folders, once a class.
+        self.scratch = tempfile.TemporaryDirectory(prefix="vectorfit-")
 
     def load(self, base: Any) -> Any:
         """The base, read from disk once. A training changes what it is given, so each gets a copy."""
@@ -176,7 +181,11 @@ class Worker:
         What the user can mend (photos, settings) is an outcome. Other errors are raised, so that Ray tries again.
         """
         try:
-            with at_hand(subject.photos, kept=False) as photos, at_hand(subject.run, kept=True) as run:
+            scratch = Path(self.scratch.name)
+            with (
+                at_hand(subject.photos, scratch / "photos", kept=False) as photos,
+                at_hand(subject.run, scratch / "runs", kept=True) as run,
+            ):
                 return self._trained(subject, photos, run)
         except VectorFitError as error:
             return Outcome(subject.name, "failed", "; ".join(str(error).splitlines()), os.getpid())

@@ -73,14 +73,14 @@ def test_a_run_on_a_storage_is_resumed_from_its_copied_checkpoints(memory, tmp_p
 
 
 def test_a_local_folder_is_used_itself_and_a_remote_one_is_copied_back(memory, tmp_path):
-    with at_hand(str(tmp_path), kept=True) as folder:
+    with at_hand(str(tmp_path), tmp_path / "scratch", kept=True) as folder:
         assert folder == tmp_path
-    with at_hand("memory://runs/dog", kept=True) as folder:
+    with at_hand("memory://runs/dog", tmp_path / "scratch", kept=True) as folder:
         assert folder.name == "dog"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "log.jsonl").write_text("{}\n")
     assert not folder.exists()
-    with at_hand("memory://runs/dog", kept=False) as again:
+    with at_hand("memory://runs/dog", tmp_path / "scratch", kept=False) as again:
         assert (again / "log.jsonl").read_text() == "{}\n"
     assert Storage("memory://runs").folders() == ["dog"]
 
