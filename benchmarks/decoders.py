@@ -1,4 +1,4 @@
-"""Decoders of Llama's and Gemma's architecture, small, on GSM8K: `python -m benchmarks.decoders --seconds 60`
+"""Decoders of Llama's and Gemma's architecture, small, on GSM8K: `python -m benchmarks.decoders`
 
 Each decoder is made from its configuration at a small width and trained whole on one half of GSM8K's problems; then
 every method trains it on the other half for the same number of updates. `--memory` prints what large decoders take, by
@@ -6,9 +6,9 @@ arithmetic on their shapes; `--check` compares that with a decoder that fits. GS
 """
 
 import argparse
+import itertools
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,17 @@ from vf_tasks.quantisation import quantise
 from vf_training import methods
 
 RESULT = Path(__file__).with_suffix(".md")
-WIDTH, LAYERS, VOCABULARY, LENGTH, BATCH = 192, 4, 1024, 128, 16
+WIDTH, LAYERS, VOCABULARY, LENGTH, BATCH = 128, 3, 1024, 96, 8
 SMALL = {
     "hidden_size": WIDTH,
     "num_hidden_layers": LAYERS,
-    "num_attention_heads": 6,
+    "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": VOCABULARY,
     "max_position_embeddings": LENGTH,
     "head_dim": 32,
 }
-ARCHITECTURES = {"Llama": ("llama", 512), "Gemma": ("gemma2", 768)}  # model type, feed-forward width
+ARCHITECTURES = {"Llama": ("llama", 384), "Gemma": ("gemma2", 512)}  # model type, feed-forward width
 # Of the published configurations; the vocabulary's embedding is not adapted, and counts as weights.
 LARGE: dict[str, dict[str, Any]] = {
     "Llama-3-8B": {
@@ -120,20 +120,15 @@ def batches(rows: Tensor, seed: int) -> Iterator[Tensor]:
         yield rows[torch.randint(len(rows), (BATCH,), generator=generator)]
 
 
-def train(
-    model: nn.Module, parameters: list[nn.Parameter], rate: float, rows: Tensor, updates: int, seconds: float = 1e9
-) -> int:
-    """So many updates, or as many as there is time for; returns their number."""
-    optimizer, began = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0), time.perf_counter()
+def train(model: nn.Module, parameters: list[nn.Parameter], rate: float, rows: Tensor, updates: int) -> None:
+    """So many updates of a model by AdamW."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     model.train()
-    for done, batch in enumerate(batches(rows, seed=1)):
-        if done == updates or time.perf_counter() - began > seconds:
-            return done
+    for batch in itertools.islice(batches(rows, seed=1), updates):
         model(input_ids=batch, labels=batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    raise AssertionError("batches are endless")
 
 
 @torch.no_grad()
@@ -142,13 +137,13 @@ def loss_on(model: nn.Module, rows: Tensor) -> float:
     return float(torch.stack([model(input_ids=part, labels=part).loss for part in rows.split(BATCH)]).mean())
 
 
-def table(architecture: str, rows: Tensor, seconds: float) -> list[list[str]]:
+def table(architecture: str, rows: Tensor, pretraining: int, updates: int) -> list[list[str]]:
     """The losses of every method on one decoder."""
     half = len(rows) // 2
     first, second, held_out = rows[:half], rows[half : -2 * BATCH], rows[-2 * BATCH :]
     base = small_decoder(architecture)
-    train(base, list(base.parameters()), 1e-3, first, 10**9, seconds)
-    weights, found, updates = base.state_dict(), [], 10**9
+    train(base, list(base.parameters()), 3e-3, first, pretraining)
+    weights, found = base.state_dict(), []
     for name, (method, storage, kind) in ROWS.items():
         model = small_decoder(architecture)
         model.load_state_dict(weights)
@@ -157,12 +152,10 @@ def table(architecture: str, rows: Tensor, seconds: float) -> list[list[str]]:
         options = methods.Options(size=2 if method == "lora" else None, factors=storage)
         trained = methods.put_in(method, model, options)
         parameters = list(trained.parameters.values())
-        # The first method's time sets the number of updates of all.
-        done = train(trained.wrapped[""], parameters, RATES[method], second, updates, seconds)
-        updates = min(updates, done) if updates == 10**9 else updates
+        train(trained.wrapped[""], parameters, RATES[method], second, updates)
         after = loss_on(trained.wrapped[""], held_out)
         count = sum(parameter.numel() for parameter in parameters)
-        found.append([architecture, name, f"{count:,}", f"{done}", f"{before:.3f}", f"{after:.3f}"])
+        found.append([architecture, name, f"{count:,}", f"{before:.3f}", f"{after:.3f}"])
         print(*found[-1], flush=True)
     return found
 
@@ -221,7 +214,8 @@ def check_memory(storage: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="for each training (default 60)")
+    parser.add_argument("--pretraining", type=int, default=2000, help="updates of the whole decoder (default 2000)")
+    parser.add_argument("--updates", type=int, default=500, help="of each method (default 500)")
     parser.add_argument("--memory", action="store_true", help="print what large decoders take, then stop")
     parser.add_argument("--check", metavar="STORAGE", help="check the arithmetic on a middle-sized decoder, then stop")
     parser.add_argument("--write", action="store_true", help="write the table to decoders.md")
@@ -233,10 +227,12 @@ def main() -> None:
             check_memory(flags.check)
         return
     rows = tokenized(problems())
-    found = [row for architecture in ARCHITECTURES for row in table(architecture, rows, flags.seconds)]
+    found = [
+        row for architecture in ARCHITECTURES for row in table(architecture, rows, flags.pretraining, flags.updates)
+    ]
     if flags.write:
-        header = ["decoder", "method", "parameters", "updates", "loss before", "after"]
-        notes = f"{NOTES}\n\n{flags.seconds:g} seconds for each whole training; load {os.getloadavg()[0]:.1f}."
+        header = ["decoder", "method", "parameters", "loss before", "after"]
+        notes = f"{NOTES}\n\n{flags.pretraining} updates of the whole decoder, {flags.updates} of each method."
         write_table(RESULT, "Small decoders on GSM8K", "python -m benchmarks.decoders", header, found, notes)
 
 

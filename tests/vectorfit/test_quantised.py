@@ -203,6 +203,16 @@ def test_packed_weights_are_counted_as_weights():
     assert vf.plan(model).num_total == 64 * 128 + 64 * 32
 
 
+def test_peft_is_told_to_use_inject():
+    peft = pytest.importorskip("peft")
+    from vectorfit.peft import VectorFitConfig as PeftConfig
+
+    with pytest.raises(
+        VectorFitError, match="quantised, which this method does not take through PEFT; use vectorfit.inj"
+    ):
+        peft.get_peft_model(int8(plain((64, 128))), PeftConfig(target_modules=["0"]))
+
+
 def test_plain_layers_are_not_quantised():
     assert not quantised.is_quantised(nn.Linear(2, 2))
     assert not quantised.is_quantised(nn.Embedding(2, 2))
