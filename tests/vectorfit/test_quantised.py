@@ -208,7 +208,7 @@ def test_peft_is_told_to_use_inject():
     from vectorfit.peft import VectorFitConfig as PeftConfig
 
     with pytest.raises(
-        VectorFitError, match="quantised, which this method does not take through PEFT; use vectorfit.inj"
+        VectorFitError, match=r"quantised, which this method does not take through PEFT; use vectorfit.inj"
     ):
         peft.get_peft_model(int8(plain((64, 128))), PeftConfig(target_modules=["0"]))
 
