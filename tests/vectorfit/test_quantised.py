@@ -155,6 +155,7 @@ def test_a_file_belongs_to_the_dequantised_weights(kind, storage, tmp_path):
     """The factors come from the dequantised weight: the file fits any base of those values, quantised or not."""
     model = QUANTISERS[kind](plain((64, 128)))
     vf.inject(model, VectorFitConfig(factors=storage))
+    bound = 1e-4 if storage == "float32" else 2e-3  # the others keep their factors in float32
     moved(model)
     path = tmp_path / "a.safetensors"
     vf.save_vectors(model, path, base_model="b")
@@ -162,13 +163,13 @@ def test_a_file_belongs_to_the_dequantised_weights(kind, storage, tmp_path):
     vf.load_vectors(again, path)
     x = torch.randn(3, 128)
     with torch.no_grad():
-        torch.testing.assert_close(again.eval()(x), model.eval()(x))
+        torch.testing.assert_close(again.eval()(x), model.eval()(x), atol=bound, rtol=bound)
     same_values = plain((64, 128))
     for index in (0, 2):
         same_values[index].weight.data = quantised.dequantised(model[index].weight).float()
     vf.load_vectors(same_values, path)
     with torch.no_grad():
-        torch.testing.assert_close(same_values.eval()(x), model(x), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(same_values.eval()(x), model(x), atol=bound, rtol=bound)
     with pytest.raises(VectorFitError, match="base weights"):
         vf.load_vectors(plain((64, 128)), path)  # the weights before they were quantised are others
 

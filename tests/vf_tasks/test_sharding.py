@@ -74,6 +74,7 @@ def test_a_checkpoint_in_parts_holds_parameters_and_optimizer(prepared, tmp_path
     optimizer = torch.optim.AdamW(parameters.values(), lr=0.1)
     sum(value.square().sum() + value.sum() for value in parameters.values()).backward()
     optimizer.step()
+    optimizer.zero_grad()
     saved = {name: value.detach().clone() for name, value in parameters.items()}
     moments = [optimizer.state[value]["exp_avg"].clone() for value in parameters.values()]
     names = {name: value for name, value in model.named_parameters() if value.requires_grad}
