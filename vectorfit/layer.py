@@ -148,23 +148,20 @@ class VectorFitLayer(FactoredWeight):
 
     def composed(self) -> tuple[Tensor, Tensor | None]:
         """The effective weight, in the base's shape, and bias [out], both in the base's dtype. Eq. 2 and 3."""
-        weight = (self.pristine or (self.weight,))[0]
+        return self.effective(None if self.d_sigma is None else self.strength * self.d_sigma, self._scaled(self.d_bias))
+
+    def effective(self, d_sigma: Tensor | None, delta: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As `composed`, of these deltas: of sigma [n] and of the bias [out], or None where none is added."""
+        weight, bias = self.pristine or (self.weight, self.bias)
         composed, device = weight, self.weight.device  # the rest may be in main memory: see `serve` and `merge`
-        if self.d_sigma is not None and (self.storage != SQUARE or bool(self.d_sigma.any())):
-            d_sigma = (self.strength * self.d_sigma).to(device)
-            U, Vh = self.U.to(device).float(), self.Vh.to(device).float()
+        if d_sigma is not None and (self.storage != SQUARE or bool(d_sigma.any())):
+            d_sigma, U, Vh = d_sigma.to(device), self.U.to(device).float(), self.Vh.to(device).float()
             positions = None if self.positions is None else self.positions.to(device)
             matrix = compose(self.matrix(weight.to(device)), d_sigma, U, Vh, self.pattern, positions)
             composed = self.unmatrix(matrix.to(weight.dtype), weight.shape)
-        return composed, self.effective_bias()
-
-    def effective_bias(self) -> Tensor | None:
-        """Eq. 3: the bias [out] in the base's dtype."""
-        bias = self.pristine[1] if self.pristine else self.bias
-        delta, device = self._scaled(self.d_bias), self.weight.device
-        if bias is None or delta is None:
-            return bias
-        return (bias.to(device).float() + delta.to(device)).to(bias.dtype)
+        if bias is not None and delta is not None:
+            bias = (bias.to(device).float() + delta.to(device)).to(bias.dtype)
+        return composed, bias
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled and not self.served:

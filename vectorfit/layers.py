@@ -138,10 +138,16 @@ class VectorFitQuantised(VectorFitLinear):
         return self.weight
 
     def transform(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return quantised.call(self.base, self.weight, x, bias)
+        if quantised.is_packed(weight):  # the layer's own, in whatever dtype it was asked for
+            return quantised.call(self.base, self.weight, x, bias)
+        return F.linear(x, weight, bias)
 
-    def composed(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight, self.effective_bias()
+    def effective(self, d_sigma: Tensor | None, delta: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The base's own weight where nothing is added to it, otherwise the changed one, which is not quantised."""
+        weight, bias = super().effective(None, delta)
+        if d_sigma is None or not bool(d_sigma.any()):
+            return weight, bias
+        return self.matrix(self.weight).float() + self.change(d_sigma.float()), bias
 
     def trainable_forward(self, x: Tensor, d_sigma: Tensor | None, d_bias: Tensor | None) -> Tensor:
         if d_sigma is None:

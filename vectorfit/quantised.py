@@ -17,13 +17,17 @@ SCALES = "vectorfit_scales"  # an attribute of bitsandbytes' int8 weights: their
 INT8_MAX = 127
 
 
+def is_packed(weight: Tensor) -> bool:
+    """Whether a weight is one of torchao's or bitsandbytes' quantised ones."""
+    return type(weight).__name__ in BITSANDBYTES or _is_torchao(weight)
+
+
 def is_quantised(module: nn.Module) -> bool:
     """Whether a layer's weight is quantised, or about to be."""
     weight: Any = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not isinstance(module, nn.Linear | nn.Conv2d):
         return False
-    named = type(weight).__name__ in BITSANDBYTES or _is_torchao(weight)
-    return named or not (weight.is_floating_point() or weight.is_complex())
+    return is_packed(weight) or not (weight.is_floating_point() or weight.is_complex())
 
 
 def why_not(module: nn.Module) -> str:

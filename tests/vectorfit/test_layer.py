@@ -34,9 +34,13 @@ def test_half_the_strength_is_half_the_change(layer):
         assert torch.equal(layer(x), base)
 
 
-def test_the_effective_bias_is_the_sum_in_the_base_s_dtype(layer):
-    assert torch.equal(layer.effective_bias(), layer.bias + layer.d_bias)
-    assert VectorFitLinear(nn.Linear(5, 4, bias=False)).effective_bias() is None
+def test_the_effective_weight_is_that_of_the_given_deltas(layer):
+    weight, bias = layer.effective(None, layer.d_bias)
+    assert weight is layer.weight
+    assert torch.equal(bias, layer.bias + layer.d_bias)
+    weight, bias = layer.effective(2 * layer.d_sigma.detach(), None)
+    torch.testing.assert_close(weight - layer.weight, layer.change(2 * layer.d_sigma), atol=1e-6, rtol=1e-5)
+    assert bias is layer.bias
 
 
 def test_every_float_layer_can_be_merged(layer):

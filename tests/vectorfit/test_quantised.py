@@ -150,6 +150,18 @@ def test_merging_is_refused_with_what_can_be_done_and_exports_work(kind):
 
 
 @pytest.mark.parametrize("kind", QUANTISERS)
+def test_the_effective_weight_is_a_float_one_where_it_is_changed(kind):
+    model = QUANTISERS[kind](plain((64, 128)))
+    vf.inject(model)
+    layer = moved(model)[0]
+    assert layer.effective(None, None)[0] is layer.weight
+    weight, bias = layer.effective(layer.d_sigma.detach(), layer.d_bias.detach())
+    x = torch.randn(3, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.transform(x, weight, bias), layer(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", QUANTISERS)
 @pytest.mark.parametrize("storage", ["float32", "square"])
 def test_a_file_belongs_to_the_dequantised_weights(kind, storage, tmp_path):
     """The factors come from the dequantised weight: the file fits any base of those values, quantised or not."""
