@@ -21,20 +21,31 @@ from vectorfit.pattern import DIAGONAL
 
 RESULT = Path(__file__).with_suffix(".md")
 STARTER = Path(__file__).parents[1] / "starter" / "weights"
-MODEL_SHAPES = ((1280, 1280), (10240, 1280), (1280, 5120))  # Stable Diffusion v1.4, random weights
-LARGE_SHAPES = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336))  # Llama-3-8B, random weights
+MODEL_SHAPES = ((1280, 1280), (10240, 1280), (1280, 5120), (1024, 4096))  # of Stable Diffusion v1.4 and Llama-3-8B
+LARGE_SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))  # of Llama-3-8B
 SMALLEST = 256  # of the starter's layers that are measured
-TOKENS, CHANGE = 256, 1e-2  # of each singular value, relative to the mean one
+TOKENS, CHANGE, SMALL = 256, 1e-2, 1e-4  # changes of the singular values, relative to the mean one
 HEADER = [
-    *("weight", "precision", "storage", "MiB", "tail", "error of the change", "output, x plain", "arrives"),
+    *(
+        "weight",
+        "precision",
+        "storage",
+        "MiB",
+        "tail",
+        "error of the change",
+        "output, x plain",
+        "arrives",
+        "of 0.01 %",
+    ),
     *("error of d_sigma's gradient", "of the input's", "step, x frozen"),
 ]
 NOTES = """The change is `U diag(d_sigma) Vh x`, with random `d_sigma` of 1 % of the mean singular value; 256 tokens.
 "error of the change" is relative, against float64, of what the layer adds to its base. In bfloat16 the base's own
 output is rounded by more than that, so "output, x plain" gives the error of the whole output over what rounding the
-exact one to bfloat16 costs. "arrives" is the share of the change that is in the output, by projection: below 1.00 it is
-biased. "step" is forward and backward of a layer over that of the frozen one, median of interleaved repeats in one
-process. MiB are the factors' alone, the tail included; "tail" is the share of directions that keep both factors."""
+exact one to bfloat16 costs. "arrives" is the share of the change that is in the output, by projection: below 1.00
+it is biased; "of 0.01 %" is the same for a change a hundredth as large, where rounding makes it noisy. "step" is
+forward and backward of a layer over that of the frozen one, median of interleaved repeats in one process. MiB are
+the factors' alone, the tail included; "tail" is the share of directions that keep both factors."""
 
 
 def starter_weights() -> Iterator[tuple[str, Tensor]]:
@@ -53,7 +64,7 @@ def random_weights(shapes: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, T
         yield f"random {out} x {columns}", torch.randn(out, columns, generator=generator) / columns**0.5
 
 
-def layer_of(weight: Tensor, storage: str, dtype: torch.dtype) -> VectorFitLinear:
+def layer_of(weight: Tensor, storage: str, dtype: torch.dtype, change: float = CHANGE) -> VectorFitLinear:
     """A layer in training with a change in it."""
     base = nn.Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)
     base.weight.data = weight.to(dtype)
@@ -61,7 +72,7 @@ def layer_of(weight: Tensor, storage: str, dtype: torch.dtype) -> VectorFitLinea
     assert layer.d_sigma is not None
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
-        layer.d_sigma.copy_(torch.randn(layer.d_sigma.shape, generator=generator) * CHANGE * layer.sigma.mean())
+        layer.d_sigma.copy_(torch.randn(layer.d_sigma.shape, generator=generator) * change * layer.sigma.mean())
     return layer
 
 
@@ -89,11 +100,15 @@ def errors(weight: Tensor, storage: str, dtype: torch.dtype) -> list[str]:
     assert x.grad is not None
     assert layer.d_sigma.grad is not None
     arrives = float((added * change).sum() / change.square().sum())
+    faint = change * (SMALL / CHANGE)
+    with torch.no_grad():
+        faintly = layer_of(weight, storage, dtype, SMALL)(x).double() - base
     low = dtype == torch.bfloat16
     return [
         "" if low else f"{relative(added, change):.1e}",
         f"{relative(y.detach(), base + change) / rounding:.2f}" if low else "",
         f"{arrives:.3f}",
+        f"{float((faintly * faint).sum() / faint.square().sum()):.2f}",
         f"{relative(layer.d_sigma.grad, d_sigma):.1e}",
         f"{relative(x.grad, dx):.1e}",
     ]
