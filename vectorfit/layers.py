@@ -14,6 +14,7 @@ from .factor_storage import FLOAT32, SQUARE
 from .layer import VectorFitLayer
 from .products import (
     DENSE_CALLS,
+    LOW_PRECISION,
     ComposedWeight,
     DenseProduct,
     FactoredProduct,
@@ -32,8 +33,6 @@ __all__ = [
     "VectorFitQuantised",
     "layer_for",
 ]
-
-LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class VectorFitLinear(VectorFitLayer):

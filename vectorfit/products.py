@@ -216,7 +216,28 @@ class WeightCalls:
         """g W0. Shapes: g [N, out], weight [out, in]; result [N, in]."""
         return g @ weight.to(g.dtype)
 
+    def beside(self, x: Tensor, weight: Tensor, s: Tensor, U: Tensor, h: Tensor) -> Tensor:
+        """h + s U^T for h = x W0^T, rounded once. Shapes: x [N, in], s [N, r], U [out, r], h and result [N, out].
 
+        In low precision h lies on that precision's grid, and a change of less than half a step of it would vanish. So
+        W0 is multiplied again, in one product with U.
+        """
+        if x.dtype not in LOW_PRECISION:
+            return torch.addmm(h, s, U.T)
+        return F.linear(torch.cat([x, s], 1), torch.cat([weight.to(x.dtype), U], 1))
+
+    def inside(self, x: Tensor, change: Tensor, weight: Tensor, s: Tensor, U: Tensor) -> Tensor:
+        """(x + change) W0^T + s U^T, rounded once. Shapes: x, change [N, in], s [N, t], U [out, t]; result [N, out].
+
+        In low precision as `beside`: x lies on the grid too.
+        """
+        if x.dtype not in LOW_PRECISION:
+            return torch.addmm(self.apply_weight(x + change, weight), s, U.T)
+        W = weight.to(x.dtype)
+        return F.linear(torch.cat([x, change, s], 1), torch.cat([W, W, U], 1))
+
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
 DENSE_CALLS = WeightCalls()
 
 
@@ -229,8 +250,7 @@ class SquareProduct(torch.autograd.Function):
     Backward, with g = dL/dy: q = U^T g, in the second form V^T (W0^T g) / sigma; dL/dd_sigma = the entries of q p^T,
     dL/db = g summed over tokens. sigma, the factors and W0 get no gradient.
 
-    The weight that is called may be of any kind: `apply_weight(x, weight)` is x W0^T and `apply_transposed(g, weight)`
-    is g W0.
+    The weight may be of any kind: what it is called for is `calls`.
     """
 
     @staticmethod
@@ -257,13 +277,13 @@ class SquareProduct(torch.autograd.Function):
             h = calls.apply_weight(rows, weight)
             p = torch.cat([((h @ factor[:, :head]) / sigma[:head]).to(x.dtype), rows @ rest.T], 1)  # [N, r]
             s = pattern.times(p, d_sigma, positions, transposed=True).to(x.dtype)
-            y = torch.addmm(h, s, factor.T)  # one rounding
+            y = calls.beside(rows, weight, s, factor, h)
         else:
             head = len(sigma) - tail.shape[1]
             p = rows @ factor.T
             s = pattern.times(p, d_sigma, positions, transposed=True)
-            y = calls.apply_weight(torch.addmm(rows, (s[:, :head] / sigma[:head]).to(x.dtype), factor[:head]), weight)
-            y = torch.addmm(y, s[:, head:].to(x.dtype), rest.T)
+            change = (s[:, :head] / sigma[:head]).to(x.dtype) @ factor[:head]
+            y = calls.inside(rows, change, weight, s[:, head:].to(x.dtype), rest)
         ctx.save_for_backward(p, d_sigma, sigma, square, tail, weight, positions)
         return (y if b is None else y + b).view(*x.shape[:-1], -1)
 

@@ -129,3 +129,11 @@ class QuantisedCalls(WeightCalls):
 
     def apply_transposed(self, g: Tensor, weight: Tensor) -> Tensor:
         return g @ dequantised(weight).to(g.dtype)
+
+    # The other library rounds its product: in low precision a change is added to that, as LoRA's is.
+
+    def beside(self, x: Tensor, weight: Tensor, s: Tensor, U: Tensor, h: Tensor) -> Tensor:
+        return torch.addmm(h, s, U.T)
+
+    def inside(self, x: Tensor, change: Tensor, weight: Tensor, s: Tensor, U: Tensor) -> Tensor:
+        return torch.addmm(self.apply_weight(x + change, weight), s, U.T)

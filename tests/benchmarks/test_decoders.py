@@ -45,5 +45,5 @@ def test_every_method_trains_a_decoder_on_the_problems(monkeypatch, tmp_path):
 
 def test_missing_problems_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("VECTORFIT_DATA", str(tmp_path))
-    with pytest.raises(VectorFitError, match="train.jsonl: cannot be read .*set VECTORFIT_DATA"):
+    with pytest.raises(VectorFitError, match=r"train.jsonl: cannot be read .*set VECTORFIT_DATA"):
         decoders.problems()

@@ -104,6 +104,19 @@ def test_in_bfloat16_the_square_factor_errs_at_most_twice_as_much_as_a_plain_lay
     assert error(layer(x).detach(), y) < 2 * rounding
 
 
+@pytest.mark.parametrize("storage", BOUNDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_in_bfloat16_a_faint_change_arrives(shape, storage):
+    """Added to outputs that are rounded already, 6 % of it would."""
+    layer = layer_of(shape, storage, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        layer.d_sigma.mul_(1e-3)
+    x = torch.randn(4096, shape[1], dtype=torch.bfloat16)
+    y, change, *_ = reference(layer, x, torch.ones(4096, shape[0]))
+    added = layer(x).detach().double() - (y - change)
+    assert float((added * change).sum() / change.square().sum()) == pytest.approx(1, abs=0.15)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_other_factor_is_recovered_and_the_tail_keeps_weak_directions(shape):
     weight = torch.randn(shape)
