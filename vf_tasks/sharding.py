@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 import vectorfit as vf
 from vectorfit import VectorFitError
@@ -81,13 +81,11 @@ def shard(model: nn.Module, processes: DeviceMesh | None) -> None:
                 if any(True for _ in block.parameters()):
                     fully_shard(block, mesh=processes)
     fully_shard(model, mesh=processes)
-    holder: Any = model
-    holder.is_distributed_loading_by_transformers = True  # tells Trainer not to wrap the model in DDP
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether `shard` has split the model."""
-    return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+    return isinstance(model, FSDPModule)
 
 
 def save_checkpoint(folder: Path, model: nn.Module, parameters: dict[str, nn.Parameter], optimizer: Any) -> None:

@@ -70,6 +70,19 @@ class TaskTrainer(Trainer):
     group_by_length = False
     run_shards = False  # checkpoints are torch.distributed.checkpoint's, which any number of processes can load
 
+    def __init__(self, model: torch.nn.Module, *arguments: Any, **options: Any) -> None:
+        self.given = model  # Trainer asks whether it is split before it keeps it
+        super().__init__(model, *arguments, **options)
+
+    @property
+    def is_distributed_loading_by_transformers(self) -> bool:
+        """Whether the model is split already, so that Trainer neither moves it nor wraps it in DDP."""
+        return sharding.is_sharded(self.given)
+
+    @is_distributed_loading_by_transformers.setter
+    def is_distributed_loading_by_transformers(self, value: bool) -> None:
+        """Trainer sets what it finds on the model. Only models that transformers itself has split say so."""
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer with the rates by the names of what is trained."""
         kind, options = self.get_optimizer_cls_and_kwargs(self.args)
