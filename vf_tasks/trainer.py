@@ -70,18 +70,9 @@ class TaskTrainer(Trainer):
     group_by_length = False
     run_shards = False  # checkpoints are torch.distributed.checkpoint's, which any number of processes can load
 
-    def __init__(self, model: torch.nn.Module, *arguments: Any, **options: Any) -> None:
-        self.given = model  # Trainer asks whether it is split before it keeps it
-        super().__init__(model, *arguments, **options)
-
-    @property
-    def is_distributed_loading_by_transformers(self) -> bool:
-        """Whether the model is split already, so that Trainer neither moves it nor wraps it in DDP."""
-        return sharding.is_sharded(self.given)
-
-    @is_distributed_loading_by_transformers.setter
-    def is_distributed_loading_by_transformers(self, value: bool) -> None:
-        """Trainer sets what it finds on the model. Only models that transformers itself has split say so."""
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        if not sharding.is_sharded(model):  # each part is where it belongs
+            super()._move_model_to_device(model, device)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer with the rates by the names of what is trained."""
@@ -315,6 +306,8 @@ def make(
     )
     trainer.trained, trainer.run, trainer.group_by_length = trained, folder, recipe.group_by_length
     trainer.rates, trainer.run_shards = rates_of(recipe, trained), shards
+    # Not to be wrapped in DDP. Before, Trainer would refuse to save: it cannot save such an optimizer, TaskTrainer can.
+    trainer.is_distributed_loading_by_transformers = sharding.is_sharded(trained.wrapped[""])
     # Trainer assumes that every forward(**kwargs) averages over all tokens of an update. Most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)
