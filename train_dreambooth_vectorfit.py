@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency, selection, trackers
-from vf_dreambooth.base_models import load
+from vf_dreambooth.base_models import BaseModel, load
 from vf_dreambooth.families import family_of
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
@@ -135,8 +135,8 @@ def start(setup: Setup) -> Accelerator:
     return accelerator
 
 
-def train_subject(setup: Setup) -> str:
-    """One run, from base model to subject file. Returns a line with its result."""
+def train_subject(setup: Setup, load: Callable[[BaseModel], DiffusionPipeline] = load) -> str:
+    """One run, from base model to subject file, of the pipeline that `load` gives. Returns a line with its result."""
     config, run = setup.config, setup.run
     if setup.resume and setup.finished:
         return f"{config.trigger}: already finished, {run.vectors}"

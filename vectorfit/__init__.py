@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .container import read_metadata
     from .errors import VectorFitError
     from .freezing import AdaptiveVectorFreezing
-    from .injection import disabled, inject, merge, merged, remove, serve, set_strength, unmerge
+    from .injection import disabled, inject, merge, merged, remove, serve, set_strength, shard_factors, unmerge
     from .layers import VectorFitLayer
     from .optim import parameter_groups
     from .planning import LayerPlan, Plan, plan
@@ -44,6 +44,7 @@ __all__ = [
     "serve",
     "set_strength",
     "set_subjects",
+    "shard_factors",
     "unmerge",
     "vector_parameters",
 ]
@@ -55,7 +56,7 @@ _NAMES = {
     "container": "read_metadata",
     "errors": "VectorFitError",
     "freezing": "AdaptiveVectorFreezing",
-    "injection": "disabled inject merge merged remove serve set_strength unmerge",
+    "injection": "disabled inject merge merged remove serve set_strength shard_factors unmerge",
     "layers": "VectorFitLayer",
     "optim": "parameter_groups",
     "planning": "LayerPlan Plan plan",

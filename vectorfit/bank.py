@@ -38,7 +38,8 @@ class SubjectBank:
         tolerated_error: as `set_subjects` takes it.
 
     Raises:
-        VectorFitError: no subject, a file is damaged, its deltas belong to other weights, or it has more than vectors.
+        VectorFitError: no subject, a file is damaged, its deltas belong to other weights, or it has more than vectors;
+            the base is quantised.
     """
 
     def __init__(self, models: Models, subjects: Mapping[str, PathLike], *, tolerated_error: float = HARMLESS) -> None:
@@ -54,6 +55,7 @@ class SubjectBank:
                 f"{with_heads.path}: brings {with_heads.heads[0]} whole, which the rows of a batch share; "
                 "load it with vectorfit.set_subjects"
             )
+        _require_plain(injection.layers)
         self._numbers = {name: number for number, name in enumerate(subjects)}
         self._layers = by_canonical_path(injection.layers)
         self._vectors = {
@@ -123,6 +125,16 @@ class SubjectBank:
             if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
                 raise VectorFitError(f"rows[{place}]: the strength of {name!r} is {strength!r}, expected a number")
         return tuple(sorted((name, float(strength)) for name, strength in parts.items() if strength))
+
+
+def _require_plain(layers: Mapping[str, VectorFitLayer]) -> None:
+    """Raises VectorFitError where a layer's weight is quantised: rows compose weights of their own from it."""
+    packed = [path for path, layer in layers.items() if not layer.can_merge]
+    if packed:
+        raise VectorFitError(
+            f"{packed[0]}: its weight is quantised ({len(packed)} such layers), and a bank composes weights of its "
+            "own; expected a base in a float dtype, or draw the subjects one after the other (vectorfit.set_subjects)"
+        )
 
 
 def _stacked(path: str, layer: VectorFitLayer, subjects: Sequence[Mapping[str, Tensor]]) -> Stacked:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .errors import VectorFitError
+from .factor_storage import AUTO, STORAGES
 from .pattern import PATTERNS, Pattern, pattern_named
 from .roles import ATTENTION, FEED_FORWARD, OTHER
 
@@ -34,6 +35,9 @@ class VectorFitConfig:
         modules_to_save: names of modules to train whole, such as a fresh classifier, in the same form.
         pattern: which entries of `M` in `dW = U M Vh` are trained, a name in `pattern.PATTERNS`; "plain" is the
             diagonal and VectorFit.
+        factors: how the factors of linear layers are kept: "float32", "bf16" (both of them, halved), "square" (the
+            square one, from which and the weight the other follows), or by size with "auto"; see `factor_storage`. It
+            does not change what a file means.
         pattern_width: the pattern's `width`, as its class in `pattern` says; "plain" has none.
 
     Raises:
@@ -48,6 +52,7 @@ class VectorFitConfig:
     idle_biases: bool = False
     pattern: str = "plain"
     pattern_width: int = 1
+    factors: str = AUTO
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -56,6 +61,8 @@ class VectorFitConfig:
             raise VectorFitError(f"bias: got {self.bias!r}, expected 'layers' or 'all'")
         if self.pattern not in PATTERNS:
             raise VectorFitError(f"pattern: got {self.pattern!r}, expected one of {', '.join(PATTERNS)}")
+        if self.factors not in STORAGES:
+            raise VectorFitError(f"factors: got {self.factors!r}, expected one of {', '.join(STORAGES)}")
         if self.pattern_width < 1:
             raise VectorFitError(f"pattern_width: got {self.pattern_width}, expected at least 1")
         for field in ("target_modules", "exclude_modules", "modules_to_save"):

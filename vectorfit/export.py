@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .errors import VectorFitError
 from .fingerprint import canonical_name
-from .injection import holders_of_modules, replace
+from .injection import holders_of_modules, replace, require_writable
 from .layers import VectorFitLayer
 from .modules import Models, vectorfit_layers
 from .record import drop_records
@@ -77,7 +77,12 @@ class Export:
 
 
 def bake(models: Models) -> None:
-    """Makes the effective weights the models' own and puts plain layers back: nothing of VectorFit remains."""
+    """Makes the effective weights the models' own and puts plain layers back: nothing of VectorFit remains.
+
+    Raises:
+        VectorFitError: a base is quantised; the models are as they were.
+    """
+    require_writable(dict(vectorfit_layers(models)))
     holders = holders_of_modules(models)
     with torch.no_grad():
         for _, layer in list(vectorfit_layers(models)):

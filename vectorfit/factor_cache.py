@@ -35,9 +35,17 @@ def factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     cached = _read(path, weight)
     if cached is not None:
         return cached
-    made = decompose(weight)
+    made = _computed(weight)
     _write(path, dict(zip(("U", "sigma", "Vh"), made, strict=True)))
     return made
+
+
+def _computed(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`decompose(weight)`, computed on a GPU where there is one: a weight of 4096 x 4096 takes a CPU minutes."""
+    if weight.device.type != "cpu" or not torch.cuda.is_available():
+        return decompose(weight)
+    U, sigma, Vh = decompose(weight.cuda())
+    return U.cpu(), sigma.cpu(), Vh.cpu()
 
 
 def _read(path: Path, weight: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,7 +30,24 @@ def by_canonical_path(
 
 
 def base_matrix(layer: VectorFitLayer) -> Tensor:
-    return layer.matrix(gathered((layer.pristine or (layer.weight,))[0].detach())).float().cpu().contiguous()
+    weight = gathered((layer.pristine or (layer.weight,))[0])
+    return layer.matrix(weight).detach().float().cpu().contiguous()
+
+
+class BaseMatrices(Mapping[str, Tensor]):
+    """The base's weights as matrices, made one at a time: all of them would be a second copy of the model."""
+
+    def __init__(self, layers: Mapping[str, VectorFitLayer]) -> None:
+        self.layers = layers
+
+    def __getitem__(self, path: str) -> Tensor:
+        return base_matrix(self.layers[path])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
 
 
 # Per first layer of a base: what its hash stands for, and the hash. A base of 1.4 GB takes a second or two.
@@ -48,7 +65,8 @@ def weights_sha256(layers: Mapping[str, VectorFitLayer]) -> str:
     state = [(path, layer.base_mark, _writes(layer.weight)) for path, layer in layers.items()]
     known = _hashes.get(first)
     if known is None or known[0] != state:
-        known = _hashes[first] = state, matrices_sha256({path: base_matrix(layer) for path, layer in layers.items()})
+        # One matrix at a time: all of them would be a second copy of the model.
+        known = _hashes[first] = state, matrices_sha256(BaseMatrices(layers))
     return known[1]
 
 
@@ -128,7 +146,7 @@ def probe(layers: Mapping[str, VectorFitLayer], deltas: Mapping[str, Tensor]) ->
         seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "big")
         generator = torch.Generator().manual_seed(seed)
         # In float64: with TensorFloat-32 the probe would err by half of what is taken for harmless.
-        U, Vh = in_float64(layer.U), in_float64(layer.Vh)
+        U, Vh = in_float64(gathered(layer.U)), in_float64(gathered(layer.Vh))
         left = torch.randn(PROBES, U.shape[0], generator=generator).to(U)
         right = torch.randn(PROBES, Vh.shape[1], generator=generator).to(U)
         positions = None if layer.positions is None else layer.positions.to(U.device)

@@ -8,6 +8,7 @@ from torch import nn
 
 from .config import VectorFitConfig
 from .errors import VectorFitError
+from .factor_storage import FLOAT32
 from .layers import VectorFitLayer, layer_for
 from .modules import Models, named_models, named_modules
 from .planning import Plan, plan, saved_modules
@@ -55,7 +56,9 @@ def inject(models: Models, config: VectorFitConfig | None = None) -> Plan:
                 f"{layer.path}: the model itself is the layer: it needs a parent module to be replaced in"
             )
         try:
-            replacements.append((module, kind(module, tuple(layer.vectors), config.matrix_pattern)))
+            replacements.append(
+                (module, kind(module, tuple(layer.vectors), config.matrix_pattern, layer.factors or FLOAT32))
+            )
         except VectorFitError as error:
             raise VectorFitError(f"{layer.path}: {error}") from error
     trainable_before = {
@@ -81,15 +84,27 @@ def merge(models: Models) -> None:
     unmerged they are not.
 
     Raises:
-        VectorFitError: a delta is NaN or infinite; no weight is touched.
+        VectorFitError: a delta is NaN or infinite, or a base is quantised; no weight is touched.
     """
     injection = injection_of(models)
-    _require_finite(injection)
+    _require_mergeable(injection)
     for layer in injection.layers.values():
         layer.merge()
 
 
-def _require_finite(injection: Injection) -> None:
+def require_writable(layers: Mapping[str, VectorFitLayer]) -> None:
+    """Raises VectorFitError where a layer's effective weight cannot be written into its base's."""
+    packed = [path for path, layer in layers.items() if not layer.can_merge]
+    if packed:
+        raise VectorFitError(
+            f"{packed[0]}: its weight is quantised, and merging would round the change to a few bits ({len(packed)} "
+            "such layers); leave the model unmerged, export the change (vectorfit.export.lora, .difference), or load "
+            "the subject on the base in a float dtype and merge there"
+        )
+
+
+def _require_mergeable(injection: Injection) -> None:
+    require_writable(injection.layers)
     broken = [name for name, vector in injection.vectors.items() if not torch.isfinite(vector).all()]
     if broken:
         raise VectorFitError(f"{broken[0]} holds NaN or infinity ({len(broken)} such vectors); nothing was merged")
@@ -126,13 +141,22 @@ def serve(models: Models, device: str | torch.device, dtype: torch.dtype) -> Non
         VectorFitError: as `merge` does; the models are as before.
     """
     injection = injection_of(models)
-    _require_finite(injection)
+    _require_mergeable(injection)
     for layer in injection.layers.values():
         layer.serve()
     for model in named_models(models).values():
         model.to(device, dtype)
     for layer in injection.layers.values():
         layer.remerge()
+
+
+def shard_factors(models: Models) -> None:
+    """Makes the factors of injected models frozen parameters, so that `fully_shard` splits them too.
+
+    Call it before `fully_shard`. State dicts stay without factors, and so do optimizers that take what is trainable.
+    """
+    for layer in injection_of(models).layers.values():
+        layer.shard_factors()
 
 
 def remove(models: Models) -> None:

@@ -1,15 +1,16 @@
 """Which vectors of a model VectorFit trains, by names and shapes alone."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from . import quantised
 from .config import VARIANTS, VectorFitConfig
 from .errors import VectorFitError
+from .factor_storage import FLOAT32, factor_bytes, storage_for, stored_dtype
 from .idle_biases import idle_biases
 from .layers import VectorFitConv2d, VectorFitNorm, layer_for
 from .modules import Models, is_named, named_models, named_modules, vectorfit_layers, weight_owners
@@ -21,12 +22,17 @@ OUTPUT_HEADS = ("lm_head", "classifier", "score", "qa_outputs")
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer to adapt: its path, its role, the weight's shape as a matrix (out, in), its vectors' sizes by kind."""
+    """One layer to adapt: its path, its role, the weight's shape as a matrix (out, in), its vectors' sizes by kind.
+
+    `factors` is how its factors are kept (`factor_storage`), and `factor_bytes` what they take; "" and 0 without sigma.
+    """
 
     path: str
     role: str
     shape: tuple[int, ...]
     vectors: dict[str, int]
+    factors: str = ""
+    factor_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,26 @@ class Plan:
     def num_vectors(self) -> int:
         return sum(len(layer.vectors) for layer in self.layers)
 
+    @property
+    def factor_bytes(self) -> int:
+        """What the factors of all layers take."""
+        return sum(layer.factor_bytes for layer in self.layers)
+
+    @property
+    def storages(self) -> dict[str, int]:
+        """How many layers keep their factors in which way."""
+        kept = [layer.factors for layer in self.layers if layer.factors]
+        return {storage: kept.count(storage) for storage in sorted(set(kept))}
+
     def __str__(self) -> str:
         width = max((len(layer.path) for layer in self.layers), default=5)
-        rows = [f"{'layer':{width}}  {'role':12}  {'weight':>13}  {'sigma':>7}  {'bias':>7}"]
+        told = not self.storages.keys() <= {FLOAT32}
+        rows = [f"{'layer':{width}}  {'role':12}  {'weight':>13}  {'sigma':>7}  {'bias':>7}" + "  factors" * told]
         for layer in self.layers:
             shape = " x ".join(map(str, layer.shape))
             sigma, bias = layer.vectors.get("sigma", 0), layer.vectors.get("bias", 0)
-            rows.append(f"{layer.path:{width}}  {layer.role:12}  {shape:>13}  {sigma:7,}  {bias:7,}")
+            row = f"{layer.path:{width}}  {layer.role:12}  {shape:>13}  {sigma:7,}  {bias:7,}"
+            rows.append(row + f"  {layer.factors}" * told)
         rows += [f"{path:{width}}  trained whole, {size:,} parameters" for path, size in self.saved.items()]
         return "\n".join([*rows, self.summary()])
 
@@ -70,8 +89,15 @@ class Plan:
         idle = f"; without the biases of {len(self.idle)} attention keys, which softmax cancels" if self.idle else ""
         return (
             f"{self.num_vectors} vectors in {len(self.layers)} layers, "
-            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %){heads}{idle}"
+            f"{self.num_trainable:,} of {self.num_total:,} parameters ({share:.4f} %){heads}{idle}{self._factors()}"
         )
+
+    def _factors(self) -> str:
+        """How the factors are kept, where not all are in float32."""
+        if self.storages.keys() <= {FLOAT32}:
+            return ""
+        counts = ", ".join(f"{storage} in {count} layers" for storage, count in self.storages.items())
+        return f"; factors: {counts}, {self.factor_bytes / 2**30:.2f} GiB"
 
 
 def saved_modules(models: Models, names: Collection[str]) -> dict[str, nn.Module]:
@@ -95,8 +121,8 @@ def why_not(path: str, module: nn.Module, owners: Mapping[int, list[str]]) -> st
         return f"a {type(module).__name__} without weight and bias"
     if hasattr(weight, "ds_id"):
         return "DeepSpeed ZeRO-3 has split its weight among the processes; use DDP or FSDP2"
-    if not weight.is_floating_point():
-        return f"its weight is quantised ({weight.dtype}); load the model in a float dtype"
+    if quantised.is_quantised(module) and (reason := quantised.why_not(module)):
+        return reason
     kind = layer_for(module)
     if kind is None:
         name = type(module).__name__
@@ -153,11 +179,22 @@ def kinds_of(path: str, module: nn.Module, config: VectorFitConfig) -> tuple[str
     return config.kinds(role(path))
 
 
-def _vectors(path: str, module: nn.Module, shape: torch.Size, config: VectorFitConfig) -> dict[str, int]:
+def _vectors(path: str, module: nn.Module, shape: Sequence[int], config: VectorFitConfig) -> dict[str, int]:
     """The sizes of the trained vectors of a layer, by kind."""
     sigma = config.matrix_pattern.size(min(shape))
     sizes = {"sigma": sigma, "bias": shape[0] if module.bias is not None else 0}
     return {kind: sizes[kind] for kind in kinds_of(path, module, config) if sizes[kind]}
+
+
+def _factors(
+    module: nn.Module, shape: Sequence[int], vectors: Mapping[str, int], config: VectorFitConfig
+) -> tuple[str, int]:
+    """How a layer's factors are kept, and the bytes that they take."""
+    if "sigma" not in vectors:
+        return "", 0
+    storage = storage_for(config.factors, shape, is_linear=layer_for(module) is not VectorFitConv2d)
+    assert isinstance(module.weight, Tensor)
+    return storage, factor_bytes(storage, shape, stored_dtype(storage, module.weight))
 
 
 def _is_selected(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
@@ -174,7 +211,7 @@ def _is_selected(path: str, module: nn.Module, config: VectorFitConfig) -> bool:
     # By default every linear layer but subclasses, which may compute something else. A quantised layer is selected too,
     # so that `plan` refuses it with the reason.
     linear = layer_for(module) not in (None, VectorFitConv2d, VectorFitNorm)
-    return linear or (isinstance(module, nn.Linear) and not module.weight.is_floating_point())
+    return linear or (isinstance(module, nn.Linear) and quantised.is_quantised(module))
 
 
 def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
@@ -203,19 +240,18 @@ def plan(models: Models, config: VectorFitConfig | None = None) -> Plan:
         reason = why_not(path, module, owners)
         if reason:
             raise VectorFitError(f"{path}: {reason}; leave it out with exclude_modules")
-        kind, weight = layer_for(module), module.weight
+        kind = layer_for(module)
         assert kind is not None
-        assert isinstance(weight, Tensor)
-        shape = kind.matrix(weight).shape
+        shape = kind.shape_of(module)
         vectors = _vectors(path, module, shape, config)
         if path in idle and vectors.pop("bias", 0):
             left_out.append(path)
         if vectors:
-            layers.append(LayerPlan(path, role(path), tuple(shape), vectors))
+            layers.append(LayerPlan(path, role(path), shape, vectors, *_factors(module, shape, vectors, config)))
     if not layers:
         raise VectorFitError("the plan is empty: the model has no linear layer that the configuration selects")
     deltas = {id(v) for _, layer in vectorfit_layers(models) for v in layer.vectors.values()}
     parameters = {id(p): p for model in named_models(models).values() for p in model.parameters()}
-    total = sum(p.numel() for key, p in parameters.items() if key not in deltas)
+    total = sum(quantised.num_weights(p) for key, p in parameters.items() if key not in deltas)
     sizes = {path: sum(p.numel() for p in m.parameters()) for path, m in saved.items()}
     return Plan(tuple(layers), total, sizes, tuple(left_out))

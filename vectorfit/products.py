@@ -205,6 +205,113 @@ class SplitProduct(torch.autograd.Function):
         return dx, d_sigma, None, None, None, None, None, d_bias, None
 
 
+class WeightCalls:
+    """The two products that a weight of a plain layer is called for. A quantised one has calls of its own."""
+
+    def apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x W0^T. Shapes: x [N, in], weight [out, in]; result [N, out]."""
+        return x @ weight.to(x.dtype).T
+
+    def apply_transposed(self, g: Tensor, weight: Tensor) -> Tensor:
+        """g W0. Shapes: g [N, out], weight [out, in]; result [N, in]."""
+        return g @ weight.to(g.dtype)
+
+    def beside(self, x: Tensor, weight: Tensor, s: Tensor, U: Tensor, h: Tensor) -> Tensor:
+        """h + s U^T for h = x W0^T, rounded once. Shapes: x [N, in], s [N, r], U [out, r], h and result [N, out].
+
+        In low precision h lies on that precision's grid, and a change of less than half a step of it would vanish. So
+        W0 is multiplied again, in one product with U.
+        """
+        if x.dtype not in LOW_PRECISION:
+            return torch.addmm(h, s, U.T)
+        return F.linear(torch.cat([x, s], 1), torch.cat([weight.to(x.dtype), U], 1))
+
+    def inside(self, x: Tensor, change: Tensor, weight: Tensor, s: Tensor, U: Tensor) -> Tensor:
+        """(x + change) W0^T + s U^T, rounded once. Shapes: x, change [N, in], s [N, t], U [out, t]; result [N, out].
+
+        In low precision as `beside`: x lies on the grid too.
+        """
+        if x.dtype not in LOW_PRECISION:
+            return torch.addmm(self.apply_weight(x + change, weight), s, U.T)
+        W = weight.to(x.dtype)
+        return F.linear(torch.cat([x, change, s], 1), torch.cat([W, W, U], 1))
+
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+DENSE_CALLS = WeightCalls()
+
+
+class SquareProduct(torch.autograd.Function):
+    """y = (W0 + U M Vh) x + b from the square factor alone (`factor_storage`); W0 is only called.
+
+    Wide, U is square, with h = W0 x: y = h + U M p, where p = Vh x is U^T h / sigma, in the tail Vh x itself.
+    Otherwise, Vh is square, with p = Vh x and s = M p: y = W0 (x + V (s / sigma)) + U s of the tail.
+
+    Backward, with g = dL/dy: q = U^T g, in the second form V^T (W0^T g) / sigma; dL/dd_sigma = the entries of q p^T,
+    dL/db = g summed over tokens. sigma, the factors and W0 get no gradient.
+
+    The weight may be of any kind: what it is called for is `calls`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [..., in]
+        d_sigma: Tensor,  # [n]
+        sigma: Tensor,  # [r]
+        square: Tensor,  # U or Vh, [r, r]
+        tail: Tensor,  # [t, in] of Vh or [out, t] of U
+        weight: Tensor,  # W0, of any kind
+        pattern: Pattern,
+        bias: Tensor | None,  # [out]
+        positions: Tensor | None,  # [2, n]
+        calls: WeightCalls,
+        wide: bool,
+        base_bias: Tensor | None = None,  # [out], added to the bias, without a gradient
+    ) -> Tensor:  # y [..., out]
+        ctx.pattern, ctx.calls, ctx.wide, ctx.has_bias = pattern, calls, wide, bias is not None
+        b = _sum_of(bias, base_bias, x.dtype)
+        factor, rest, rows = square.to(x.dtype), tail.to(x.dtype), x.flatten(0, -2)
+        if wide:
+            head = len(sigma) - len(tail)
+            h = calls.apply_weight(rows, weight)
+            p = torch.cat([((h @ factor[:, :head]) / sigma[:head]).to(x.dtype), rows @ rest.T], 1)  # [N, r]
+            s = pattern.times(p, d_sigma, positions, transposed=True).to(x.dtype)
+            y = calls.beside(rows, weight, s, factor, h)
+        else:
+            head = len(sigma) - tail.shape[1]
+            p = rows @ factor.T
+            s = pattern.times(p, d_sigma, positions, transposed=True)
+            change = (s[:, :head] / sigma[:head]).to(x.dtype) @ factor[:head]
+            y = calls.inside(rows, change, weight, s[:, head:].to(x.dtype), rest)
+        ctx.save_for_backward(p, d_sigma, sigma, square, tail, weight, positions)
+        return (y if b is None else y + b).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        p, values, sigma, square, tail, weight, positions = ctx.saved_tensors
+        (grad,) = grads  # g [..., out]
+        g, pattern, dx = grad.flatten(0, -2), ctx.pattern, None
+        factor, rest = square.to(g.dtype), tail.to(g.dtype)
+        if ctx.wide:
+            head = len(sigma) - len(tail)
+            q = g @ factor  # [N, r]
+            if ctx.needs_input_grad[0]:
+                s = pattern.times(q, values, positions)
+                dh = torch.addmm(g, (s[:, :head] / sigma[:head]).to(g.dtype), factor[:, :head].T)
+                dx = torch.addmm(ctx.calls.apply_transposed(dh, weight), s[:, head:].to(g.dtype), rest)
+        else:
+            head = len(sigma) - tail.shape[1]
+            back = ctx.calls.apply_transposed(g, weight)  # g W0 [N, in]
+            q = torch.cat([((back @ factor[:head].T) / sigma[:head]).to(g.dtype), g @ rest], 1)
+            if ctx.needs_input_grad[0]:
+                dx = torch.addmm(back, pattern.times(q, values, positions).to(g.dtype), factor)
+        d_sigma, d_bias = _of_vectors(ctx, grad, q, p, positions)
+        dx = None if dx is None else dx.view(*grad.shape[:-1], -1)
+        return dx, d_sigma, None, None, None, None, None, d_bias, None, None, None, None
+
+
 class ComposedWeight(torch.autograd.Function):
     """W = W0 + U M Vh. Backward gives dL/dd_sigma = the entries of U^T G Vh^T for G = dL/dW, and nothing else."""
 

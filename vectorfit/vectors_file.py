@@ -45,8 +45,11 @@ def save_vectors(
     base_revision: str | None = None,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
+    write: bool = True,
 ) -> None:
     """Writes the deltas with the metadata that `load_vectors` verifies. Equal inputs give equal bytes.
+
+    Of a model that FSDP has split every process calls this; those with `write` False take part and write nothing.
 
     `dtype` float16 halves the file; each number is then rounded by at most 2^-11 of itself.
 
@@ -80,7 +83,8 @@ def save_vectors(
         "modules_to_save": json.dumps(sorted(map(canonical_name, injection.heads))),
         "config": json.dumps({field: getattr(injection.config, field) for field in CONFIG_FIELDS}, sort_keys=True),
     }
-    container.write(path, vectors, own, metadata)
+    if write:
+        container.write(path, vectors, own, metadata)
 
 
 def read_vectors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -168,7 +172,7 @@ def _inject_missing(models: Models, before: Injection, loaded: Sequence[_Subject
     remove(models)
     targets = tuple(paths[name] for name in sorted(needed))
     saved = tuple(modules[name][0] for name in sorted(needed_heads))
-    fields = {**pattern.fields, "idle_biases": with_idle}
+    fields = {**pattern.fields, "idle_biases": with_idle, "factors": before.config.factors}
     inject(models, VectorFitConfig(target_modules=targets, modules_to_save=saved, **fields))
     return injection_of(models)
 

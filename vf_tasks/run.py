@@ -19,16 +19,17 @@ from vf_training import methods
 from vf_training.device import has_accelerator, peak_memory
 from vf_training.runs import RunFolder
 
-from . import data, tiny
+from . import data, sharding, tiny
 from .image_classification import ImageClassification
 from .maths import Maths
 from .metrics import Scores
+from .quantisation import quantise
 from .question_answering import QuestionAnswering
 from .recipe import Recipe, read
 from .results import RESULT, Cost, flat, read_result, write_result
 from .run_options import Options
 from .summarization import Summarization
-from .task import Task
+from .task import Examples, Task
 from .text_classification import TextClassification
 from .trainer import make, total_steps, train
 
@@ -53,6 +54,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     Raises:
         VectorFitError: bad input, or the folder has another run.
     """
+    sharding.check(options)
     PartialState(cpu=not has_accelerator())  # otherwise each process on a CPU would train alone
     folder = RunFolder(options.output_dir or default_folder(recipe, options))
     full_recipe = recipe
@@ -68,21 +70,32 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     rows = data.read(recipe, options.data).limited(options.max_train_rows, options.holdout)
     task.prepare(rows)
     dtype = torch.bfloat16 if recipe.precision == "bf16_weights" else torch.float32
-    set_seed(options.seed)
-    model, head = task.load(recipe.model, dtype)
-    examples = task.examples(rows.train, training=True)
-    steps = total_steps(recipe, len(examples))
-    trained = put_in(options.method, model, head, recipe, steps, options.seed)
+    processes = sharding.mesh() if options.shard else None
+
+    def made() -> tuple[methods.Trained, Examples, int]:
+        set_seed(options.seed)
+        model, head = task.load(recipe.model, dtype)
+        quantise(model, options.quantise, head)
+        examples = task.examples(rows.train, training=True)
+        steps = total_steps(recipe, len(examples))
+        trained = put_in(options.method, model, head, recipe, steps, options.seed, options.factors)
+        sharding.shard(model, processes)
+        return trained, examples, steps
+
+    trained, examples, steps = sharding.in_turn(made) if options.shard else made()
     announce(recipe, options, trained, rows, steps)
     if PartialState().is_main_process:
         folder.write_config({"settings": settings, "steps": steps, "versions": _versions()})
-    trainer, log = make(recipe, options.seed, task, trained, examples, folder, steps)
+    trainer, log = make(recipe, options.seed, task, trained, examples, folder, steps, shards=options.shard)
     train(trainer, log, steps)
     seconds, memory = log.seconds, peak_memory()  # before scoring, which is not part of the training
     scores = _scores(task, trainer, rows)
-    if trainer.is_world_process_zero():
+    first = trainer.is_world_process_zero()
+    if first:
         _check(scores, folder)
-        methods.save(trained, folder.vectors, base_model=recipe.model)
+    if first or sharding.is_sharded(trained.models[""]):
+        methods.save(trained, folder.vectors, base_model=recipe.model, write=first)
+    if first:
         epochs = steps / math.ceil(len(examples) / recipe.batch_size)
         cost = Cost(seconds, epochs, memory, folder.vectors.stat().st_size)
         write_result(folder, settings, trained, scores, cost, steps, len(rows.train))
@@ -92,7 +105,13 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
 
 
 def put_in(
-    method: str, model: nn.Module, head: tuple[str, ...], recipe: Recipe, total_steps: int, seed: int
+    method: str,
+    model: nn.Module,
+    head: tuple[str, ...],
+    recipe: Recipe,
+    total_steps: int,
+    seed: int,
+    factors: str = "auto",
 ) -> methods.Trained:
     """Puts a method into a task's model, in place. The recipe's budget gives its size.
 
@@ -107,6 +126,7 @@ def put_in(
         seed=seed,
         total_steps=total_steps,
         adapted_matrices=recipe.adapted_matrices,
+        factors=factors,
     )
     return methods.put_in(method, model, options)
 
@@ -187,6 +207,13 @@ def announce(recipe: Recipe, options: Options, trained: methods.Trained, rows: d
         "training": f"{steps} updates of {recipe.batch_size}, {_rates(recipe, trained)}, "
         f"seed {options.seed}, {recipe.precision}",
     }
+    if trained.method.trains_vectors and trained.plan.storages.keys() - {"float32"}:
+        kept = ", ".join(f"{storage} in {count} layers" for storage, count in trained.plan.storages.items())
+        lines["factors"] = f"{kept}; {trained.plan.factor_bytes / 2**30:.2f} GiB"
+    if options.quantise != "none":
+        lines["base"] = f"quantised to {options.quantise}; the factors are those of the dequantised weights"
+    if sharding.is_sharded(trained.models[""]):
+        lines["sharding"] = f"weights, factors and vectors in {PartialState().num_processes} parts, one a process"
     if method.trains_biases and trained.plan.idle:
         lines["left out"] = f"the biases of {len(trained.plan.idle)} attention keys, which softmax cancels"
     if method.freezing is not None:

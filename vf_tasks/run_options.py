@@ -40,6 +40,21 @@ class Options:
         group=GROUP,
         checks=(at_least(1),),
     )
+    factors: str = option(
+        "auto",
+        "how the factors are kept: both in float32, both in bf16, or the square one alone; auto goes by size",
+        group=GROUP,
+        choices=("auto", "float32", "bf16", "square"),
+    )
+    quantise: str = option(
+        "none",
+        "quantise the base: int8 or int4 by torchao (extra quantised), nf4 by bitsandbytes",
+        group=GROUP,
+        choices=("none", "int8", "int4", "nf4"),
+    )
+    shard: bool = option(
+        False, "split the model among the processes (FSDP2), for one that a card cannot hold", group=GROUP
+    )
     tiny: bool = option(False, "a tiny model and a few rows, to check that it runs", group=GROUP)
 
     def __post_init__(self) -> None:

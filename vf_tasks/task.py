@@ -18,6 +18,7 @@ from vf_training.device import has_accelerator
 from .data import Data, Split
 from .metrics import Scores
 from .recipe import Recipe
+from .sharding import is_sharded
 
 POOLER = "pooler"
 FRESH = (*OUTPUT_HEADS, POOLER)  # parts that a pretrained model may lack; the task trains them whole
@@ -171,9 +172,12 @@ def written(trainer: Trainer, task: Task, examples: Examples, **options: Any) ->
     model.eval()
     size = trainer.args.per_device_eval_batch_size
     texts: list[str] = []
+    prompts, split = [examples[index] for index in range(len(examples))], is_sharded(model)
+    if split:  # every process takes part in every forward pass: equal shares, and no end before the others'
+        options["synced_gpus"] = True
     with (
         composed_once(model),
-        trainer.accelerator.split_between_processes([examples[index] for index in range(len(examples))]) as share,
+        trainer.accelerator.split_between_processes(prompts, apply_padding=split) as share,
         torch.no_grad(),
     ):
         for batch in _batches(share, size):
@@ -187,16 +191,24 @@ def written(trainer: Trainer, task: Task, examples: Examples, **options: Any) ->
         return texts
     from accelerate.utils import gather_object
 
+    own, more = divmod(len(prompts), state.num_processes)
+    texts = texts[: own + (state.process_index < more)]  # without what made the shares equal
     return list(gather_object(texts))
 
 
 def composed_once(model: torch.nn.Module) -> AbstractContextManager[None]:
     """Within the context VectorFit's layers compose no weight: generating would do so for every token.
 
-    Weights of less than float32 stay unmerged, because merging would round small changes away. Those compose nothing.
+    Weights of less than float32 and quantised ones stay unmerged, because merging would round small changes away; those
+    compose nothing. So do weights that are split among processes.
     """
-    dtypes = {layer.weight.dtype for _, layer in vectorfit_layers(model)}
-    return vf.merged(model) if dtypes == {torch.float32} else nullcontext()
+    layers = [layer for _, layer in vectorfit_layers(model)]
+    whole = (
+        layers
+        and not is_sharded(model)
+        and all(layer.can_merge and layer.weight.dtype == torch.float32 for layer in layers)
+    )
+    return vf.merged(model) if whole else nullcontext()
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -25,6 +25,7 @@ from vf_training.methods import Trained
 from vf_training.methods.method import parameters_of
 from vf_training.runs import RunFolder
 
+from . import sharding
 from .recipe import Recipe
 from .task import Examples, Task
 
@@ -67,6 +68,11 @@ class TaskTrainer(Trainer):
     rates: Mapping[str, float]
     run: RunFolder
     group_by_length = False
+    run_shards = False  # checkpoints are torch.distributed.checkpoint's, which any number of processes can load
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        if not sharding.is_sharded(model):  # each part is where it belongs
+            super()._move_model_to_device(model, device)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer with the rates by the names of what is trained."""
@@ -98,14 +104,44 @@ class TaskTrainer(Trainer):
                 file.rename(folder / file.name)
         self.run.keep_checkpoints([step])
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if sharding.is_sharded(self.model):
+            # Hooks of gradients do not run on parts of a vector: a frozen one would count in the norm.
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, AVFCallback):
+                    callback.on_pre_optimizer_step(self.args, self.state, self.control)
+        return super()._clip_grad_norm(model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.run_shards:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        optimizer: Any = self.optimizer
+        sharding.save_checkpoint(Path(output_dir), self.model, _trainable(self.trained), optimizer.optimizer)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.run_shards:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer: Any = self.optimizer
+        sharding.load_optimizer(Path(checkpoint), self.model, optimizer.optimizer)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        if self.run_shards:  # `_save_optimizer_and_scheduler` saves both, each process its own part
+            return
         parameters = {name: value.detach().cpu().contiguous() for name, value in _trainable(self.trained).items()}
         allocation = self.trained.method.technique.state(self.trained)
         torch.save({"parameters": parameters, "allocation": allocation}, folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.run_shards:
+            sharding.load_parameters(Path(resume_from_checkpoint), _trainable(self.trained))
+            return
         saved = torch.load(Path(resume_from_checkpoint) / TRAINED, weights_only=True)
         parameters, values = _trainable(self.trained), saved["parameters"]
         if parameters.keys() != values.keys() or any(parameters[n].shape != values[n].shape for n in parameters):
@@ -227,9 +263,17 @@ def total_steps(recipe: Recipe, examples: int) -> int:
 
 
 def make(
-    recipe: Recipe, seed: int, task: Task, trained: Trained, examples: Examples, folder: RunFolder, steps: int
+    recipe: Recipe,
+    seed: int,
+    task: Task,
+    trained: Trained,
+    examples: Examples,
+    folder: RunFolder,
+    steps: int,
+    *,
+    shards: bool = False,
 ) -> tuple[TaskTrainer, Log]:
-    """The Trainer of a run of `steps` updates, and its log."""
+    """The Trainer of a run of `steps` updates, and its log. With `shards` any number of processes can resume it."""
     micro = micro_batch(recipe)
     arguments = TrainingArguments(
         str(folder.checkpoints_folder / ".trainer"),
@@ -268,7 +312,9 @@ def make(
         callbacks=[*callbacks, log],
     )
     trainer.trained, trainer.run, trainer.group_by_length = trained, folder, recipe.group_by_length
-    trainer.rates = rates_of(recipe, trained)
+    trainer.rates, trainer.run_shards = rates_of(recipe, trained), shards
+    # Not to be wrapped in DDP. Before, Trainer would refuse to save: it cannot save such an optimizer, TaskTrainer can.
+    trainer.is_distributed_loading_by_transformers = sharding.is_sharded(trained.wrapped[""])
     # Trainer assumes that every forward(**kwargs) averages over all tokens of an update. Most do not.
     trainer.model_accepts_loss_kwargs = task.averages_over_tokens
     trainer.remove_callback(PrinterCallback)

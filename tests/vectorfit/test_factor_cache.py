@@ -88,3 +88,11 @@ def test_processes_share_it(cache):
     torch.manual_seed(1)
     weight = torch.randn(24, 40)
     assert same(factor_cache.factors(weight), decompose(weight))
+
+
+@pytest.mark.gpu
+def test_a_gpu_factorises_what_is_in_main_memory():
+    weight = torch.randn(24, 40)
+    U, sigma, Vh = factor_cache.factors(weight)
+    assert U.device.type == sigma.device.type == Vh.device.type == "cpu"
+    torch.testing.assert_close((U * sigma) @ Vh, weight, atol=1e-5, rtol=1e-5)

@@ -24,6 +24,7 @@ from vectorfit.idle_biases import idle_biases
 from vectorfit.layers import VectorFitLayer, layer_for
 from vectorfit.modules import named_modules, vectorfit_layers, weight_owners
 from vectorfit.planning import kinds_of, plan, why_not
+from vectorfit.quantised import is_quantised
 from vectorfit.sharding import gathered
 
 from .config import VectorFitConfig
@@ -134,6 +135,8 @@ class VectorFitModel(BaseTuner):
                 f"{path}: its weight is on the meta device, there is nothing to factorise; load it first"
             )
         reason = why_not(path, base, self._owners)
+        if not reason and is_quantised(base):
+            reason = "its weight is quantised, which this method does not take through PEFT; use vectorfit.inject"
         if reason:
             raise VectorFitError(f"{path}: {reason}; leave it out with exclude_modules")
 

@@ -70,7 +70,14 @@ class ChangeFile(Technique):
         return tensors_sha256(weights)
 
     def save(
-        self, trained: Trained, path: PathLike, base_model: str, base_revision: str | None, metadata: Mapping[str, str]
+        self,
+        trained: Trained,
+        path: PathLike,
+        base_model: str,
+        base_revision: str | None,
+        metadata: Mapping[str, str],
+        *,
+        write: bool = True,
     ) -> None:
         heads = {name: value.detach() for name, value in self.parameters(trained).items() if trained.in_head(name)}
         tensors = {canonical_name(name): value for name, value in {**self.contents(trained), **heads}.items()}
@@ -81,7 +88,8 @@ class ChangeFile(Technique):
             "base_sha256": trained.base_sha256,
             "modules_to_save": json.dumps(sorted(canonical_name(path) for path in trained.heads)),
         }
-        container.write(path, tensors, own, metadata)
+        if write:
+            container.write(path, tensors, own, metadata)
 
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         tensors, metadata = container.read(path)

@@ -41,10 +41,13 @@ def save(
     base_model: str,
     base_revision: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    write: bool = True,
 ) -> None:
     """Writes what was trained. Equal trainings give equal bytes.
+
+    Of a model that FSDP has split every process calls this; those with `write` False take part and write nothing.
 
     Raises:
         VectorFitError: something trained is not finite, or the file cannot be written.
     """
-    trained.method.technique.save(trained, path, base_model, base_revision, metadata or {})
+    trained.method.technique.save(trained, path, base_model, base_revision, metadata or {}, write=write)

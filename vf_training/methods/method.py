@@ -109,6 +109,7 @@ class Options:
         seed: of everything that begins at random, and of random freezing.
         total_steps: the updates of the run, over which AdaLoRA shares its budget out.
         adapted_matrices: how many weights AdaLoRA's b(T) was set for; on other models the average rank stays.
+        factors: how the factors are kept, in methods that train vectors; see `VectorFitConfig`.
         gaussian_lora: LoRA's first factor is drawn from a Gaussian, as diffusers' DreamBooth script does; otherwise
             uniformly, as LoRA's own code does.
     """
@@ -121,6 +122,7 @@ class Options:
     total_steps: int = 1
     adapted_matrices: int = 72
     gaussian_lora: bool = False
+    factors: str = "auto"
 
 
 @dataclass
@@ -190,9 +192,16 @@ class Technique(ABC):
 
     @abstractmethod
     def save(
-        self, trained: Trained, path: PathLike, base_model: str, base_revision: str | None, metadata: Mapping[str, str]
+        self,
+        trained: Trained,
+        path: PathLike,
+        base_model: str,
+        base_revision: str | None,
+        metadata: Mapping[str, str],
+        *,
+        write: bool = True,
     ) -> None:
-        """Writes what was trained. Equal trainings give equal bytes.
+        """Writes what was trained, where `write`; see `methods.save`. Equal trainings give equal bytes.
 
         Raises:
             VectorFitError: something trained is not finite, or the file cannot be written.

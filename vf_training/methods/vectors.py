@@ -26,6 +26,7 @@ class Vectors(Technique):
         assert method.config is not None
         excluded = layers_inside(trained.models, options.exclude)
         config = replace(method.config, modules_to_save=trained.heads, bias=options.bias, exclude_modules=excluded)
+        config = replace(config, factors=options.factors)
         if trained.size:
             config = replace(config, pattern_width=trained.size)
         trained.plan = vf.inject(trained.models, config)
@@ -36,10 +37,18 @@ class Vectors(Technique):
         return {**vf.vector_parameters(trained.models), **vf.head_parameters(trained.models)}
 
     def save(
-        self, trained: Trained, path: PathLike, base_model: str, base_revision: str | None, metadata: Mapping[str, str]
+        self,
+        trained: Trained,
+        path: PathLike,
+        base_model: str,
+        base_revision: str | None,
+        metadata: Mapping[str, str],
+        *,
+        write: bool = True,
     ) -> None:
         metadata = {METHOD: trained.method.name, **metadata}
-        vf.save_vectors(trained.models, path, base_model=base_model, base_revision=base_revision, metadata=metadata)
+        base = {"base_model": base_model, "base_revision": base_revision}
+        vf.save_vectors(trained.models, path, **base, metadata=metadata, write=write)
 
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         vf.load_vectors(models, path, strength)
