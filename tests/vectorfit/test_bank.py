@@ -161,3 +161,22 @@ def test_what_is_wrong_is_told(files, tmp_path):
     vf.inject(model)
     with pytest.raises(vf.VectorFitError, match="make a new SubjectBank"), bank.rows(["dog"]):
         pass
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("factors", ["bf16", "square"])
+def test_other_storages_of_the_factors_draw_the_same_within_their_rounding(files, factors):
+    model = Net().eval()
+    vf.inject(model, vf.VectorFitConfig(factors=factors))
+    with vf.SubjectBank(model, files, tolerated_error=0.02).rows(["dog", None, {"dog": 0.5, "cat": 0.5}]):
+        drawn = model(X[:3])
+    expected = torch.stack([alone(files, X[:1], ("dog", 1.0))[0], Net().eval()(X[1:2])[0]])
+    torch.testing.assert_close(drawn[:2], expected, atol=2e-2, rtol=2e-2)
+
+
+def test_a_quantised_base_is_refused(files, monkeypatch):
+    model = Net().eval()
+    vf.inject(model)
+    monkeypatch.setattr(type(model.attn), "can_merge", False)
+    with pytest.raises(vf.VectorFitError, match=r"attn: its weight is quantised .*set_subjects"):
+        vf.SubjectBank(model, files)
