@@ -14,7 +14,7 @@ import pytest
 from app import command as app
 from eval import __main__ as evaluator
 from vectorfit import VectorFitError
-from vf_dreambooth import cli, export, generate
+from vf_dreambooth import cli, export, fleet, generate
 from vf_tasks import __main__ as tasks
 from vf_tasks import recipe as recipes
 from vf_training import __main__ as training
@@ -28,6 +28,7 @@ MODULES = {
     "train_dreambooth_vectorfit.py": "train",
     "vf_dreambooth.generate": "generate",
     "vf_dreambooth.export": "export",
+    "vf_dreambooth.fleet": "fleet",
     "eval": "eval",
     "app/app.py": "app",
     "vf_tasks": "tasks",
@@ -42,6 +43,8 @@ NOT_RUN = {
     "CompVis/": "needs the hub",
     "owner/name": "needs the hub",
     r"^vectorfit tasks cola\b": "needs the hub",
+    r"-m vf_dreambooth\.fleet\b": "needs Ray; tests/vf_dreambooth/test_fleet.py runs a fleet",
+    "--quantise": "needs torchao; tests/vf_tasks/test_quantisation.py trains on quantised bases",
     "glue/CoLA": "needs GLUE's files and a pretrained model",
     r"^vectorfit app\b": "serves until it is stopped; tests/app/test_browser.py serves and uses the page",
     r"^accelerate launch --num_processes 2\b": "needs two GPUs; on CPUs accelerate starts one process",
@@ -118,6 +121,10 @@ def check_flags(command: Documented) -> None:
         compares = arguments[0] == "compare"
         parser = tasks.compare_parser() if compares else tasks.parser(recipes.read(arguments[0]) if known else None)
         read(parser, arguments[1:] if compares else arguments)
+    elif command.name == "fleet":
+        at = arguments.index("--")
+        read(fleet.parser(), arguments[:at])
+        read(cli.build_parser(), arguments[at + 1 :])
     elif command.name == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(arguments) <= set(targets)
