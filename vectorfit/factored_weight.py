@@ -77,6 +77,7 @@ class FactoredWeight(nn.Module):
 
     def recovered(self) -> Tensor:
         """The factor that "square" does not keep. Shapes: Vh [r, in] where U is square, otherwise U [out, r]."""
+        assert self.tail is not None
         square, tail = gathered(self.U if self.is_wide else self.Vh), gathered(self.tail)
         weight = self.matrix(gathered((self.pristine or (self.weight,))[0])).detach().to(square.device)
         return factor_storage.recovered(weight, square, self.sigma.to(square.device), tail, wide=self.is_wide)
@@ -84,7 +85,7 @@ class FactoredWeight(nn.Module):
     def square_and_rest(self) -> tuple[Tensor, Tensor]:
         """The square factor and what is kept of the other: its tail, or all of it. Shapes: as in `factor_storage`."""
         square, other = (self.U, "Vh") if self.is_wide else (self.Vh, "U")
-        rest: Tensor = self.tail if self.storage == SQUARE else getattr(self, other)
+        rest: Tensor = getattr(self, "tail" if self.storage == SQUARE else other)
         return square, rest
 
     def change(self, d_sigma: Tensor) -> Tensor:
@@ -113,8 +114,9 @@ class FactoredWeight(nn.Module):
                 self.register_parameter(name, nn.Parameter(value, requires_grad=False))
             else:
                 self.register_buffer(name, value, persistent=False)
-        self.register_state_dict_post_hook(_without_factors)
-        self.register_load_state_dict_post_hook(_not_missing)
+        hooked: Any = self  # torch leaves both unannotated
+        hooked.register_state_dict_post_hook(_without_factors)
+        hooked.register_load_state_dict_post_hook(_not_missing)
 
 
 def _without_factors(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -98,7 +98,8 @@ def dequantised(weight: Tensor) -> Tensor:
         return values
     if type(weight).__name__ == "Int8Params":
         scales: Tensor = getattr(packed, SCALES)
-        return packed.data.float() * (scales.to(packed.device)[:, None].float() / INT8_MAX)
+        numbers: Tensor = packed.data
+        return numbers.float() * (scales.to(numbers.device)[:, None].float() / INT8_MAX)
     if not _is_torchao(weight):  # `detach` makes plain tensors of bitsandbytes' weights, without their scales
         raise TypeError(f"got a {type(weight).__name__}, expected a quantised weight itself")
     result: Tensor = packed.dequantize()

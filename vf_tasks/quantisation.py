@@ -27,7 +27,8 @@ def quantise(model: nn.Module, kind: str, head: tuple[str, ...]) -> None:
         import torchao.quantization as torchao
     except ImportError as error:
         raise VectorFitError(f"--quantise {kind}: needs torchao; pip install 'vectorfit[quantised]'") from error
-    config = torchao.Int8WeightOnlyConfig() if kind == "int8" else torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4)
+    four_bit: Any = torch.int4  # type: ignore[attr-defined]  # torch adds it at run time
+    config = torchao.Int8WeightOnlyConfig() if kind == "int8" else torchao.IntxWeightOnlyConfig(weight_dtype=four_bit)
     chosen = {id(module) for module in layers.values()}
     torchao.quantize_(model, config, lambda module, path: id(module) in chosen)
 

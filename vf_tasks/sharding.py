@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed.checkpoint as dcp
 from accelerate import PartialState
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -91,7 +93,7 @@ def is_sharded(model: nn.Module) -> bool:
 def save_checkpoint(folder: Path, model: nn.Module, parameters: dict[str, nn.Parameter], optimizer: Any) -> None:
     """Writes parameters and optimizer, each process its own part."""
     state = {"parameters": parameters, "optimizer": get_optimizer_state_dict(model, optimizer)}
-    dcp.save(state, checkpoint_id=folder / FOLDER, no_dist=PartialState().num_processes == 1)
+    save(state, checkpoint_id=folder / FOLDER, no_dist=PartialState().num_processes == 1)
 
 
 def load_parameters(folder: Path, parameters: dict[str, nn.Parameter]) -> None:
@@ -100,7 +102,7 @@ def load_parameters(folder: Path, parameters: dict[str, nn.Parameter]) -> None:
     Raises:
         VectorFitError: it is of another training.
     """
-    known = dcp.FileSystemReader(folder / FOLDER).read_metadata().state_dict_metadata
+    known = FileSystemReader(folder / FOLDER).read_metadata().state_dict_metadata
     saved = {name.removeprefix("parameters."): entry for name, entry in known.items() if name.startswith("parameters.")}
     sizes = {name: tuple(getattr(entry, "size", ())) for name, entry in saved.items()}
     own = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -118,4 +120,4 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
 
 
 def _load(state: dict[str, Any], folder: Path) -> None:
-    dcp.load(state, checkpoint_id=folder / FOLDER, no_dist=PartialState().num_processes == 1)
+    load(state, checkpoint_id=folder / FOLDER, no_dist=PartialState().num_processes == 1)

@@ -122,7 +122,7 @@ class Options:
     total_steps: int = 1
     adapted_matrices: int = 72
     gaussian_lora: bool = False
-    factors: str = "auto"
+    factors: str = "float32"
 
 
 @dataclass

@@ -47,8 +47,8 @@ class Vectors(Technique):
         write: bool = True,
     ) -> None:
         metadata = {METHOD: trained.method.name, **metadata}
-        base = {"base_model": base_model, "base_revision": base_revision}
-        vf.save_vectors(trained.models, path, **base, metadata=metadata, write=write)
+        save = partial(vf.save_vectors, trained.models, path, metadata=metadata, write=write)
+        save(base_model=base_model, base_revision=base_revision)
 
     def load(self, models: Models, path: PathLike, strength: float) -> Callable[[], None]:
         vf.load_vectors(models, path, strength)
