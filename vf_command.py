@@ -90,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absent = {extra: missing(extra) for extra in command.extras}
     if all(absent.values()) and not HELP & set(rest):
         extra = command.extras[0]
-        wanted = f"pip install '{PACKAGE}[{extra}]' installs {', '.join(absent[extra])}"
+        more = f" and {len(absent[extra]) - 3} more" if len(absent[extra]) > 3 else ""
+        wanted = f"pip install '{PACKAGE}[{extra}]' installs {', '.join(absent[extra][:3])}{more}"
         print(f"vectorfit {name}: the extra {extra} is not installed; {wanted}", file=sys.stderr)
         return 2
     prog = "vectorfit" if command.keeps_its_name else f"vectorfit {name}"

@@ -22,6 +22,15 @@ EQUATION = re.compile(r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?
 ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 
 
+def on_config(config: Any) -> Any:
+    """Adds the pages of docs/ that the navigation does not name to its end, so that a new page is never lost."""
+    listed = set(re.findall(r"[\w.-]+\.md", str(config["nav"])))
+    more = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in listed)
+    if more:
+        config["nav"].append({"More": more})
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages and pictures from outside docs/."""
     for pattern in (*OUTSIDE, *PICTURES):

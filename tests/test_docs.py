@@ -130,6 +130,14 @@ def test_links_out_of_docs(link, seen):
     assert page_of(link) == seen
 
 
+def test_a_page_that_the_navigation_does_not_name_comes_at_its_end():
+    nav = [{"VectorFit": "index.md"}, {"Use": [{"GPU": "gpu.md"}]}]
+    named = site.on_config({"nav": nav})["nav"]
+    assert named[:2] == nav[:2]
+    assert {"method.md", "tasks.md"} <= set(named[2]["More"])
+    assert not {"index.md", "gpu.md"} & set(named[2]["More"])
+
+
 def test_equations_are_mathml():
     html = site.on_page_content(r'<div class="arithmatex">\[a &lt; b_0\]</div>', None, None, None)
     assert html.startswith("<math")

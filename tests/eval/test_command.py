@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from eval import manifest
-from eval.__main__ import build_parser, main
+from eval.__main__ import main
 from eval.generation import facts_of, task_of
 from eval.selfcheck import EXPECTED
 from tests.eval.pictures import noise
@@ -228,11 +228,3 @@ def test_prompt_files_are_checked(tmp_path, run):
         (tmp_path / "p.txt").write_text(text)
         with pytest.raises(VectorFitError, match=message):
             main(["generate", str(run), "--prompts", str(tmp_path / "p.txt")])
-
-
-def test_the_documented_commands_parse():
-    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^python -m eval (.*?)(?:\s+#.*)?$", text, re.MULTILINE)
-    assert len(commands) >= 5
-    for line in commands:
-        build_parser().parse_args(line.split())
