@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ EXAMPLES = (
     "python -m vf_dreambooth.fleet s3://bucket/photos --out s3://bucket/runs --address auto --gpus 0.5 --workers 16",
 )
 RETRIES = 3
+ANSWERS_WITHIN = 10  # seconds
 
 
 def parser() -> Parser:
@@ -63,6 +65,8 @@ def start(address: str | None, workers: int, cpus: float) -> Any:
         import ray
     except ImportError as error:
         raise VectorFitError("the fleet needs Ray: pip install 'vectorfit[cluster]'") from error
+    if address is not None:
+        _require_answer(address)
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
     if address is None:
         options |= {"num_cpus": max(os.cpu_count() or 1, int(workers * cpus + 0.999))}
@@ -74,6 +78,17 @@ def start(address: str | None, workers: int, cpus: float) -> Any:
         first = str(error).strip().splitlines()[0]
         raise VectorFitError(f"--address: no Ray cluster answers at {address or 'this machine'} ({first})") from error
     return ray
+
+
+def _require_answer(address: str) -> None:
+    """Raises VectorFitError where nothing listens at HOST:PORT: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:  # such as auto
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWERS_WITHIN).close()
+    except (OSError, ValueError) as error:
+        raise VectorFitError(f"--address: no Ray cluster answers at {address} ({error}); expected HOST:PORT") from error
 
 
 def outcomes(ray: Any, subjects: Sequence[Subject], flags: Sequence[str], arguments: Any) -> Iterator[Outcome]:

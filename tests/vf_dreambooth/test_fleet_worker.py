@@ -20,10 +20,14 @@ FLAGS = [
 def memory():
     """A storage that is not this machine's file system, empty."""
     storage = Storage("memory://runs")
-    if storage.files.exists("/"):
-        storage.files.store.clear()
+    emptied(storage)
     yield storage
+    emptied(storage)
+
+
+def emptied(storage):
     storage.files.store.clear()
+    storage.files.pseudo_dirs[:] = [""]
 
 
 def test_subjects_are_trained_on_one_load_of_the_base(photos, tiny_base, tmp_path, monkeypatch):
