@@ -1,5 +1,6 @@
 import json
 import struct
+import warnings
 from pathlib import Path
 from random import Random
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vectorfit as vf
-from vectorfit import fingerprint
+from vectorfit import factored_weight, fingerprint, vectors_file
 from vectorfit.fingerprint import by_canonical_path, probe, probe_error
 from vectorfit.record import injection_of
 from vectorfit.vectors_file import scale_vectors
@@ -433,3 +434,43 @@ def test_probes_do_not_depend_on_how_exactly_the_device_multiplies_float32(devic
         assert fingerprint.probe(layers, deltas) == exact
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def flat(seed: int = 0) -> nn.Module:
+    """A model with a weight of rank 2: four of its singular values are 0, and their directions are any."""
+    model = make(seed).eval()
+    with torch.no_grad():
+        model[0].weight[2:] = 0
+    return model
+
+
+def test_another_machines_directions_of_equal_singular_values_are_told(tmp_path, monkeypatch):
+    model, path = flat(), tmp_path / "flat.safetensors"
+    train(model)
+    vf.save_vectors(model, path, base_model="toy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vf.load_vectors(flat(), path)
+
+    def turned(weight):
+        U, sigma, Vh = factors(weight)
+        turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0))).Q
+        if len(weight) == 10:
+            Vh[2:], U[:, 2:] = turn @ Vh[2:], U[:, 2:] @ torch.linalg.qr(torch.randn(4, 4)).Q
+        return U, sigma, Vh
+
+    factors = factored_weight.factors
+    monkeypatch.setattr(factored_weight, "factors", turned)
+    monkeypatch.setattr(vectors_file, "_right", set())
+    with pytest.warns(UserWarning, match=r"base is the same, but the change comes out [\d.]+% off: .*each machine"):
+        vf.load_vectors(flat(), path)
+
+
+def test_a_file_is_probed_once_on_its_base(saved, monkeypatch):
+    _, path = saved
+    monkeypatch.setattr(vectors_file, "_right", set())
+    probed = []
+    monkeypatch.setattr(vectors_file, "probe", lambda *given: probed.append(given) or probe(*given))
+    for _ in range(3):
+        vf.load_vectors(make().eval(), path)
+    assert len(probed) == 1
