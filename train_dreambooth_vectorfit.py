@@ -14,7 +14,6 @@ if __name__ == "__main__":
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -26,58 +25,17 @@ from tqdm import tqdm
 import vectorfit as vf
 from vf_dreambooth import checkpoint, estimate, faults, hub, optimization, residency, selection, trackers
 from vf_dreambooth.base_models import BaseModel, load
-from vf_dreambooth.data import DataSampler, Latents, encode_images, encode_photos
 from vf_dreambooth.families import family_of
-from vf_dreambooth.images import square
 from vf_dreambooth.interruption import Interruption
 from vf_dreambooth.objective import Objective
-from vf_dreambooth.photos import open_photo
-from vf_dreambooth.pipeline import quickly
-from vf_dreambooth.prior import class_images, recipe_for
 from vf_dreambooth.run_writer import RunWriter
+from vf_dreambooth.samplers import build_data_sampler
 from vf_dreambooth.setup import Setup, announce, prepare
 from vf_dreambooth.stopwatch import Stopwatch
+from vf_dreambooth.together import groups
+from vf_dreambooth.together_loop import Together, raise_problems, results
 from vf_training.commands import exit_clearly, part_processes
 from vf_training.device import forget_peak_memory, free_memory, use_all_cores
-
-
-def class_latents(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator) -> Latents | None:
-    """The latents of the class images, if the prior uses them. Missing class images are generated first."""
-    config = setup.config
-    if not config.with_class_images:
-        return None
-    if setup.class_paths:
-        return encode_images(pipe, [[square(open_photo(path), config.resolution)] for path in setup.class_paths])
-    with quickly(pipe, setup.base.preset):
-        recipe = recipe_for(pipe, config.class_prompt, setup.generation, accelerator.mixed_precision, config.seed)
-        root = setup.run.path.parent / "class_images"
-        quiet = not accelerator.is_local_main_process
-        with tqdm(desc="class images", unit="batch", disable=quiet) as bar:
-
-            def report(done: int, total: int, bar: tqdm = bar) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            images = class_images(pipe, recipe, config.num_class_images, root, setup.generation, accelerator, report)
-    return encode_images(pipe, [[square(image, config.resolution)] for image in images])
-
-
-def build_data_sampler(setup: Setup, pipe: DiffusionPipeline, accelerator: Accelerator) -> DataSampler:
-    """Computes the latents of every image once, and samples the batches from them."""
-    config = setup.config
-    prior = class_latents(setup, pipe, accelerator)
-    photos = encode_photos(pipe, setup.photos, config)
-    if config.prior == "base_prediction":
-        prior = replace(photos, weights=None)  # the class is kept on the ground too
-    return DataSampler(
-        photos,
-        prior,
-        batch_size=config.train_batch_size,
-        global_batch_size=config.effective_batch_size * accelerator.num_processes,
-        noise_schedule=family_of(pipe).noise_schedule(pipe),
-        seed=config.seed,
-        offset_noise=config.offset_noise,
-    )
 
 
 class Loop:
@@ -208,6 +166,30 @@ def train_subject(setup: Setup, load: Callable[[BaseModel], DiffusionPipeline] =
     return f"{config.trigger}: loss {loss:.3f}, {stopwatch.seconds:.0f} s, {run.vectors} ({size:,} bytes)"
 
 
+def train_together(setups: Sequence[Setup]) -> list[str]:
+    """Several runs in one batch: each has the vectors that it would have alone. Returns a line with each result."""
+    done = [f"{s.config.trigger}: already finished, {s.run.vectors}" for s in setups if s.resume and s.finished]
+    setups = [setup for setup in setups if not (setup.resume and setup.finished)]
+    if not setups:
+        return done
+    accelerator = start(setups[0])
+    for setup in setups[1:]:
+        announce(setup, accelerator.print)
+    forget_peak_memory()
+    pipe, priors = residency.moved_to(load(setups[0].base), accelerator.device), {}
+    for setup in setups:
+        setup.run.write_config(setup.run_config())
+    samplers = [build_data_sampler(setup, pipe, accelerator, priors) for setup in setups]
+    residency.put_aside(pipe)
+    loop = Together(setups, pipe, adapted(pipe, setups[0].config.train_text_encoder), samplers, accelerator)
+    loop.resume()
+    if not loop.run():
+        accelerator.print("stopped; resume with the same command and --resume_from_checkpoint latest")
+        raise SystemExit(130)
+    raise_problems(loop)
+    return done + results(loop)
+
+
 def dry_run(setup: Setup) -> None:
     """Prints what would be trained and how long it would take. Writes nothing."""
     accelerator = start(setup)
@@ -223,14 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command.print_config:
         print(*(json.dumps({"settings": setup.config.as_dict()}, indent=1) for setup in setups), sep="\n")
         return
-    results = []
-    for setup in setups:
-        with faults.memory_advice(setup.config):
+    finished = []
+    for group in groups(setups, 1 if command.dry_run else command.config.together or 1):
+        with faults.memory_advice(group[0].config, len(group)):
             if command.dry_run:
-                dry_run(setup)
+                dry_run(group[0])
             else:
-                results.append(train_subject(setup))
-    for line in results:
+                finished += [train_subject(group[0])] if len(group) == 1 else train_together(group)
+    for line in finished:
         PartialState().print(f"subject      {line}")
     if not command.dry_run:
         selection.pick(setups)

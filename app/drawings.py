@@ -3,11 +3,11 @@
 import shutil
 import threading
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 from PIL import Image
 
 from vectorfit import VectorFitError
+from vf_dreambooth.engine import MOST_TOGETHER
 
 from .gallery import Drawing, Gallery
 from .generation import Cancelled, GenerationRequest, Generator, SavedImage, parameters_of
@@ -22,6 +22,7 @@ class Progress:
     drawing: Drawing
     address: str = ""
     ahead: int = 0  # drawings before it in the queue
+    begun: bool = False
     done: int = 0
     total: int = 1
     what: str = ""
@@ -31,13 +32,20 @@ class Progress:
     finished: threading.Event = field(default_factory=threading.Event)
 
 
+Waiting = tuple[str, Progress, GenerationRequest, bool]  # a browser's key, its drawing, and what to draw
+
+
 class Drawings:
-    """The newest drawing of every browser, and how far it is. One is drawn at a time, in the order they came."""
+    """The newest drawing of every browser, and how far it is.
+
+    They are drawn in the order they came, and those that are alike together: the engine draws them in one batch.
+    """
 
     def __init__(self, generator: Generator, gallery: Gallery) -> None:
         self.generator, self.gallery = generator, gallery
         self._running: dict[str, Progress] = {}  # in the order they came
-        self._queue: SimpleQueue[tuple[str, Progress, GenerationRequest, bool]] = SimpleQueue()
+        self._queue: list[Waiting] = []
+        self._arrived = threading.Condition()
         threading.Thread(target=self._work, daemon=True).start()
 
     def start(self, key: str, request: GenerationRequest, compare: bool, address: str = "") -> Progress:
@@ -58,7 +66,9 @@ class Drawings:
         drawing = self.gallery.new(key, parameters, seeds, compare)
         progress = Progress(drawing, address, len(self._running))
         self._running[key] = progress
-        self._queue.put((key, progress, request, compare))
+        with self._arrived:
+            self._queue.append((key, progress, request, compare))
+            self._arrived.notify()
         return progress
 
     def running(self, key: str) -> Progress | None:
@@ -69,13 +79,31 @@ class Drawings:
         """Ends a browser's drawing after the current step, or takes it out of the queue; what is drawn stays."""
         if progress := self._running.get(key):
             progress.cancel.set()
-            if progress.ahead:
+            if not progress.begun:
                 progress.error = Cancelled()
                 self._finish(key, progress)
 
     def _work(self) -> None:
         while True:
-            self._draw(*self._queue.get())
+            threads = [threading.Thread(target=self._draw, args=waiting, daemon=True) for waiting in self._next()]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def _next(self) -> list[Waiting]:
+        """The first of the queue and those that can be drawn with it, taken from the queue."""
+        with self._arrived:
+            while not (waiting := [one for one in self._queue if not one[1].finished.is_set()]):
+                self._queue.clear()  # they were cancelled
+                self._arrived.wait()
+            first, *others = waiting
+            taken = [first, *(one for one in others if self.generator.alike(first[2], one[2]))][:MOST_TOGETHER]
+            for _, progress, *_ in taken:
+                progress.begun = True
+            self._queue = [one for one in waiting if not one[1].begun]
+        self._recount()
+        return taken
 
     def _draw(self, key: str, progress: Progress, request: GenerationRequest, compare: bool) -> None:
         if progress.finished.is_set():  # it was cancelled in the queue
@@ -105,6 +133,10 @@ class Drawings:
         if not drawing.images and not drawing.base_images:
             shutil.rmtree(drawing.folder, ignore_errors=True)
         self._running.pop(key, None)
-        for ahead, other in enumerate(list(self._running.values())):
-            other.ahead = ahead
         progress.finished.set()
+        self._recount()
+
+    def _recount(self) -> None:
+        """Tells each drawing how many are before it; none is before one that is begun."""
+        for ahead, other in enumerate(list(self._running.values())):
+            other.ahead = 0 if other.begun else ahead

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vectorfit import VectorFitError
 from vf_dreambooth.base_models import BaseModel
-from vf_dreambooth.engine import OWN_SCHEDULER, PromptBatch
+from vf_dreambooth.engine import OWN_SCHEDULER, PromptBatch, alike
 from vf_dreambooth.images import grid, write_png
 from vf_dreambooth.pipeline import GeneratedImage, GenerationSettings
 
@@ -32,7 +32,7 @@ class Cancelled(Exception):
 
 
 class Draws(Protocol):
-    """An engine that generates images: `vf_dreambooth.engine.Engine`, or a test's stand-in."""
+    """An engine that generates images, for several threads: `vf_dreambooth.engine.Engine`, or a test's stand-in."""
 
     def generate(
         self,
@@ -113,7 +113,6 @@ class Generator:
 
     def __init__(self, library: Library, engine: Draws, default_base: BaseModel, scratch: Path) -> None:
         self.library, self.engine, self.default_base, self.scratch = library, engine, default_base, scratch
-        self._device = threading.Lock()
 
     def sampling(self, name: str | None) -> GenerationSettings:
         """The default sampling of a subject's base."""
@@ -146,6 +145,13 @@ class Generator:
     def check(self, request: GenerationRequest) -> BaseModel:
         """The base that a request will use. Raises VectorFitError as `generate` would."""
         return self._batch(request).base
+
+    def alike(self, request: GenerationRequest, other: GenerationRequest) -> bool:
+        """Whether the engine can draw two requests in one batch."""
+        try:
+            return alike(self._batch(request), self._batch(other))
+        except VectorFitError:  # a subject is gone since
+            return False
 
     def generate(
         self,
@@ -260,9 +266,7 @@ class Generator:
                     raise Cancelled
                 progress(before + min(done, most), total, what)  # PNDM takes one step more than it is asked for
 
-            with self._device:
-                drawn = self.engine.generate(batch, after_step, _by_seed(batch, preview))
-            yield drawn
+            yield self.engine.generate(batch, after_step, _by_seed(batch, preview))
             steps_before += batch.steps
 
     def new_folder(self) -> Path:

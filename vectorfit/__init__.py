@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from . import lazy
 
 if TYPE_CHECKING:
+    from .bank import SubjectBank
     from .config import VectorFitConfig
     from .container import read_metadata
     from .errors import VectorFitError
@@ -24,6 +25,7 @@ __all__ = [
     "AvfSchedule",
     "LayerPlan",
     "Plan",
+    "SubjectBank",
     "VectorFitConfig",
     "VectorFitError",
     "VectorFitLayer",
@@ -49,6 +51,7 @@ __all__ = [
 
 # By module. A command line is read, and --help answered, before PyTorch is loaded.
 _NAMES = {
+    "bank": "SubjectBank",
     "config": "VectorFitConfig",
     "container": "read_metadata",
     "errors": "VectorFitError",

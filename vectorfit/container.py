@@ -5,6 +5,7 @@ Subject files and the files of other methods are written and verified here alone
 
 import json
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,30 +14,50 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from . import coding
 from .atomic import PathLike, write_atomically
 from .errors import VectorFitError
 from .fingerprint import tensors_sha256
 
 FORMAT_VERSION = "1"
+CODED_VERSION = "2"  # the tensors are in a code, see `coding`; everything else is as in version 1
+CODE, EMPTY = "code", torch.empty(0, dtype=torch.uint8)
 PREFIX = "vectorfit."  # of our keys in the file's metadata
 
 
 def write(
-    path: PathLike, tensors: Mapping[str, Tensor], own: Mapping[str, str], metadata: Mapping[str, str] | None = None
+    path: PathLike,
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, str],
+    metadata: Mapping[str, str] | None = None,
+    code: bytes | None = None,
 ) -> None:
     """Writes tensors with our keys `own` (without their prefix) and other `metadata`. Equal inputs give equal bytes.
+
+    With `code`, of `coding.encode`, the file holds that; `tensors` are what it stands for.
 
     Raises:
         VectorFitError: a tensor is not finite, or the file cannot be written; nothing was changed.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    broken = [name for name, tensor in kept.items() if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in sorted(tensors.items()) if not torch.isfinite(tensor).all()]
     if broken:
         raise VectorFitError(f"{path}: not written, {broken[0]} and {len(broken) - 1} more hold NaN or infinity")
-    ours = {"format_version": FORMAT_VERSION, **own, "vectors_sha256": tensors_sha256(kept)}
-    ours["num_vectors"] = str(len(kept))
+    write_atomically(path, packed(tensors, own, metadata, code))
+
+
+def packed(
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, str],
+    metadata: Mapping[str, str] | None = None,
+    code: bytes | None = None,
+) -> bytes:
+    """The bytes that `write` writes."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    version = FORMAT_VERSION if code is None else CODED_VERSION
+    ours = {"format_version": version, **own, "vectors_sha256": tensors_sha256(kept), "num_vectors": str(len(kept))}
     header = {"format": "pt", **(metadata or {}), **{PREFIX + key: value for key, value in ours.items()}}
-    write_atomically(path, _sorted_header(save(kept, header)))
+    held = kept if code is None else {CODE: torch.frombuffer(bytearray(code), dtype=torch.uint8) if code else EMPTY}
+    return _sorted_header(save(held, header))
 
 
 def _sorted_header(data: bytes) -> bytes:
@@ -66,6 +87,12 @@ def read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, ValueError, struct.error) as error:
         raise _damaged(path, error) from error
     _require_ours(path, metadata)
+    if metadata[PREFIX + "format_version"] == CODED_VERSION:
+        try:
+            tensors, texts = coding.decode(tensors[CODE].numpy().tobytes())
+        except (ValueError, LookupError, TypeError, RuntimeError, struct.error, zlib.error) as error:
+            raise _damaged(path, error) from error
+        metadata |= {PREFIX + key: text for key, text in texts.items()}
     return tensors, metadata
 
 
@@ -115,5 +142,6 @@ def _require_ours(path: PathLike, metadata: Mapping[str, str]) -> None:
         raise VectorFitError(
             f"{path}: a safetensors file, but not one of VectorFit's: it has no {PREFIX}format_version"
         )
-    if version != FORMAT_VERSION:
-        raise VectorFitError(f"{path}: format version {version}, expected {FORMAT_VERSION}; a newer vectorfit reads it")
+    if version not in (FORMAT_VERSION, CODED_VERSION):
+        expected = f"{FORMAT_VERSION} or {CODED_VERSION}"
+        raise VectorFitError(f"{path}: format version {version}, expected {expected}; a newer vectorfit reads it")

@@ -54,6 +54,7 @@ class VectorFitLayer(FactoredWeight):
         self.pristine: tuple[Tensor, Tensor | None] | None = None  # the base's weight and bias while merged
         self.base_mark = object()  # stands for the base's values; another one where they have changed dtype
         self.served = False  # merged, and only `weight` and `bias` move with the model; see `serve`
+        self.rows: Any = None  # the vectors of a batch's rows, in place of the layer's own; see `rows.seated`
         # Not a submodule, so that state dicts keep the base's names. `remove` puts it back into the model.
         self.__dict__["base"] = base
         self.train(base.training)
@@ -164,6 +165,9 @@ class VectorFitLayer(FactoredWeight):
         return composed, bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.rows is not None and self.enabled:
+            result: Tensor = self.rows(self, x)
+            return result
         if not self.enabled and not self.served:
             weight, bias = self.pristine or (self.weight, self.bias)
             return self.transform(x, weight.to(x.device), None if bias is None else bias.to(x.device))

@@ -256,6 +256,21 @@ def _load(
     models: Models, subjects: Sequence[tuple[PathLike, float]], strength: float, tolerated_error: float
 ) -> list[_Subject]:
     """As `set_subjects`, with one `strength` more for all of them; returns the files as read."""
+    injection, loaded = verified(models, subjects, tolerated_error)
+    _add_up(injection, loaded)
+    _set_heads(injection, loaded)
+    injection.set_strength(strength)
+    return loaded
+
+
+def verified(
+    models: Models, subjects: Sequence[tuple[PathLike, float]], tolerated_error: float
+) -> tuple[Injection, list[_Subject]]:
+    """Reads subject files and verifies that their deltas belong to the models, which are injected where needed.
+
+    Raises:
+        VectorFitError: as `set_subjects` does.
+    """
     loaded = [_Subject(path, own_strength, *container.read(path)) for path, own_strength in subjects]
     for subject in loaded:
         if PREFIX + "baseline" in subject.metadata:
@@ -271,10 +286,7 @@ def _load(
         if not before.layers:
             remove(models)
         raise
-    _add_up(injection, loaded)
-    _set_heads(injection, loaded)
-    injection.set_strength(strength)
-    return loaded
+    return injection, loaded
 
 
 @torch.no_grad()

@@ -16,12 +16,13 @@ from vf_training.commands import exit_clearly, hide_loading_bars
 if TYPE_CHECKING:
     from .base_models import BaseModel
 
-KINDS = ("lora", "diff", "pipeline")
+KINDS = ("lora", "diff", "pipeline", "coded")
 NAMING = "diffusers"  # of a LoRA, if not another is asked for
 EXAMPLES = (
     "python -m vf_dreambooth.export runs/dog --to lora",
     "python -m vf_dreambooth.export runs/dog --to lora --naming kohya --rank 64",
     "python -m vf_dreambooth.export owner/name --to pipeline --out dog-model",
+    "python -m vf_dreambooth.export runs/dog --to coded",
 )
 
 
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         choices=KINDS,
         help="lora: the best approximation of a given rank; diff: the exact change (ComfyUI); pipeline: a diffusers "
-        "folder with the subject merged in",
+        "folder with the subject merged in; coded: a subject file of few bytes, which loads as others do",
     )
     parser.add_argument("--rank", type=int, default=32, help="rank of the LoRA (default 32)")
     parser.add_argument(
@@ -44,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--biases", action="store_true", help="include the bias deltas in the LoRA; diffusers and PEFT read them"
     )
+    parser.add_argument(
+        "--kilobytes", type=int, default=100, help="most thousands of bytes of a coded file (default 100)"
+    )
     parser.add_argument("--strength", type=float, default=1.0, help="strength to export at (default 1)")
     parser.add_argument("--base_model", help="by default the one the subject was trained on")
     parser.add_argument("--out", type=Path, help="file or folder to write; by default beside the subject file")
@@ -52,16 +56,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Kind:
-    """What is exported: one of `KINDS`, and of a LoRA its rank, its names, and whether it carries biases."""
+    """What is exported: one of `KINDS`, and of a LoRA its rank, names and whether it carries biases."""
 
     to: str
     rank: int = 32
     naming: str = NAMING
     biases: bool = False
+    kilobytes: int = 100  # of a coded file, at most
 
     @property
     def file_name(self) -> str:
-        names = {"lora": f"lora-{self.naming}-{self.rank}.safetensors", "diff": "diff.safetensors"}
+        names = {
+            "lora": f"lora-{self.naming}-{self.rank}.safetensors",
+            "diff": "diff.safetensors",
+            "coded": "coded.safetensors",
+        }
         return names.get(self.to, self.to)
 
 
@@ -75,6 +84,7 @@ def export(subject: Path, base: "BaseModel", kind: Kind, out: Path, strength: fl
 
     from vectorfit import load_vectors
     from vectorfit.atomic import write_atomically
+    from vectorfit.coded_file import save_coded
     from vectorfit.export import bake, difference, lora
 
     from .base_models import load
@@ -85,6 +95,10 @@ def export(subject: Path, base: "BaseModel", kind: Kind, out: Path, strength: fl
         raise VectorFitError(f"--out: {out} exists; give another path or delete it")
     pipe = load(base)
     models, family = adapted_models(pipe), family_of(pipe)
+    if kind.to == "coded":
+        coded = save_coded(models, subject_file(subject), out, strength=strength, most_bytes=1000 * kind.kilobytes)
+        size = out.stat().st_size
+        return f"{out} ({size:,} bytes): {coded.bits:.1f} bits a number, error of its change {coded.error:.1%}"
     metadata = load_vectors(models, subject_file(subject), strength=strength)
     if kind.to == "pipeline":
         bake(models)
@@ -106,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .pipeline import base_of, folder_of
 
     hide_loading_bars()
-    kind = Kind(flags.to, flags.rank, flags.naming, flags.biases)
+    kind = Kind(flags.to, flags.rank, flags.naming, flags.biases, flags.kilobytes)
     out = flags.out or folder_of(flags.subject) / kind.file_name
     print(export(flags.subject, base_of(flags.subject, flags.base_model), kind, out, flags.strength))
 

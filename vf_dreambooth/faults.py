@@ -37,17 +37,18 @@ def memory_remedy(config: TrainConfig) -> str:
 
 
 @contextmanager
-def memory_advice(config: TrainConfig) -> Iterator[None]:
-    """Turns an out-of-memory error into a message with the flags to add.
+def memory_advice(config: TrainConfig, together: int = 1) -> Iterator[None]:
+    """Turns an out-of-memory error into a message with the flags to add; so many subjects are in a batch together.
 
     Raises:
         VectorFitError: there was not enough memory.
     """
+    remedy = memory_remedy(config) if together == 1 else f"give a smaller --together than {together}"
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise VectorFitError(f"out of memory; {memory_remedy(config)}. ({str(error).splitlines()[0]})") from error
+        raise VectorFitError(f"out of memory; {remedy}. ({str(error).splitlines()[0]})") from error
     except MemoryError as error:
-        raise VectorFitError(f"out of memory; {memory_remedy(config)}") from error
+        raise VectorFitError(f"out of memory; {remedy}") from error

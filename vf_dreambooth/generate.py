@@ -13,14 +13,25 @@ EXAMPLES = (
     'python -m vf_dreambooth.generate --vectors runs/dog --prompt "a photo of sks dog in the snow"',
     'python -m vf_dreambooth.generate --vectors owner/name --prompt "sks dog on the beach" --num 8 --strength 0.8',
     'python -m vf_dreambooth.generate --vectors runs/dog --prompt "a photo of sks dog" --compare',
+    'python -m vf_dreambooth.generate --vectors runs/dog runs/cat --prompt "a photo of {} in the snow" --out snow',
 )
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("vf_dreambooth.generate", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--vectors", required=True, type=Path, help="run folder, subject file or hub id owner/name")
     parser.add_argument(
-        "--prompt", required=True, action="append", dest="prompts", help="prompt; may be given several times"
+        "--vectors",
+        required=True,
+        type=Path,
+        nargs="+",
+        help="run folder, subject file or hub id owner/name; several subjects are drawn in mixed batches",
+    )
+    parser.add_argument(
+        "--prompt",
+        required=True,
+        action="append",
+        dest="prompts",
+        help="prompt; may be given several times; {} stands for each subject's trigger phrase",
     )
     parser.add_argument("--num", type=int, default=4, help="images per prompt (default 4)")
     parser.add_argument(
@@ -33,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_inference_steps", type=int, help="denoising steps; by default the base's preset")
     parser.add_argument("--guidance_scale", type=float, help="classifier-free guidance; by default the base's preset")
     parser.add_argument("--base_model", help="by default the one the subject was trained on")
-    parser.add_argument("--out", type=Path, help="folder for the images; by default generated/ in the run folder")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the images; by default generated/ in the run folder, or here"
+    )
     parser.add_argument(
         "--compare", action="store_true", help="also write comparison.png: photos, base and personalised"
     )
@@ -48,6 +61,10 @@ def _check(flags: argparse.Namespace) -> None:
         problems.messages.append(f"--strength: got {flags.strength}, expected a number")
     if flags.num_inference_steps is not None and flags.num_inference_steps < 1:
         problems.messages.append(f"--num_inference_steps: got {flags.num_inference_steps}, expected at least 1")
+    if len(flags.vectors) > 1 and flags.compare:
+        problems.messages.append(f"--compare: shows one subject beside its base, got {len(flags.vectors)} subjects")
+    if len(set(flags.vectors)) < len(flags.vectors):
+        problems.messages.append("--vectors: a subject is given twice; --num draws more pictures of it")
     problems.raise_all()
 
 

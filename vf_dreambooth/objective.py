@@ -164,12 +164,7 @@ class Objective:
             with accelerator.accumulate(denoiser), quick_attention(device):
                 losses = torch.cat([self._losses(denoiser, part, accelerator) for part in inputs])
                 is_class = torch.cat([part.batch.is_class for part in inputs])
-                loss, instance, prior = combine(losses, is_class, config.prior_loss_weight)
-                if config.prior == "drift":
-                    prior = drift(self.vectors)
-                    loss = loss + config.drift_weight * prior
-                if self.penalty is not None:
-                    loss = loss + self.penalty()
+                loss, instance, prior = self.total(losses, is_class)
                 accelerator.backward(loss)
             parts += torch.stack([loss, instance, prior]).detach() / config.gradient_accumulation_steps
         # Before anyone waits for the result: an accelerator goes on computing meanwhile.
@@ -178,17 +173,38 @@ class Objective:
 
     def _losses(self, denoiser: nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
         """The loss of each sample [n]."""
-        batch, rows, schedule = inputs.batch, inputs.class_rows, self.noise_schedule
-        noisy = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-        target = schedule.target(batch.latents, batch.noise, batch.timesteps)
+        noisy, batch = self.noisy(inputs), inputs.batch
         with accelerator.autocast():
             predicted = denoiser(noisy, batch.timesteps, inputs.prompt_ids, inputs.prompt_index)
-        if self.config.prior == "base_prediction" and len(rows):
+        base = None
+        if self.config.prior == "base_prediction" and len(rows := inputs.class_rows):
             sample = noisy[rows], batch.timesteps[rows], inputs.prompt_ids, inputs.prompt_index[rows]
             with accelerator.autocast():
                 base = base_prediction(accelerator.unwrap_model(denoiser), *sample)
-            target = target.float().index_put((rows,), base.float())
+        return self.losses(inputs, predicted, base)
+
+    def noisy(self, inputs: Inputs) -> Tensor:
+        """The noisy latents [n, c, h, w] that the denoiser gets."""
+        batch = inputs.batch
+        return self.noise_schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+
+    def losses(self, inputs: Inputs, predicted: Tensor, base: Tensor | None = None) -> Tensor:
+        """The loss of each sample [n]. `base` is what the base predicts for the samples of the class, their target."""
+        batch, schedule = inputs.batch, self.noise_schedule
+        target = schedule.target(batch.latents, batch.noise, batch.timesteps)
+        if base is not None:
+            target = target.float().index_put((inputs.class_rows,), base.float())
         losses = per_sample_loss(predicted, target, batch.weights, self.config.huber_c)
         if self.config.snr_gamma is not None:
             losses = losses * schedule.min_snr_weights(batch.timesteps, self.config.snr_gamma)
         return losses
+
+    def total(self, losses: Tensor, is_class: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss to minimise, its instance part and its prior's part. Shapes: `losses` [n], `is_class` [n] bool."""
+        loss, instance, prior = combine(losses, is_class, self.config.prior_loss_weight)
+        if self.config.prior == "drift":
+            prior = drift(self.vectors)
+            loss = loss + self.config.drift_weight * prior
+        if self.penalty is not None:
+            loss = loss + self.penalty()
+        return loss, instance, prior

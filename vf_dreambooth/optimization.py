@@ -141,7 +141,15 @@ def build(config: TrainConfig, models: Mapping[str, nn.Module], unreached: Seque
     """
     exclude = tuple(path for path, module in named_modules(models) if any(module is left for left in unreached))
     options = methods.Options(exclude=exclude, seed=config.seed, gaussian_lora=True)
-    trained = methods.put_in(config.method, models, options)
+    return around(methods.put_in(config.method, models, options), config, models)
+
+
+def around(trained: methods.Trained, config: TrainConfig, models: Mapping[str, nn.Module]) -> Optimization:
+    """Builds the optimizer, and all that belongs to it, of what a method has put into `models`.
+
+    Raises:
+        VectorFitError: the freezing would leave nothing to train.
+    """
     vectors = trained.parameters
     rates = [rate for rate in rates_of(config) if rate.given or any(fnmatchcase(n, rate.pattern) for n in vectors)]
     *special, main = vf.parameter_groups(vectors, {rate.pattern: rate.value for rate in rates})

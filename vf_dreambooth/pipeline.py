@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,27 @@ def set_subjects(pipe: DiffusionPipeline, subjects: Sequence[tuple[str | Path, f
         methods.load(models, *files[0])
 
 
+def subject_bank(pipe: DiffusionPipeline, files: Sequence[str | Path]) -> vf.SubjectBank:
+    """A bank of subjects on a pipeline, by the files' own paths as text. It leaves what the pipeline draws alone.
+
+    Raises:
+        VectorFitError: a file is damaged, belongs to another base, or is of a method whose changes no row of a batch
+            can have of its own.
+    """
+    models, paths = adapted_models(pipe), {str(path): subject_file(path) for path in files}
+    others = _of_other_methods([(path, 1.0) for path in paths.values()])
+    if others:
+        raise VectorFitError(
+            f"{others[0]}: a file of {_method(others[0])} does not go into one batch with other subjects; draw it alone"
+        )
+    methods.restore(models)
+    try:
+        return vf.SubjectBank(models, paths)
+    finally:
+        if precision(pipe) != torch.float32 and _unserved(models):  # some layers were made anew
+            vf.serve(models, pipe.vae.device, precision(pipe))
+
+
 def _of_other_methods(files: Sequence[tuple[Path, float]]) -> list[Path]:
     """The files that hold no vectors, but the change of LoRA, say."""
     return [file for file, _ in files if not methods.holds_vectors(vf.read_metadata(file))]
@@ -232,11 +253,13 @@ def generate(
     settings: GenerationSettings,
     after_step: Callable[[dict[int, Tensor]], None] = lambda latents: None,
     positions: Sequence[int] | None = None,
+    within: Callable[[list[int]], AbstractContextManager] = lambda images: nullcontext(),
 ) -> list[GeneratedImage]:
     """As `generate_images`, and says which images the safety checker blanked.
 
     `after_step` is called after every denoising step of every batch, with the latents of the batch's images by their
-    index. An exception in it ends the generation.
+    index. An exception in it ends the generation. Each batch is drawn in the context that `within` gives for the
+    indices of its images.
 
     Raises:
         VectorFitError: a negative prompt for a base that takes none.
@@ -258,18 +281,19 @@ def generate(
             after_step({index: one for index, one in latents if index is not None})
             return tensors
 
-        output = pipe(
-            [prompts[index] for index in filled],
-            # Without one the pipeline takes what its base was trained with: an empty prompt, or zeros.
-            negative_prompt=[settings.negative_prompt] * len(filled) if settings.negative_prompt else None,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],
-            height=settings.resolution,
-            width=settings.resolution,
-            callback_on_step_end=on_step_end,
-            **family.call_arguments(pipe),
-        )
+        with within(filled):
+            output = pipe(
+                [prompts[index] for index in filled],
+                # Without one the pipeline takes what its base was trained with: an empty prompt, or zeros.
+                negative_prompt=[settings.negative_prompt] * len(filled) if settings.negative_prompt else None,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],
+                height=settings.resolution,
+                width=settings.resolution,
+                callback_on_step_end=on_step_end,
+                **family.call_arguments(pipe),
+            )
         blanked = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
         generated |= {
             index: GeneratedImage(image, bool(blank))

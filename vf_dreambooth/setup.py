@@ -13,7 +13,7 @@ from vf_training.options import completed
 from vf_training.problems import Problems
 from vf_training.runs import RunFolder
 
-from . import footprint, hub, trackers
+from . import footprint, hub, together, trackers
 from .base_models import BaseModel, resolve
 from .captions import filled, photo_captions
 from .checkpoint import find
@@ -91,7 +91,8 @@ def _of_subject(command: Command, folder: Path) -> Command:
     if run is None and command.resume_from_checkpoint:
         run = newest_run(folder)
     output = str(run.path) if run else None
-    return replace(command, config=replace(command.config, instance_data_dir=str(folder), output_dir=output))
+    own = {"instance_data_dir": str(folder), "output_dir": output, "together": None}  # a run can go on alone
+    return replace(command, config=replace(command.config, **own))
 
 
 def _check_run_folder(config: TrainConfig, resume: str | None) -> None:
@@ -239,6 +240,8 @@ def _check_machine(command: Command, several: bool) -> None:
         problems.append("--hub_model_id: several subjects cannot share one repository; leave it out")
     if several and command.resume_from_checkpoint not in (None, "latest"):
         problems.append("--resume_from_checkpoint: several subjects are resumed with latest, got a path")
+    if (config.together or 1) > 1:
+        problems += together.problems(config, several=several, num_processes=_num_processes())
     for name, variable in SPLITTING.items():
         if os.environ.get(variable, "false").lower() == "true":
             problems.append(

@@ -1,6 +1,7 @@
 """A drawing goes on without its page, and keeps what is done."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -81,7 +82,8 @@ def test_a_request_out_of_range_begins_nothing(drawings):
 def test_drawings_come_in_turn_and_each_is_told_its_place(drawings):
     keys = [drawings.gallery.new_key() for _ in range(4)]
     drawings.generator.engine.orders.append(None)  # waits at the gate from the first one on
-    first, *others = [drawings.start(key, REQUEST, compare=False) for key in keys]
+    unlike = [replace(REQUEST, steps=5 + n) for n in range(4)]  # those that are alike are drawn together
+    first, *others = [drawings.start(key, one, compare=False) for key, one in zip(keys, unlike, strict=True)]
     assert [progress.ahead for progress in others] == [1, 2, 3]
     drawings.cancel(keys[1])
     assert isinstance(others[0].error, Cancelled)  # at once: it had not begun
@@ -91,6 +93,24 @@ def test_drawings_come_in_turn_and_each_is_told_its_place(drawings):
         assert progress.finished.wait(30)
     assert [len(drawings.gallery.all(key)) for key in keys] == [1, 0, 1, 1]
     assert others[-1].ahead == 0
+
+
+def test_drawings_that_are_alike_are_drawn_together(drawings):
+    keys = [drawings.gallery.new_key() for _ in range(4)]
+    engine = drawings.generator.engine
+    engine.orders.append(None)
+    requests = [REQUEST, replace(REQUEST, steps=9), REQUEST, replace(REQUEST, seed=90, prompt="in the snow")]
+    first, *others = [drawings.start(key, one, compare=False) for key, one in zip(keys, requests, strict=True)]
+    while not first.begun:
+        first.finished.wait(0.01)
+    drawings.cancel(keys[2])
+    engine.gate.set()
+    for progress in (first, *others):
+        assert progress.finished.wait(30)
+    assert [type(progress.error) for progress in (first, *others)] == [type(None), type(None), Cancelled, type(None)]
+    assert [len(drawings.gallery.all(key)) for key in keys] == [1, 1, 0, 1]
+    assert drawings.generator.alike(requests[0], requests[3])
+    assert not drawings.generator.alike(requests[0], requests[1])
 
 
 def test_one_address_cannot_fill_the_queue_of_drawings(drawings):

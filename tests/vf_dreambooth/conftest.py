@@ -165,14 +165,24 @@ def whole(_trained, tmp_path) -> Path:
     return tmp_path / "whole"
 
 
-@pytest.fixture
-def subject(tiny_base, tmp_path) -> Path:
+def write_subject(path: Path, tiny_base: Path, seed: int) -> Path:
     """A subject file of random deltas on the tiny base."""
     pipe = load(resolve(str(tiny_base)))
     models = adapted_models(pipe)
     vf.inject(models)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for vector in vf.vector_parameters(models).values():
-            vector.normal_(std=0.3)
-    vf.save_vectors(models, tmp_path / "subject.safetensors", base_model=str(tiny_base))
-    return tmp_path / "subject.safetensors"
+            vector.normal_(std=0.3, generator=generator)
+    vf.save_vectors(models, path, base_model=str(tiny_base))
+    return path
+
+
+@pytest.fixture
+def subject(tiny_base, tmp_path) -> Path:
+    return write_subject(tmp_path / "subject.safetensors", tiny_base, 0)
+
+
+@pytest.fixture
+def other_subject(tiny_base, tmp_path) -> Path:
+    return write_subject(tmp_path / "other.safetensors", tiny_base, 1)

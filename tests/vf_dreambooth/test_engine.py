@@ -1,17 +1,21 @@
 """A base kept ready: switched without drifting, stopped between steps, sampled as asked."""
 
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import ImageChops
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 
+from tests.vf_dreambooth.conftest import build_tiny, write_subject
 from vectorfit import VectorFitError
 from vf_dreambooth import engine as engine_module
 from vf_dreambooth.base_models import load, resolve
-from vf_dreambooth.engine import OWN_SCHEDULER, SCHEDULERS, Engine, PromptBatch
+from vf_dreambooth.engine import MOST_TOGETHER, OWN_SCHEDULER, SCHEDULERS, Engine, PromptBatch
 from vf_dreambooth.pipeline import GenerationSettings, generate, generate_images, load_pipeline
 
 SAMPLING = GenerationSettings(3, 2.0, 16, batch_size=2)
@@ -151,3 +155,107 @@ def test_what_the_safety_checker_blanks_is_told(tiny_base, threshold):
     drawn = generate(pipe, ["a dog"] * 2, [1, 2], SAMPLING)
     assert [one.blanked for one in drawn] == [threshold < 0] * 2
     assert [one.image.getextrema() == ((0, 0),) * 3 for one in drawn] == [threshold < 0] * 2
+
+
+class Held(Engine):
+    """Draws nothing until so many requests wait."""
+
+    def __init__(self, requests: int):
+        super().__init__()
+        self.requests = requests
+
+    def _taken(self, turn):
+        while len(self._waiting) < self.requests:
+            time.sleep(0.005)
+        self.requests = 0
+        taken = super()._taken(turn)
+        self.taken = [*getattr(self, "taken", []), len(taken)]
+        return taken
+
+
+def at_once(engine, orders, told=None):
+    """What each order gives, or its error, of orders that come at the same time."""
+
+    def outcome(order):
+        try:
+            return engine.generate(order, (told or {}).get(id(order), lambda done: None))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(orders)) as pool:
+        return list(pool.map(outcome, orders))
+
+
+def apart(drawn, alone) -> int:
+    """The largest difference between pictures, in grey levels."""
+    pairs = zip(drawn, alone, strict=True)
+    return max(high for a, b in pairs for _, high in ImageChops.difference(a.image, b.image).getextrema())
+
+
+def test_requests_of_different_subjects_are_drawn_in_one_batch_each_as_alone(order, other_subject):
+    others = replace(order, subjects=((other_subject, 1.0),), seeds=(5, 1), prompts=("a cat",) * 2)
+    mixed = replace(order, subjects=((other_subject, 0.5), *order.subjects), seeds=(8,), prompts=("a cup",))
+    base = replace(order, subjects=(), seeds=(1,), prompts=("a dog",))
+    orders, told = [order, others, mixed, base], {}
+    engine, steps = Held(4), []
+    told[id(order)] = steps.append
+    results = at_once(engine, orders, told)
+    assert engine.taken == [4]
+    assert steps == [0, 2, 4, 6]  # as many as if it were alone
+    alone = [Engine().generate(one) for one in orders]
+    for one, own in zip(results, alone, strict=True):
+        assert len(one) == len(own)
+        assert apart(one, own) <= 1
+    assert apart(results[0], results[3] * 3) > 1
+    assert pixels(engine.generate(order)) == pixels(alone[0])  # and afterwards alone to the last bit
+    assert pixels(engine.generate(base)) == pixels(alone[3])
+
+
+def test_requests_that_are_not_alike_take_turns(order, other_subject):
+    others = replace(order, subjects=((other_subject, 1.0),))
+    unlike = [others, replace(others, scheduler="DDIM"), replace(others, settings=replace(SAMPLING, guidance_scale=3))]
+    engine = Held(4)
+    results = at_once(engine, [order, *unlike])
+    assert sorted(engine.taken) == [1, 1, 2]
+    assert pixels(results[2]) == pixels(Engine().generate(unlike[1]))
+    many = replace(order, seeds=tuple(range(MOST_TOGETHER)), prompts=("a dog",) * MOST_TOGETHER)
+    engine = Held(2)
+    at_once(engine, [many, others])
+    assert engine.taken == [1, 1]  # too many for one batch
+
+
+def test_a_subject_of_another_base_is_told_to_its_own_request(order, other_subject, tmp_path):
+    build_tiny(seed=1).save_pretrained(tmp_path / "other-base")
+    foreign = write_subject(tmp_path / "foreign.safetensors", tmp_path / "other-base", 0)
+    others = replace(order, subjects=((other_subject, 1.0),))
+    engine = Held(3)
+    wrong = replace(order, subjects=((foreign, 1.0),), seeds=(4,), prompts=("a cup",))
+    results = at_once(engine, [order, wrong, others])
+    assert engine.taken == [3]
+    assert isinstance(results[1], VectorFitError)
+    assert pixels(results[0]) == pixels(Engine().generate(order))  # drawn alone, since the batch could not be
+    assert len(results[2]) == 3
+
+
+def test_one_request_that_fails_or_is_cancelled_hinders_no_other(order, other_subject, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def stop(done):
+        if done:
+            raise Enough
+
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(other_subject.read_bytes()[:-100])
+    others = replace(order, subjects=((other_subject, 1.0),))
+    expected = pixels(Engine().generate(order))
+    engine = Held(2)
+    first, second = at_once(engine, [order, others], {id(others): stop})
+    assert isinstance(second, Enough)
+    assert engine.taken == [2]
+    assert apart(first, Engine().generate(order)) <= 1
+    engine = Held(3)
+    results = at_once(engine, [order, others, replace(order, subjects=((damaged, 1.0),))])
+    assert isinstance(results[2], VectorFitError)
+    assert pixels(engine.generate(order)) == expected
+    assert len(results[0]) == len(results[1]) == 3

@@ -236,4 +236,12 @@ class TrainingSettings:
         checks=(one_of(24, 16, 12, 8),),
         shapes_result=False,
     )
+    together: int | None = option(
+        None,
+        "of a folder of subject folders, train so many subjects in one batch: each with its own vectors, optimizer, "
+        "freezing and run folder, as if it were trained alone; by default one after the other",
+        group=GROUP,
+        checks=(at_least(1),),
+        shapes_result=False,
+    )
     seed: int = option(0, "seed of everything random", group=GROUP, checks=(at_least(0),))
