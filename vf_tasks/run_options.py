@@ -48,7 +48,7 @@ class Options:
     )
     quantise: str = option(
         "none",
-        "quantise the base: int8 or int4 by torchao (extra quantised), nf4 by bitsandbytes",
+        "quantise the base: int8 or int4 (in int8's memory) by torchao (extra quantised), nf4 by bitsandbytes",
         group=GROUP,
         choices=("none", "int8", "int4", "nf4"),
     )
