@@ -78,3 +78,15 @@ def test_the_difference_adds_to_the_base(subject, tiny_base):
     torch.testing.assert_close(got, image, atol=1e-5, rtol=1e-4)
     with pytest.raises(vf.VectorFitError, match="exists"):
         run(subject, tiny_base, "--to", "diff")
+
+
+def test_a_coded_subject_loads_as_others_do(subject, tiny_base, tmp_path, capsys):
+    run(subject, tiny_base, "--to", "coded", "--strength", 0.5, "--out", tmp_path / "coded.safetensors")
+    assert "bits a number, error of its change 0." in capsys.readouterr().out
+    assert (tmp_path / "coded.safetensors").stat().st_size < subject.stat().st_size
+    coded = of_base(tiny_base, (tmp_path / "coded.safetensors", 1.0))
+    wanted, base = of_base(tiny_base, (subject, 0.5)), of_base(tiny_base)
+    for got, exact, plain in zip(coded, wanted, base, strict=True):
+        assert (got - exact).norm() < 0.05 * (exact - plain).norm()
+    with pytest.raises(vf.VectorFitError, match=r"vectors take .* bytes at least"):
+        run(subject, tiny_base, "--to", "coded", "--kilobytes", 1, "--out", tmp_path / "small.safetensors")
