@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import VectorFitError
+from .factor_storage import BF16
 from .layers import VectorFitLayer, VectorFitLinear
 
 Sets = Tensor | Sequence[Tensor]  # vectors of several sets, stacked [S, n] or one by one [n]
@@ -156,7 +157,8 @@ class LayerRows:
             y = F.linear(x, weight)
         else:
             projected, U = x @ layer.Vh.to(x.dtype).T, layer.U.to(x.dtype)  # [n, ..., r], [out, r]
-            if x.dtype in (torch.float32, torch.float64):
+            # Factors that are kept in bfloat16 would round the base's own weight too.
+            if x.dtype in (torch.float32, torch.float64) and layer.storage != BF16:
                 y = F.linear(projected * (layer.sigma + scale), U)
             else:
                 y = F.linear(x, weight) + F.linear((projected * scale).to(x.dtype), U)
