@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import VectorFitError
-from .factor_storage import BF16
+from .factor_storage import BF16, SQUARE
 from .layers import VectorFitLayer, VectorFitLinear
 
 Sets = Tensor | Sequence[Tensor]  # vectors of several sets, stacked [S, n] or one by one [n]
@@ -107,7 +107,7 @@ class LayerRows:
 
     def _product(self, layer: VectorFitLayer, x: Tensor, batch: Batch) -> Tensor:
         """The result of all rows; that of the base's rows is not used."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or layer.storage == SQUARE:
             return self._by_segment(layer, x, batch, self._trained)
         if not isinstance(layer, VectorFitLinear):
             return self._by_segment(layer, x, batch, self._composed)
