@@ -43,7 +43,7 @@ def factor_bytes(storage: str, shape: Sequence[int], factor_dtype: torch.dtype =
 
 def stored_dtype(storage: str, weight: Tensor) -> torch.dtype:
     """The dtype of the factors: "square" is as precise as the weight that it multiplies."""
-    low = weight.dtype != torch.float32 and weight.dtype != torch.float64
+    low = weight.dtype.itemsize < torch.float32.itemsize
     return torch.bfloat16 if storage == BF16 or (storage == SQUARE and low) else torch.float32
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from .errors import VectorFitError
 from .factor_storage import BF16, SQUARE
 from .layers import VectorFitLayer, VectorFitLinear
+from .products import LOW_PRECISION
 
 Sets = Tensor | Sequence[Tensor]  # vectors of several sets, stacked [S, n] or one by one [n]
 BASE = -1  # instead of a set's number: the row has the base's weights
@@ -158,7 +159,7 @@ class LayerRows:
         else:
             projected, U = x @ layer.Vh.to(x.dtype).T, layer.U.to(x.dtype)  # [n, ..., r], [out, r]
             # Factors that are kept in bfloat16 would round the base's own weight too.
-            if x.dtype in (torch.float32, torch.float64) and layer.storage != BF16:
+            if x.dtype not in LOW_PRECISION and layer.storage != BF16:
                 y = F.linear(projected * (layer.sigma + scale), U)
             else:
                 y = F.linear(x, weight) + F.linear((projected * scale).to(x.dtype), U)

@@ -43,12 +43,15 @@ def memory_advice(config: TrainConfig, together: int = 1) -> Iterator[None]:
     Raises:
         VectorFitError: there was not enough memory.
     """
-    remedy = memory_remedy(config) if together == 1 else f"give a smaller --together than {together}"
+
+    def remedy() -> str:
+        return memory_remedy(config) if together == 1 else f"give a smaller --together than {together}"
+
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise VectorFitError(f"out of memory; {remedy}. ({str(error).splitlines()[0]})") from error
+        raise VectorFitError(f"out of memory; {remedy()}. ({str(error).splitlines()[0]})") from error
     except MemoryError as error:
-        raise VectorFitError(f"out of memory; {remedy}") from error
+        raise VectorFitError(f"out of memory; {remedy()}") from error

