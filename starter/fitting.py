@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .scenes import WORK
+from .layout import WORK
 
 
 def device() -> torch.device:
