@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -253,6 +259,7 @@ def main() -> None:
         preview_every=500,
     )
     tokenizer.build().save_pretrained(PIPELINE / "tokenizer")  # a fresh one: use leaves padding settings behind
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)  # 20 steps are enough to it
     pipe.scheduler.save_pretrained(PIPELINE / "scheduler")
     save(model, vocabulary, torch.cat([said.flatten(), terse.flatten()]))
     pipe.save_config(PIPELINE)

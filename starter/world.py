@@ -152,7 +152,7 @@ def _cast_shadow(canvas: Image.Image, left: int, top: int, picture: Image.Image)
 
 def sample_thing(rng: Rng, known: dict[str, list[Drawing]]) -> Thing:
     """A class at random, one of its drawings; a third are repainted, a third of these with a pattern."""
-    cls = CLASSES[rng.integers(len(CLASSES))]
+    cls = list(known)[rng.integers(len(known))]
     drawing = known[cls][rng.integers(len(known[cls]))]
     if rng.random() > 1 / 3:
         return Thing(drawing)
