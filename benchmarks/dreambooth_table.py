@@ -132,8 +132,8 @@ def write_results(found: Results) -> None:
     open_ends = f"Not run yet: {', '.join(lacking)}. " if lacking else ""
     open_ends += f"Seconds and memory not measured yet: {', '.join(unmeasured)}." if unmeasured else ""
     notes = f"""Twelve subjects that the starter never saw, five photos each; DreamBench's prompts that its world knows
-(12 for animals, 20 for things), four pictures each. Cosines by the starter's own encoders: no score here compares with a
-published one. A score is read between the first two rows. "Noun" is the share of the subject's pictures in which the
+(12 for animals, 20 for things), four pictures each. Cosines by the starter's own encoders: no score here compares with
+a published one. A score is read between the first two rows. "Noun" is the share of the subject's pictures in which the
 judge, which knows 206 nouns, sees the subject's; "class kept" the same of the class's pictures. In brackets 95 %
 intervals over subjects, seeds together. Rate and steps are those with the highest DINO on four other subjects, of those
 with ground right and class kept in {KEPT:.0%} (`dreambooth_scores/tuning/`, seed 0, with the command's `--tune`);
