@@ -44,10 +44,10 @@ def prompts(tmp_path_factory):
 
 
 def generate(*arguments):
-    """`eval generate` with few denoising steps."""
+    """`eval generate` of small pictures with few denoising steps."""
     with pytest.MonkeyPatch.context() as patch:
         presets = StableDiffusion.presets
-        patch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=4))
+        patch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=4, resolution=64))
         main(["generate", *map(str, arguments)])
 
 

@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     presets = StableDiffusion.presets
-    monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=2))
+    monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=2, resolution=64))
 
 
 def files(run):
