@@ -1,13 +1,15 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from starter import drawings, encoders, judge, measure, tokenizer, world
 from starter.drawings import Drawing
-from starter.subjects import SUBJECTS, TUNING_SUBJECTS, photographs
+from starter.subjects import EXAMPLES, SUBJECTS, TUNING_SUBJECTS, photographs
 from starter.train_unet import settle_words
 
 KNOWN = {cls: [d for d in drawings.held_out() if d.noun == cls] for cls in world.CLASSES}
@@ -85,6 +87,18 @@ def test_subjects_are_new_to_the_model():
     assert len(SUBJECTS) >= 12
     assert not SUBJECTS.keys() & TUNING_SUBJECTS.keys()
     assert len({bytes(photo.tobytes()) for photo in photographs("dog", SUBJECTS["dog"])}) == 5
+
+
+def test_the_examples_are_the_subjects_photographs():
+    assert {path.name for path in EXAMPLES.iterdir()} - {"trained"} == set(SUBJECTS)
+    notice = (EXAMPLES.parent / "starter" / "NOTICE").read_text()
+    for name, subject in SUBJECTS.items():
+        assert re.search(rf"\[.*\b{name}\b.*\]", notice), f"{name} is not in NOTICE"
+        for index, image in enumerate(photographs(name, subject)):
+            kept = Image.open(EXAMPLES / name / f"{index:02d}.png")
+            assert kept.size == (world.SIZE, world.SIZE)
+            # Resampling may differ by a shade between Pillow versions.
+            assert np.abs(np.asarray(kept, int) - np.asarray(image, int)).mean() < 2
 
 
 def test_recolouring_and_patterns_keep_the_outline():
