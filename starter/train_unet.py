@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from . import drawings, encoders, judge, scenes, tokenizer, world
-from .fitting import arguments, autocast, device, fit
+from .fitting import arguments, autocast, device, fast_half, fit
 from .layout import PIPELINE, save_half
 
 CAPTION_DROPOUT = 0.1  # share of captions left empty, which classifier-free guidance needs
@@ -27,6 +27,7 @@ TERSE = 0.5  # share of captions without an article, half of them with a name
 ALIGNMENT = 0.3  # weight of the agreement with the judge
 NOISIER = 0.7  # how far the timesteps' logit-normal leans to noise: there the caption decides what becomes of it
 FAINTEST = 0.02  # share of the scene's power under which a timestep's weight grows no more
+PREVIEW_GUIDANCE = 6.0
 FORMS = 3  # captions drawn per scene; a step takes one of them
 PREVIEW_PROMPTS = (
     "a photo of a dog in the snow",
@@ -193,13 +194,14 @@ def pipeline(model: TextToNoise, vae: AutoencoderKL, vocabulary: CLIPTokenizer) 
 
 
 def _preview(pipe: StableDiffusionPipeline, path: Path) -> str:
-    generator = [torch.Generator(device()).manual_seed(seed) for seed in range(len(PREVIEW_PROMPTS) * 4)]
-    prompts = [prompt for prompt in PREVIEW_PROMPTS for _ in range(4)]
+    """Two pictures of every prompt as one sheet, drawn in float32."""
+    generator = [torch.Generator(device()).manual_seed(seed) for seed in range(len(PREVIEW_PROMPTS) * 2)]
+    prompts = [prompt for prompt in PREVIEW_PROMPTS for _ in range(2)]
     size = scenes.world.SIZE
     images = pipe(
-        prompts, num_inference_steps=20, guidance_scale=4.0, generator=generator, height=size, width=size
+        prompts, num_inference_steps=20, guidance_scale=PREVIEW_GUIDANCE, generator=generator, height=size, width=size
     ).images
-    sheet = Image.new("RGB", (8 * size, 4 * size))
+    sheet = Image.new("RGB", (8 * size, 2 * size))
     for index, image in enumerate(images):
         sheet.paste(image, (index % 8 * size, index // 8 * size))
     sheet.save(path)
@@ -228,7 +230,8 @@ def main() -> None:
     mean, deviation = cached_latents(vae, data)
     features = judge_features(data)
     torch.manual_seed(0)
-    model, schedule = TextToNoise(vocabulary).to(device(), memory_format=torch.channels_last), scheduler()
+    half = torch.bfloat16 if fast_half() else torch.float32
+    model, schedule = TextToNoise(vocabulary).to(device(), half), scheduler()
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(mean), (flags.batch,), generator=generator)
@@ -240,7 +243,8 @@ def main() -> None:
         unsaid = torch.rand(flags.batch, 1, generator=generator) < CAPTION_DROPOUT
         short = torch.rand(flags.batch, 1, generator=generator) < TERSE
         words = torch.where(unsaid, empty, torch.where(short, terse[index, form], said[index, form]))
-        predicted, seen = model(schedule.add_noise(latents, noise, timesteps), timesteps, words.to(device()))
+        noisy = schedule.add_noise(latents, noise, timesteps).to(half)
+        predicted, seen = model(noisy, timesteps, words.to(device()))
         alike = F.cosine_similarity(seen.float(), features[index].float(), dim=1).mean()
         # The error in velocity (Salimans & Ho 2022): the error in noise hardly counts where a scene is still faint, and
         # nine tenths of what the wrong caption costs lie there.
@@ -248,17 +252,17 @@ def main() -> None:
         errors = (predicted.float() - noise).square().mean((1, 2, 3)) / power
         return errors.mean() - ALIGNMENT * alike
 
-    pipe = pipeline(model, vae, vocabulary)
     fit(
         "unet",
         model,
         loss,
         steps=flags.steps,
         rate=flags.rate,
-        preview=lambda path: _preview(pipe, path),
+        preview=lambda path: _preview(pipeline(copy.deepcopy(model).float(), vae, vocabulary), path),
         preview_every=500,
     )
     tokenizer.build().save_pretrained(PIPELINE / "tokenizer")  # a fresh one: use leaves padding settings behind
+    pipe = pipeline(model, vae, vocabulary)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)  # 20 steps are enough to it
     pipe.scheduler.save_pretrained(PIPELINE / "scheduler")
     save(model, vocabulary, torch.cat([said.flatten(), terse.flatten()]))
