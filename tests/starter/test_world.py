@@ -174,3 +174,13 @@ def test_augmentations_depend_on_their_generator_alone_and_keep_the_shape():
         assert first.shape == images.shape
         assert torch.equal(first, second)
         assert not torch.equal(first, images)
+
+
+def test_a_sheet_of_drawings_is_read_as_it_was_written(tmp_path):
+    kept = dict(list(drawings.held_out().items())[: drawings.COLUMNS + 3])
+    drawings._write_sheet(tmp_path / "sheet", kept, method=0)
+    read = drawings._read_sheet(tmp_path / "sheet")
+    assert list(read) == list(kept)
+    for drawing, shown in read.items():
+        assert np.abs(np.subtract(shown.size, kept[drawing].size)).max() <= 2  # a faint edge may be lost
+        assert shown.getchannel("A").getextrema()[1] > 200
