@@ -263,7 +263,7 @@ def main() -> None:
     )
     tokenizer.build().save_pretrained(PIPELINE / "tokenizer")  # a fresh one: use leaves padding settings behind
     pipe = pipeline(model, vae, vocabulary)
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)  # 20 steps are enough to it
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)  # it needs 20 steps
     pipe.scheduler.save_pretrained(PIPELINE / "scheduler")
     save(model, vocabulary, torch.cat([said.flatten(), terse.flatten()]))
     pipe.save_config(PIPELINE)
