@@ -26,7 +26,7 @@ def documented(heading: str, *writers: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def dreambooth(tmp_path_factory):
-    """A run of two steps on the starter, with rates of its own for the text encoder and the biases, and photos to validate on."""
+    """A run of two steps on the starter, with rates for the text encoder and the biases, and photos to validate on."""
     folder = tmp_path_factory.mktemp("runs") / "clock"
     flags = {"--instance_dir": ROOT / "examples" / "clock", "--base_model": "starter", "--output_dir": folder}
     flags |= {"--max_train_steps": 2, "--prior": "none", "--num_validation_images": 1, "--text_encoder_lr": 0.01}
