@@ -44,11 +44,18 @@ def _rate(step: int, total: int, warmup: int = 200, cooldown: float = 0.25) -> f
     return min(1.0, (step + 1) / warmup, (total - step) / (cooldown * total))
 
 
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
 class Masters:
-    """Float32 copies of a module's parameters, which AdamW changes, and their exponential moving average."""
+    """Float32 copies of a module's parameters, which AdamW changes, and their exponential moving average.
+
+    Parameters that need no gradient are left alone: the module may move them itself, as a teacher follows its student.
+    """
 
     def __init__(self, module: nn.Module, rate: float, weight_decay: float, decay: float = 0.999) -> None:
-        self.parameters, self.decay, self.rate = list(module.parameters()), decay, rate
+        self.parameters, self.decay, self.rate = _trained(module), decay, rate
         self.values = [nn.Parameter(p.detach().float().clone()) for p in self.parameters]
         self.averaged = [value.detach().clone() for value in self.values]
         self.optimizer = torch.optim.AdamW(
@@ -137,5 +144,5 @@ def fit(
             state = {"module": module.state_dict(), "masters": masters.state(), "step": step + 1}
             _save(state_path, {**state, "seconds": time.perf_counter() - began})
     module.float()
-    masters.parameters = list(module.parameters())
+    masters.parameters = _trained(module)
     masters.show(masters.averaged)

@@ -69,3 +69,18 @@ def test_the_loss_falls_and_the_gradient_is_clipped(train):
     masters.step(0, 0.5)
     assert torch.cat([value.grad.flatten() for value in masters.values]).norm() == pytest.approx(1.0, rel=1e-3)
     assert masters.optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_what_a_module_moves_itself_stays_where_it_went(tmp_path, monkeypatch):
+    """As DINO's teacher, which follows the student and has no gradient."""
+    monkeypatch.setattr(fitting, "WORK", tmp_path)
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"student": nn.Linear(4, 4), "teacher": nn.Linear(4, 4).requires_grad_(False)})
+    begun = module["teacher"].weight.clone()
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        module["teacher"].weight.add_(1.0)
+        return module["student"](torch.ones(1, 4)).square().mean()
+
+    fitting.fit("pair", module, loss, steps=5, rate=1e-2, preview=lambda path: "", preview_every=2)
+    torch.testing.assert_close(module["teacher"].weight, begun + 5)
