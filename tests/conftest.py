@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vf_training.storage import Storage
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
@@ -45,3 +47,17 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _no_factors_outside_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VECTORFIT_CACHE", "off")
+
+
+@pytest.fixture
+def memory() -> Iterator[Storage]:
+    """A storage that is not this machine's file system, empty."""
+    storage = Storage("memory://runs")
+    _empty(storage)
+    yield storage
+    _empty(storage)
+
+
+def _empty(storage: Storage) -> None:
+    storage.files.store.clear()
+    storage.files.pseudo_dirs[:] = [""]

@@ -1,4 +1,4 @@
-"""Many subjects on Ray: all finish, none twice, and what fails is named."""
+"""Many subjects trained on Ray: all finish, none twice, and what fails is named."""
 
 import os
 import shutil
@@ -10,7 +10,8 @@ import pytest
 from tests.vf_dreambooth.test_fleet_worker import FLAGS
 from vectorfit import VectorFitError
 from vf_dreambooth import fleet
-from vf_dreambooth.fleet_worker import Outcome
+from vf_dreambooth.fleet_worker import Worker
+from vf_training.fleet import Outcome, actors, outcomes, start
 from vf_training.runs import RunFolder
 
 SUBJECTS = 40
@@ -34,18 +35,6 @@ def test_subjects_are_the_folders_by_name(photos, tmp_path):
         fleet.subjects_in(str(photos), "runs")
 
 
-def test_the_summary_names_failed_subjects_last_with_their_reason():
-    found = [
-        Outcome("b", "failed", "no photos"),
-        Outcome("a", "trained", "loss 0.1"),
-        Outcome("c", "found finished", ""),
-    ]
-    lines = fleet.summary(found)
-    assert [line.split()[0] for line in lines[:3]] == ["a", "c", "b"]
-    assert lines[2].endswith("no photos")
-    assert lines[3] == "3 subjects: 1 trained, 1 found finished, 1 failed"
-
-
 def test_flags_of_the_training_stand_after_two_dashes(monkeypatch, capsys):
     seen = {}
     monkeypatch.setattr(
@@ -65,12 +54,6 @@ def test_numbers_out_of_range_are_refused(tmp_path):
         fleet.train(arguments, [])
 
 
-def test_a_cluster_out_of_reach_is_refused():
-    pytest.importorskip("ray")
-    with pytest.raises(VectorFitError, match=r"--address: no Ray cluster answers at 127.0.0.1:9"):
-        fleet.start("127.0.0.1:9", 2, 1)
-
-
 @pytest.mark.slow
 def test_all_subjects_finish_once_although_a_worker_is_killed(photos, tiny_base, tmp_path):
     pytest.importorskip("ray")
@@ -80,13 +63,14 @@ def test_all_subjects_finish_once_although_a_worker_is_killed(photos, tiny_base,
     subjects = fleet.subjects_in(str(root), str(tmp_path / "runs"))
     arguments = SimpleNamespace(workers=2, gpus=0, cpus=1, retries=2)
     flags = [*FLAGS, "--base_model", str(tiny_base)]
-    ray, found, killed = fleet.start(None, 2, 1), [], 0
+    ray, found, killed = start(None, 2, 1), [], 0
     try:
-        for outcome in fleet.outcomes(ray, subjects, flags, arguments):
+        workers = actors(ray, Worker, [flags], len(subjects), arguments)
+        for outcome in outcomes(ray, workers, subjects):
             found.append(outcome)
             if len(found) == SUBJECTS // 4:
                 os.kill(killed := outcome.worker, signal.SIGKILL)
-        again = list(fleet.outcomes(ray, subjects, flags, arguments))
+        again = list(outcomes(ray, workers, subjects))
     finally:
         ray.shutdown()
     assert sorted(outcome.name for outcome in found) == [subject.name for subject in subjects]
