@@ -1,8 +1,10 @@
 """Collects the images to score, generated and real, by subject. All are checked before any is measured."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vectorfit import VectorFitError
 from vf_dreambooth.photos import open_photo, photo_paths
@@ -30,6 +32,35 @@ class Subject:
     pictures: list[tuple[Path, Entry]]
     missing: list[str] = field(default_factory=list)  # images left out with --allow_missing, with reasons
     captions: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the file names of its entries are relative to."""
+        path, entry = self.pictures[0]
+        return Path(str(path).removesuffix(entry.file))
+
+    def facts(self) -> dict[str, Any]:
+        """The facts of its training, none where the images are in a plain folder."""
+        file = self.folder / FACTS
+        facts: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return facts
+
+
+def mean_facts(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The means of the facts of several runs, and their method.
+
+    Raises:
+        VectorFitError: the runs used different methods, whose scores do not belong in one result.
+    """
+    facts: dict[str, Any] = {}
+    for name in ("parameters", "bytes", "seconds", "memory"):
+        values = [of_run[name] for of_run in of_runs if name in of_run]
+        if values:
+            facts[name] = sum(values) / len(values)
+    methods = sorted({of_run["method"] for of_run in of_runs if "method" in of_run})
+    if len(methods) > 1:
+        raise VectorFitError(f"--generated: trainings with {' and '.join(methods)}; score each method separately")
+    return facts | ({"method": methods[0]} if methods else {})
 
 
 def _folders(generated: Path) -> list[Path]:

@@ -4,17 +4,18 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accelerate import PartialState
 
 import vectorfit as vf
 from vectorfit import VectorFitError
+from vf_training.fleet import raise_failed, summary
 from vf_training.runs import RunFolder
 
-from . import comparison, generation, protocols, report, scoring, selection, selfcheck
-from .collection import FACTS, Subject, gather
+from . import comparison, fleet, generation, protocols, report, scoring, selection, selfcheck
+from .collection import Subject, gather, mean_facts
 from .embeddings import embed_files
 from .encoders import Encoders
 from .intervals import PERCENT
@@ -25,9 +26,13 @@ def _encoders(flags: argparse.Namespace, protocol: protocols.Protocol) -> Encode
     return Encoders.load(protocol, flags.dino_weights, flags.clip_weights, device)
 
 
-def generate_command(flags: argparse.Namespace) -> None:
+def _require_images(flags: argparse.Namespace) -> None:
     if flags.images_per_prompt < 1:
         raise VectorFitError(f"--images_per_prompt: got {flags.images_per_prompt}, expected at least 1")
+
+
+def generate_command(flags: argparse.Namespace) -> None:
+    _require_images(flags)
     names = [generation.name_of(run) for run in flags.runs]
     duplicate = next((name for name in names if names.count(name) > 1), None)
     if flags.out and duplicate:
@@ -40,37 +45,12 @@ def generate_command(flags: argparse.Namespace) -> None:
         PartialState().print(f"{task.out}  {count} generated")
 
 
-def _facts(subjects: Sequence[Subject]) -> dict[str, object]:
-    """The means of the facts of the subjects' runs, and their method.
-
-    Raises:
-        VectorFitError: the runs used different methods, whose scores do not belong in one result.
-    """
-    files = [_folder_of(subject) / FACTS for subject in subjects]
-    facts_of_runs = [json.loads(file.read_text()) for file in files if file.exists()]
-    facts: dict[str, object] = {}
-    for name in ("parameters", "bytes", "seconds", "memory"):
-        values = [of_run[name] for of_run in facts_of_runs if name in of_run]
-        if values:
-            facts[name] = sum(values) / len(values)
-    methods = sorted({of_run["method"] for of_run in facts_of_runs if "method" in of_run})
-    if len(methods) > 1:
-        raise VectorFitError(f"--generated: trainings with {' and '.join(methods)}; score each method separately")
-    return facts | ({"method": methods[0]} if methods else {})
-
-
-def _folder_of(subject: Subject) -> Path:
-    """The folder that the file names of a subject's entries are relative to."""
-    path, entry = subject.pictures[0]
-    return Path(str(path).removesuffix(entry.file))
-
-
 def _with_paths(subject: Subject, scores: dict, result: Path) -> dict:
     """Scores with the paths of the images, relative to the result, so that a report can show them."""
     folder = result.parent.resolve()
     return {
         **scores,
-        "folder": os.path.relpath(_folder_of(subject).resolve(), folder),
+        "folder": os.path.relpath(subject.folder.resolve(), folder),
         "reference_files": [os.path.relpath(path.resolve(), folder) for path in subject.references],
     }
 
@@ -90,7 +70,7 @@ def _embed_in_parallel(subjects: Sequence[Subject], encoders: Encoders) -> None:
 def score_command(flags: argparse.Namespace) -> None:
     protocol = protocols.named(flags.protocol, with_token=flags.with_token)
     subjects = gather(flags.generated, flags.reference, flags.prompts, allow_missing=flags.allow_missing)
-    facts = _facts(subjects)
+    facts = mean_facts([subject.facts() for subject in subjects])
     encoders = _encoders(flags, protocol)
     _embed_in_parallel(subjects, encoders)
     if not PartialState().is_main_process:
@@ -104,7 +84,11 @@ def score_command(flags: argparse.Namespace) -> None:
         with_paths, protocol, encoders, method=method, facts=facts, allow_missing=flags.allow_missing
     )
     scoring.write(result, out)
-    if flags.json:
+    _print_result(result, str(out), as_json=flags.json)
+
+
+def _print_result(result: Mapping, place: str, *, as_json: bool) -> None:
+    if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
         return
     for note in result["deviations"]:
@@ -113,7 +97,7 @@ def score_command(flags: argparse.Namespace) -> None:
         score = result["overall"].get(kind)
         if score is not None:
             print(f"{label:16} {_score_line(score)}")
-    print(out)
+    print(place)
 
 
 def _score_line(score: dict) -> str:
@@ -121,6 +105,22 @@ def _score_line(score: dict) -> str:
     if "real" in score:
         line += f"  {score['percent_of_real']:.1f} % of the photos' score {score['real']:.3f}"
     return line
+
+
+def fleet_command(flags: argparse.Namespace) -> None:
+    _require_images(flags)
+    own_prompts = flags.prompts not in (None, "live", "object")
+    settings = fleet.Evaluation(
+        protocols.named(flags.protocol, with_token=flags.with_token),
+        tuple(generation.read_prompt_file(Path(flags.prompts))) if own_prompts else flags.prompts,
+        **{name: getattr(flags, name) for name in fleet.FROM_FLAGS},
+    )
+    out = flags.out or f"{flags.runs.rstrip('/')}/scores.json"
+    found, result = fleet.score(flags.runs, flags.reference, out, settings, flags)
+    print(*summary(found), sep="\n", file=sys.stderr if flags.json else sys.stdout)
+    if result is not None:
+        _print_result(result, out, as_json=flags.json)
+    raise_failed(found)
 
 
 def report_command(flags: argparse.Namespace) -> None:
@@ -190,6 +190,7 @@ def _verdict(row: dict) -> str:
 COMMANDS = {
     "generate": generate_command,
     "score": score_command,
+    "fleet": fleet_command,
     "report": report_command,
     "compare": compare_command,
     "select": select_command,

@@ -3,9 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from diffusers import DiffusionPipeline
@@ -67,10 +68,12 @@ def read_prompt_file(path: Path) -> list[Prompt]:
     return [Prompt(number, "own", line) for number, line in enumerate(lines, start=1)]
 
 
-def task_of(run: Path, out: Path | None = None, wanted: str | None = None, **options: object) -> Task:
+def task_of(
+    run: Path, out: Path | None = None, wanted: str | Sequence[Prompt] | None = None, **options: object
+) -> Task:
     """What to generate for a run folder or subject file, with the token and class of its training.
 
-    `wanted` is one of `PROMPTS`; by default the class decides between live and object.
+    `wanted` is one of `PROMPTS`, or the prompts; by default the class decides between live and object.
 
     Raises:
         VectorFitError: the file is not a subject file, or does not record its token and class.
@@ -86,7 +89,7 @@ def task_of(run: Path, out: Path | None = None, wanted: str | None = None, **opt
     if wanted in (None, "live", "object"):
         chosen = prompts(is_live(cls) if wanted is None else wanted == "live", starter=starter)
     else:
-        chosen = read_prompt_file(Path(wanted))
+        chosen = read_prompt_file(Path(wanted)) if isinstance(wanted, str) else list(wanted)
     folder = out or folder_of(run) / EVALUATION
     return Task(run, folder, name_of(run), token, cls, chosen, **options)  # type: ignore[arg-type]
 
@@ -95,8 +98,13 @@ def name_of(run: Path) -> str:
     """A subject's name: its photo folder's, so that all trainings on the same photos have the same name."""
     recorded = RunFolder(subject_file(run).parent)
     if recorded.config.exists():
-        return Path(recorded.read_config()["settings"]["instance_data_dir"]).resolve().name
+        return recorded_name(recorded.read_config())
     return run.stem if run.is_file() else run.resolve().name
+
+
+def recorded_name(config: Mapping[str, Any]) -> str:
+    """A subject's name by the config.json of its run."""
+    return Path(config["settings"]["instance_data_dir"]).resolve().name
 
 
 def _settings(task: Task, sampling: GenerationSettings, role: str) -> str:
@@ -149,8 +157,10 @@ def _generate(
         manifest.append(task.out, portion)
 
 
-def generate(task: Task, base_model: str | None = None) -> int:
+def generate(task: Task, base_model: str | None = None, load: Callable[..., DiffusionPipeline] = load_pipeline) -> int:
     """Generates the missing images, divided among the processes. Returns how many were missing.
+
+    `load` gives the pipeline if any are missing, as `load_pipeline` does; it may be one that is loaded already.
 
     Raises:
         VectorFitError: the base or the subject cannot be loaded.
@@ -163,7 +173,7 @@ def generate(task: Task, base_model: str | None = None) -> int:
     keys = {entry.key for entry in existing if (task.out / entry.file).exists()}
     missing = [entry for entry in entries(task, sampling) if entry.key not in keys]
     state.wait_for_everyone()  # no process may add to the list before all have read it
-    pipe = load_pipeline(base, [(task.run, 1.0)], device=state.device) if missing else None
+    pipe = load(base, [(task.run, 1.0)], device=state.device) if missing else None
     for roles, subjects in ((("subject", "class"), [(task.run, 1.0)]), (("base_class",), [])):
         wanted = [entry for entry in missing if entry.role in roles]
         if pipe is None or not wanted:

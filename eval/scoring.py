@@ -103,6 +103,18 @@ def _content_hash(paths: Sequence[Path]) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 
+def hashes(subject: Subject) -> dict[str, str]:
+    """Hashes of what a subject's scores are of: the photos, and the pictures with what each of them answers."""
+    lines = [
+        f"{' '.join(map(str, (*entry.key, entry.text)))} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path, entry in subject.pictures
+    ]
+    return {
+        "references_sha256": _content_hash(subject.references),
+        "pictures_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
+    }
+
+
 def score_subject(
     subject: Subject, encoders: Encoders, protocol: Protocol, *, progress: bool = False
 ) -> dict[str, Any]:
@@ -138,7 +150,7 @@ def score_subject(
         {
             "class": of_subject[0].cls,
             "references": len(subject.references),
-            "references_sha256": _content_hash(subject.references),
+            **hashes(subject),
             "n": len(images),
             "missing": subject.missing,
             **{kind: sum(scores) / len(scores) if scores else None for kind, scores in kinds.items()},
@@ -195,6 +207,24 @@ def _described(encoder: Encoder) -> dict[str, Any]:
     return {"name": encoder.name, "weights_sha256": encoder.weights_sha256, "verified": encoder.verified}
 
 
+def measure(protocol: Protocol, encoders: Encoders) -> dict[str, Any]:
+    """The part of a result that says what was measured with; scores of equal ones belong together."""
+    return {
+        "schema": SCHEMA,
+        "protocol": {"name": protocol.name, "version": protocol.version, "hash": protocol.hash, "text": protocol.text},
+        "labels": _labels(protocol, encoders),
+        "encoders": {"dino": _described(encoders.dino), "clip": _described(encoders.clip)},
+    }
+
+
+def _environment() -> dict[str, str]:
+    import open_clip
+    import timm
+
+    versions = {"torch": torch.__version__, "timm": timm.__version__, "open_clip": open_clip.__version__}
+    return {"python": platform.python_version(), **versions}
+
+
 def result_of(
     subjects: Mapping[str, dict[str, Any]],
     protocol: Protocol,
@@ -205,38 +235,71 @@ def result_of(
     allow_missing: bool,
 ) -> dict[str, Any]:
     """The whole result, as `write` writes it."""
+    options = {"method": method, "facts": facts, "allow_missing": allow_missing}
+    return _assembled(measure(protocol, encoders), subjects, _environment(), **options)
+
+
+def _assembled(
+    measured_with: Mapping[str, Any],
+    subjects: Mapping[str, dict[str, Any]],
+    environment: Mapping[str, str],
+    *,
+    method: str,
+    facts: Mapping[str, Any],
+    allow_missing: bool,
+    more_deviations: Sequence[str] = (),
+) -> dict[str, Any]:
     deviations = [
-        f"the weights of {e.name} are a local file, which was not verified against the published ones"
-        for e in (encoders.dino, encoders.clip)
-        if not e.verified
+        f"the weights of {encoder['name']} are a local file, which was not verified against the published ones"
+        for encoder in measured_with["encoders"].values()
+        if not encoder["verified"]
     ]
     missing = sum(len(subject["missing"]) for subject in subjects.values())
     deviations += [f"{missing} images are missing"] if allow_missing and missing else []
-    import open_clip
-    import timm
-
     return {
-        "schema": SCHEMA,
-        "protocol": {"name": protocol.name, "version": protocol.version, "hash": protocol.hash, "text": protocol.text},
-        "labels": _labels(protocol, encoders),
-        "encoders": {"dino": _described(encoders.dino), "clip": _described(encoders.clip)},
-        "deviations": deviations,
+        **measured_with,
+        "deviations": [*deviations, *more_deviations],
         "method": method,
         "facts": dict(facts),
         "overall": overall(subjects),
         "subjects": dict(subjects),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "open_clip": open_clip.__version__,
-        },
+        "environment": dict(environment),
     }
+
+
+def merge(results: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+    """One result of several, each of other subjects: what scoring all of them at once gives.
+
+    Takes the method, facts and `allow_missing` of `result_of`, and `more_deviations`.
+
+    Raises:
+        VectorFitError: results were measured with different protocols or weights.
+    """
+    by_subject = {name: result for result in results for name in result["subjects"]}
+    first = min(by_subject)
+    measured_with = {key: by_subject[first][key] for key in ("schema", "protocol", "labels", "encoders")}
+    for name, result in by_subject.items():
+        different = [key for key, value in measured_with.items() if result[key] != value]
+        if different:
+            raise VectorFitError(
+                f"{first} and {name}: scored with different {' and '.join(different)}; score both anew"
+            )
+    subjects = {name: by_subject[name]["subjects"][name] for name in sorted(by_subject)}
+    versions: dict[str, list[str]] = {}
+    for result in by_subject.values():
+        for library, version in result["environment"].items():
+            versions[library] = sorted({*versions.get(library, []), version})
+    environment = {library: ", ".join(found) for library, found in versions.items()}
+    return _assembled(measured_with, subjects, environment, **options)
+
+
+def as_bytes(result: Mapping[str, Any]) -> bytes:
+    return (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, as_bytes(result))
 
 
 def read(path: Path) -> dict[str, Any]:
