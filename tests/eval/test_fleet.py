@@ -85,12 +85,19 @@ def test_the_result_and_what_is_printed_are_those_of_eval_score(tmp_path, capsys
     result = json.loads(by_fleet)
     assert result["facts"]["seconds"] == 3.375
     assert set(result["overall"]) >= {"dino", "clip_i", "clip_t", "pres", "drift", "photos", "base"}
-    elsewhere = tmp_path / "results" / "all.json"  # the places in a result are seen from its own folder
-    run(tmp_path, "--method", "ours", "--out", elsewhere)
+
+
+def test_a_result_elsewhere_names_the_pictures_as_seen_from_there(tmp_path, capsys):
+    for name in ("cat", "dog"):
+        write_run(tmp_path / "runs", name)
+    run(tmp_path, "--no-class_images")
+    out = tmp_path / "results" / "all.json"
+    run(tmp_path, "--no-class_images", "--method", "ours", "--out", out)
     assert "2 subjects: 2 found finished" in capsys.readouterr().out
-    by_fleet = elsewhere.read_bytes()
-    score(tmp_path, ("dog", "tea"), elsewhere, "--method", "ours")
-    assert elsewhere.read_bytes() == by_fleet
+    by_fleet = out.read_bytes()
+    score(tmp_path, ("cat", "dog"), out, "--method", "ours")
+    assert out.read_bytes() == by_fleet
+    assert b"../runs/dog/evaluation" in by_fleet
 
 
 def test_a_subject_that_fails_is_named_and_the_others_are_scored(tmp_path, capsys):
