@@ -44,6 +44,7 @@ NOT_RUN = {
     "owner/name": "needs the hub",
     r"^vectorfit tasks cola\b": "needs the hub",
     r"-m vf_dreambooth\.fleet\b": "needs Ray; tests/vf_dreambooth/test_fleet.py runs a fleet",
+    r"^vectorfit eval fleet\b": "needs Ray; tests/eval/test_fleet.py scores a fleet",
     "--quantise": "needs torchao; tests/vf_tasks/test_quantisation.py trains on quantised bases",
     "glue/CoLA": "needs GLUE's files and a pretrained model",
     r"^vectorfit app\b": "serves until it is stopped; tests/app/test_browser.py serves and uses the page",
