@@ -27,6 +27,7 @@ def runs_in(runs: str, photos: str) -> list[Run]:
     Raises:
         VectorFitError: a folder cannot be read or has no runs, or two runs are of one subject.
     """
+    runs, photos = runs.rstrip("/"), photos.rstrip("/")
     storage, of_subjects, found = Storage(runs), Storage(photos).folders(), dict[str, tuple[str, str]]()
     for name in storage.folders():
         config = storage.at(name).read("config.json")
@@ -36,12 +37,12 @@ def runs_in(runs: str, photos: str) -> list[Run]:
                 raise VectorFitError(
                     f"{runs}: {found[subject][0]} and {name} are both of {subject}; score them separately"
                 )
-            found[subject] = name, f"{runs.rstrip('/')}/{name}"
+            found[subject] = name, f"{runs}/{name}"
     if not found:
         raise VectorFitError(f"{runs}: has no run folders, expected those of a fleet, each with a config.json")
     alone = len(found) == 1 and not set(found) & set(of_subjects)  # then the folder may hold its photos itself
     return [
-        Run(name, subject, url, photos if alone else f"{photos.rstrip('/')}/{subject}")
+        Run(name, subject, url, photos if alone else f"{photos}/{subject}")
         for subject, (name, url) in sorted(found.items(), key=lambda item: item[1])
     ]
 

@@ -56,19 +56,19 @@ def test_runs_are_the_folders_with_a_config_by_name(tmp_path):
     for name in ("dog", "cat"):
         write_run(tmp_path / "runs", name)
     (tmp_path / "runs" / "class_images").mkdir()
-    root, photos = f"{tmp_path}/runs/", f"{tmp_path}/photos"
-    found = fleet.runs_in(root, f"{photos}/")
+    root, photos = f"{tmp_path}/runs", f"{tmp_path}/photos"
+    found = fleet.runs_in(f"{root}/", f"{photos}/")
     assert [(r.name, r.subject, r.url, r.photos) for r in found] == [
-        (name, name, f"{root}{name}", f"{photos}/{name}") for name in ("cat", "dog")
+        (name, name, f"{root}/{name}", f"{photos}/{name}") for name in ("cat", "dog")
     ]
     shutil.rmtree(tmp_path / "runs" / "cat")
     assert fleet.runs_in(root, photos)[0].photos == f"{photos}/dog"
-    assert fleet.runs_in(root, f"{photos}/dog")[0].photos == f"{photos}/dog"  # one run's photos may lie there
+    assert fleet.runs_in(root, f"{photos}/dog/")[0].photos == f"{photos}/dog"  # one run's photos may lie there
     shutil.copytree(tmp_path / "runs" / "dog", tmp_path / "runs" / "dog-2")
     with pytest.raises(VectorFitError, match="dog and dog-2 are both of dog; score them separately"):
         fleet.runs_in(root, photos)
     with pytest.raises(VectorFitError, match="has no run folders, expected those of a fleet"):
-        fleet.runs_in(f"{tmp_path}/runs/class_images", photos)
+        fleet.runs_in(f"{root}/class_images", photos)
 
 
 def test_the_result_and_what_is_printed_are_those_of_eval_score(tmp_path, capsys):

@@ -91,6 +91,14 @@ def test_what_a_user_can_mend_is_an_outcome_and_other_errors_are_raised(tmp_path
         worker.work(fine)
 
 
+def test_nothing_is_drawn_without_the_encoders(tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet_worker.generation, "generate", lambda *_: pytest.fail("drew"))
+    worker = Worker(replace(EVALUATION, dino_weights=tmp_path / "absent.pth", protocol=PROTOCOLS["dinov2"]))
+    outcome = worker.work(write_run(tmp_path / "runs", "dog"))
+    assert outcome.state == "failed"
+    assert outcome.about.startswith(f"--dino_weights {tmp_path}/absent.pth: no such file; expected timm/")
+
+
 def test_a_run_on_a_storage_is_scored_there_and_goes_on_from_there(memory, tmp_path):
     local = write_run(tmp_path / "runs", "dog")
     for name in ("runs", "photos"):
