@@ -116,8 +116,9 @@ def fleet_command(flags: argparse.Namespace) -> None:
         **{name: getattr(flags, name) for name in fleet.FROM_FLAGS},
     )
     out = flags.out or f"{flags.runs.rstrip('/')}/scores.json"
-    found, result = fleet.score(flags.runs, flags.reference, out, settings, flags)
+    runs, found = fleet.score(flags.runs, flags.reference, out, settings, flags)
     print(*summary(found), sep="\n", file=sys.stderr if flags.json else sys.stdout)
+    result = fleet.write_result(runs, found, out, settings)
     if result is not None:
         _print_result(result, out, as_json=flags.json)
     raise_failed(found)

@@ -55,27 +55,35 @@ def _subject(config: bytes, name: str) -> str:
         return name
 
 
-def score(
-    runs: str, photos: str, out: str, evaluation: Evaluation, arguments: Any
-) -> tuple[list[Outcome], dict[str, Any] | None]:
-    """Scores all runs, and writes one result of those that did not fail: how each ended, and the result.
+def score(runs: str, photos: str, out: str, evaluation: Evaluation, arguments: Any) -> tuple[list[Run], list[Outcome]]:
+    """Scores all runs: the runs, and how each ended.
 
     Raises:
-        VectorFitError: something is wrong before the first begins, or the results do not belong together.
+        VectorFitError: something is wrong before the first begins.
     """
     require_numbers(arguments)
     wanted = runs_in(runs, photos)
-    folder, file = _split(out)
-    for place in (Storage(runs), folder):
+    for place in (Storage(runs), _split(out)[0]):
         place.require_writable()
-    found = work_through(wanted, Worker, [evaluation], arguments)
+    return wanted, work_through(wanted, Worker, [evaluation], arguments)
+
+
+def write_result(
+    runs: Sequence[Run], found: Sequence[Outcome], out: str, evaluation: Evaluation
+) -> dict[str, Any] | None:
+    """Writes one result of the runs that did not fail, and returns it; None where all failed.
+
+    Raises:
+        VectorFitError: their results do not belong together, or the file cannot be written.
+    """
     failed = {outcome.name for outcome in found if outcome.state == "failed"}
-    kept = sorted((run for run in wanted if run.name not in failed), key=lambda run: run.subject)
+    kept = sorted((run for run in runs if run.name not in failed), key=lambda run: run.subject)
     if not kept:
-        return found, None
-    result = merged(kept, folder, evaluation, missing=sorted(run.subject for run in wanted if run.name in failed))
+        return None
+    folder, file = _split(out)
+    result = merged(kept, folder, evaluation, missing=sorted(run.subject for run in runs if run.name in failed))
     folder.write(file, scoring.as_bytes(result))
-    return found, result
+    return result
 
 
 def _split(out: str) -> tuple[Storage, str]:

@@ -145,6 +145,10 @@ def test_results_that_were_measured_otherwise_are_not_merged(tmp_path):
     file.write_text(json.dumps(result))
     with pytest.raises(VectorFitError, match="cat and dog: scored with different encoders"):
         fleet.merged(runs, folder, Evaluation(PROTOCOLS["starter"]))
+    facts = file.with_name("facts.json")
+    facts.write_text(facts.read_text().replace('"vectorfit"', '"lora"'))
+    with pytest.raises(VectorFitError, match="trainings with lora and vectorfit; score each method separately"):
+        fleet.merged(runs, folder, Evaluation(PROTOCOLS["starter"]))
     file.unlink()
     with pytest.raises(VectorFitError, match="dog: its scores are gone; run the same command again"):
         fleet.merged(runs, folder, Evaluation(PROTOCOLS["starter"]))
