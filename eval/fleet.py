@@ -76,12 +76,12 @@ def write_result(
     Raises:
         VectorFitError: their results do not belong together, or the file cannot be written.
     """
-    failed = {outcome.name for outcome in found if outcome.state == "failed"}
-    kept = sorted((run for run in runs if run.name not in failed), key=lambda run: run.subject)
+    ended = {outcome.name for outcome in found if outcome.state != "failed"}
+    kept = sorted((run for run in runs if run.name in ended), key=lambda run: run.subject)
     if not kept:
         return None
     folder, file = _split(out)
-    result = merged(kept, folder, evaluation, missing=sorted(run.subject for run in runs if run.name in failed))
+    result = merged(kept, folder, evaluation, missing=sorted(run.subject for run in runs if run.name not in ended))
     folder.write(file, scoring.as_bytes(result))
     return result
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eval import fleet
+from eval import fleet, generation
 from eval.__main__ import main
 from eval.fleet_worker import Evaluation, Worker
 from eval.protocols import PROTOCOLS
@@ -27,10 +27,11 @@ SUBJECTS = 6
 
 @pytest.fixture(autouse=True)
 def _in_this_process(request, monkeypatch):
-    """One worker without Ray, which draws in two steps."""
+    """One worker without Ray, which draws in one step, two pictures of the class."""
     if not request.node.get_closest_marker("slow"):
         presets = StableDiffusion.presets
-        monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=2))
+        monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=1))
+        monkeypatch.setattr(generation, "SHARED", generation.SHARED[:2])
         monkeypatch.setattr(fleet, "work_through", in_turn)
 
 
@@ -122,12 +123,27 @@ def test_a_subject_that_fails_is_named_and_the_others_are_scored(tmp_path, capsy
 def test_runs_on_a_storage_are_merged_there(memory, tmp_path):
     write_run(tmp_path / "runs", "dog")
     memory.at("dog").keep(tmp_path / "runs" / "dog")
-    flags = ["--protocol", "starter", "--prompts", "live", "--images_per_prompt", "1", "--no-class_images"]
+    (tmp_path / "prompts.txt").write_text("a {} in the snow\n")
+    flags = ["--protocol", "starter", "--prompts", str(tmp_path / "prompts.txt"), "--no-class_images"]
     main(["fleet", "memory://runs", "--reference", str(tmp_path / "photos"), *flags])
     (subject,) = json.loads(memory.read("scores.json"))["subjects"].values()
     assert subject["folder"] == "dog/evaluation"
     assert subject["reference_files"][0] == f"file://{tmp_path}/photos/dog/00.png"
-    assert subject["n"] == 12
+    assert subject["n"] == 4
+
+
+def test_the_flags_reach_the_workers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fleet, "work_through", lambda jobs, worker, given, arguments: seen.append(given[0]) or [])
+    write_run(tmp_path / "runs", "dog")
+    flags = ["--with_token", "--allow_missing", "--seed", 7, "--base_model", "starter", "--device", "cpu"]
+    run(tmp_path, *flags)
+    run(tmp_path, "--prompts", "live")
+    own, live = seen
+    assert [prompt.form for prompt in own.prompts] == ["a {} in the snow"]
+    assert live == Evaluation(PROTOCOLS["starter"], "live", images_per_prompt=1)
+    assert own.protocol.text == "with-token"
+    assert (own.allow_missing, own.seed, own.base_model, own.device) == (True, 7, "starter", "cpu")
 
 
 def test_results_that_were_measured_otherwise_are_not_merged(tmp_path):

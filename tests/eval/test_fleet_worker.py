@@ -37,7 +37,7 @@ def write_run(runs, name, subject="dog", seconds=1.5):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     presets = StableDiffusion.presets
-    monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=2))
+    monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=1))
 
 
 def counted(monkeypatch, owner, name):
