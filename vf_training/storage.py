@@ -29,12 +29,12 @@ class Storage:
         try:
             from fsspec.core import url_to_fs
 
-            self.files, self.path = url_to_fs(url)
+            self.files, path = url_to_fs(url)
         except (ImportError, ValueError, OSError) as error:
             raise VectorFitError(
                 f"{url}: cannot be reached ({error}); expected a folder, or a URL of fsspec"
             ) from error
-        self.url = url
+        self.url, self.path = url, str(path)
         self._copied: dict[str, tuple[int, int]] = {}  # size and time of the local file that the storage has
 
     @property
