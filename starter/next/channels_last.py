@@ -1,7 +1,7 @@
 """Group norms and small convolutions of a UNet in channels-last layout, for a CPU with AMX.
 
-oneDNN's convolutions take half the time in this layout, but torch's group norm takes five times as long there, and maps of
-4 x 4 leave the convolutions' loops empty. Here both are products of matrices.
+oneDNN's convolutions take half the time in this layout, but torch's group norm takes five times as long there, and maps
+of 4 x 4 leave the convolutions' loops empty. Here both are products of matrices.
 """
 
 from functools import partial
