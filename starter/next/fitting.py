@@ -138,11 +138,11 @@ def fit(
             print(f"{name} {step + 1}/{steps} loss {float(total) / 100:.4f} {spent:.0f}s, {left:.0f}s left", flush=True)
             total = 0.0
         if (step + 1) % preview_every == 0 or step + 1 == steps:
+            state = {"module": module.state_dict(), "masters": masters.state(), "step": step + 1}
+            _save(state_path, {**state, "seconds": time.perf_counter() - began})
             masters.show(masters.averaged)
             print(f"{name} {step + 1}: {preview(WORK / f'{name}.png')}", flush=True)
             masters.show(masters.values)
-            state = {"module": module.state_dict(), "masters": masters.state(), "step": step + 1}
-            _save(state_path, {**state, "seconds": time.perf_counter() - began})
     module.float()
     masters.parameters = _trained(module)
     masters.show(masters.averaged)

@@ -36,26 +36,28 @@ def _subject(noun: str, style: str, name: str, pattern: tuple[str, str] | None =
     return Subject(Drawing(noun, style, name), pattern)
 
 
+# Held-out drawings whose photos the judge names right: of others a likeness tells nothing. Chosen by the photos alone,
+# before anything was trained on them. The judge names 71 % of all held-out drawings' photos.
 SUBJECTS = {
-    "dog": _subject("dog", "noto", "poodle"),
-    "cat": _subject("cat", "twemoji", "grinning-cat"),
-    "bear": _subject("bear", "emojione", "panda-face"),
-    "bird": _subject("bird", "fluent-emoji", "dove"),
-    "fish": _subject("fish", "noto-v1", "blowfish"),
-    "owl": _subject("owl", "noto-v1", "owl"),
-    "car": _subject("car", "fluent-emoji-flat", "automobile"),
-    "boot": _subject("boot", "noto", "hiking-boot"),
-    "backpack": _subject("backpack", "noto-v1", "backpack"),
-    "clock": _subject("clock", "fluent-emoji", "alarm-clock"),
-    "guitar": _subject("guitar", "emojione", "guitar"),
+    "dog": _subject("dog", "noto", "guide-dog"),
+    "cat": _subject("cat", "fluent-emoji", "grinning-cat"),
+    "bear": _subject("bear", "fluent-emoji-flat", "panda"),
+    "bird": _subject("bird", "noto", "front-facing-baby-chick"),
+    "fox": _subject("fox", "noto-v1", "fox"),
+    "dragon": _subject("dragon", "fluent-emoji", "dragon-face"),
+    "car": _subject("car", "twemoji", "automobile"),
+    "boot": _subject("boot", "emojione", "womans-boot"),
+    "clock": _subject("clock", "fluent-emoji", "mantelpiece-clock"),
+    "guitar": _subject("guitar", "fluent-emoji", "banjo"),
+    "dress": _subject("dress", "fluent-emoji-flat", "kimono"),
     "vase": _subject("vase", "fluent-emoji-flat", "funeral-urn", ("dotted", "blue")),
 }
 # Settings are tuned on these and reported on the others.
 TUNING_SUBJECTS = {
-    "robot": _subject("robot", "twemoji", "robot"),
-    "sneaker": _subject("sneaker", "twemoji", "running-shoe"),
-    "rabbit": _subject("rabbit", "twemoji", "rabbit-face"),
+    "rabbit": _subject("rabbit", "fluent-emoji", "rabbit-face"),
+    "turtle": _subject("turtle", "fxemoji", "turtle"),
     "camera": _subject("camera", "noto", "camera", ("striped", "yellow")),
+    "umbrella": _subject("umbrella", "fluent-emoji-flat", "umbrella-with-rain-drops"),
 }
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from . import drawings, encoders, judge, scenes, tokenizer, world
+from . import channels_last, drawings, encoders, judge, scenes, tokenizer, world
 from .fitting import arguments, autocast, device, fast_half, fit
 from .layout import PIPELINE, save_half
 
@@ -78,7 +78,8 @@ class TextToNoise(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The noise, and what the judge would see in the scene without it [n, 192, 4, 4]."""
         noise = self.unet(noisy, timesteps, self.text_encoder(token_ids).last_hidden_state).sample
-        return noise, self.seen(self.middle)
+        middle, self.middle = self.middle, None  # a module that holds a graph cannot be copied
+        return noise, self.seen(middle)
 
 
 def scheduler() -> DDIMScheduler:
@@ -226,6 +227,8 @@ def main() -> None:
     torch.manual_seed(0)
     half = torch.bfloat16 if fast_half() else torch.float32
     model, schedule = TextToNoise(vocabulary).to(device(), half), scheduler()
+    if device().type == "cpu":
+        channels_last.lay_out(model)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(mean), (flags.batch,), generator=generator)
@@ -238,7 +241,7 @@ def main() -> None:
         short = torch.rand(flags.batch, 1, generator=generator) < TERSE
         words = torch.where(unsaid, empty, torch.where(short, terse[index, form], said[index, form]))
         noisy = schedule.add_noise(latents, noise, timesteps).to(half)
-        predicted, seen = model(noisy, timesteps, words.to(device()))
+        predicted, seen = model(noisy.to(memory_format=torch.channels_last), timesteps, words.to(device()))
         alike = F.cosine_similarity(seen.float(), features[index].float(), dim=1).mean()
         # The error in velocity (Salimans & Ho 2022): the error in noise hardly counts where a scene is still faint, and
         # nine tenths of what the wrong caption costs lie there.
