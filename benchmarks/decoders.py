@@ -59,13 +59,13 @@ LARGE: dict[str, dict[str, Any]] = {
         "head_dim": 256,
     },
 }
-MIDDLE = {
+MIDDLE = {  # 1.1 billion parameters
     "model_type": "llama",
-    "vocab_size": 1024,
-    "hidden_size": 1024,
-    "intermediate_size": 2816,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 16,
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
     "num_key_value_heads": 4,
 }
 ADAMW = 16  # bytes of a trained number: itself, its gradient and two moments
