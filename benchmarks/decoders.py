@@ -233,7 +233,7 @@ def main() -> None:
     if flags.write:
         header = ["decoder", "method", "parameters", "loss before", "after"]
         notes = f"{NOTES}\n\n{flags.pretraining} updates of the whole decoder, {flags.updates} of each method."
-        write_table(RESULT, "Small decoders on GSM8K", "python -m benchmarks.decoders", header, found, notes)
+        write_table(RESULT, "Small decoders on GSM8K", "python -m benchmarks.decoders --write", header, found, notes)
 
 
 if __name__ == "__main__":
