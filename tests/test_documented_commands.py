@@ -224,6 +224,8 @@ def workplace(tmp_path_factory):
         for number in numbers:
             subject = "dog" if name == "dog" else "bear"
             shutil.copy(ROOT / "examples" / subject / f"{number:02d}.png", folder / name)
+    for name in ("dog", "bear"):
+        shutil.copytree(ROOT / "examples" / name, folder / "photos" / name)
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "train_dreambooth_vectorfit.py").symlink_to(ROOT / "train_dreambooth_vectorfit.py")
     train = f"vectorfit train --instance_dir dog/ {SHORTER['train']} --checkpointing_steps 2 --output_dir runs/dog"
