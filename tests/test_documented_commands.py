@@ -224,7 +224,7 @@ def workplace(tmp_path_factory):
         for number in numbers:
             subject = "dog" if name == "dog" else "bear"
             shutil.copy(ROOT / "examples" / subject / f"{number:02d}.png", folder / name)
-    for name in ("dog", "bear"):
+    for name in ("bear", "clock"):  # runs/dog is taken
         shutil.copytree(ROOT / "examples" / name, folder / "photos" / name)
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "train_dreambooth_vectorfit.py").symlink_to(ROOT / "train_dreambooth_vectorfit.py")
