@@ -68,7 +68,7 @@ def settings(subject: Subject) -> list[list[str]]:
 
 
 def scores(subject: Subject) -> list[list[str]]:
-    """Table rows (score, mean, interval, protocol) from the evaluator's results; none if there are no results."""
+    """Table rows (score, mean, interval, the photos' own, the base's, protocol) from the evaluator's results."""
     files = [subject.path / name for name in SCORES] if subject.path.is_dir() else []
     return [row for file in files for row in _score_rows(file)]
 
@@ -81,9 +81,11 @@ def _score_rows(file: Path) -> list[list[str]]:
         protocol = result["protocol"]["name"]
         for kind, label in result["labels"].items():
             score = result["overall"].get(kind)
+            between = [result["overall"].get(row, {}).get(kind) for row in ("photos", "base")]
             if score:
                 interval = f"{score['low']:.3f} to {score['high']:.3f}"
-                rows.append([label, f"{score['mean']:.3f}", interval, protocol])
+                cells = ["–" if value is None else f"{value:.3f}" for value in between]
+                rows.append([label, f"{score['mean']:.3f}", interval, *cells, protocol])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return rows

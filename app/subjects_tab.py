@@ -56,7 +56,10 @@ class SubjectsTab:
 
     def _recorded(self) -> None:
         self.scores = gr.Dataframe(
-            headers=["score", "mean", "interval", "protocol"], label="Scores", interactive=False, visible=False
+            headers=["score", "mean", "interval", "the photos", "the base", "protocol"],
+            label="Scores",
+            interactive=False,
+            visible=False,
         )
         self.plots = gr.HTML("", elem_id="plots")
         with gr.Row():

@@ -1,7 +1,8 @@
 """VectorFit on a small flow-matching transformer of Z-Image's architecture: `python -m benchmarks.flow_matching`.
 
-The base is trained first, on scenes of six nouns of the starter's world, in the latents of the starter's VAE. It goes
-on where it was stopped. Then each subject is trained by the script and judged as in starter_subjects.py.
+The base is trained first, on scenes of six nouns of the starter's world, in the latents of the starter's VAE. It needs
+the drawings (`python -m starter.drawings`) and goes on where it was stopped. Then each subject is trained by the
+script and judged as in starter_subjects.py.
 """
 
 import argparse
@@ -14,16 +15,16 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipe
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CLIPTokenizer, Qwen3Config, Qwen3Model
+from transformers import CLIPTokenizer, PreTrainedModel, Qwen3Config, Qwen3Model
 
 from benchmarks.starter_scores import BACKGROUNDS, Scorer
 from benchmarks.starter_subjects import SHOWN, interval
 from benchmarks.table import write_table
-from starter import judge, scenes, tokenizer, world
+from starter import drawings, judge, scenes, tokenizer, world
 from starter.fitting import device, fit
 from starter.layout import PIPELINE
 from starter.subjects import EXAMPLES, SUBJECTS
-from starter.train_unet import CAPTION_DROPOUT, TERSE, encode_scenes, lend_meaning, terse_ids
+from starter.train_unet import CAPTION_DROPOUT, FORMS, TERSE, captions, encode_scenes, settle_words
 from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.families.z_image import ZImage
@@ -37,28 +38,24 @@ BASE = WORK / "base"
 REPORTED = ("dog", "cat")
 SEEN = WORK / "base.txt"  # what the judge said of the base
 RESULT = Path(__file__).with_suffix(".md")
-NAMES = ("dog", "cat", "bear", "bird", "car", "teapot")  # of examples/; fewer nouns than the world's are sooner learnt
+NAMES = ("dog", "cat", "bear", "bird", "car", "vase")  # of examples/; fewer nouns than the world's are sooner learnt
 NOUNS = tuple(SUBJECTS[name].cls for name in NAMES)
 SCENES, BATCH, RATE = 12_000, 32, 1.5e-3
 WIDTH, LAYERS, HEADS = 128, 5, 4
-SAMPLING = GenerationSettings(num_inference_steps=25, guidance_scale=3.0, resolution=world.SIZE, batch_size=12)
+SAMPLING = GenerationSettings(num_inference_steps=25, guidance_scale=3.0, resolution=world.SIZE, batch_size=9)
 
 
 def draw_scenes(count: int, seed: int) -> scenes.Scenes:
     """Scenes of `NOUNS`; scene i depends on (seed, i) alone."""
-    images, captions, shown = [], [], []
+    images, said, shown = [], [], []
+    known = {noun: scenes.known(held_out=False)[noun] for noun in NOUNS}
     for index in range(count):
         rng = np.random.default_rng((seed, index))
-        scene = world.sample_scene(rng, NOUNS)
-        captions.append(world.caption(scene, rng))
+        scene = world.sample_scene(rng, known)
+        said.append(world.caption(scene, rng))
         images.append(np.asarray(world.draw(scene, rng)))
         shown.append(scene)
-    return scenes.Scenes(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), captions, shown)
-
-
-def words_of(data: scenes.Scenes, vocabulary: CLIPTokenizer) -> tuple[Tensor, Tensor]:
-    """Token ids [n, length] of the captions, and of captions without an article, half of them with a name."""
-    return vocabulary(data.captions, padding="max_length", return_tensors="pt").input_ids, terse_ids(data, vocabulary)
+    return scenes.Scenes(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), said, shown)
 
 
 def prepared(vae: AutoencoderKL, vocabulary: CLIPTokenizer) -> dict[str, Tensor]:
@@ -66,20 +63,23 @@ def prepared(vae: AutoencoderKL, vocabulary: CLIPTokenizer) -> dict[str, Tensor]
     path = WORK / "scenes.pt"
     if not path.exists():
         data = draw_scenes(SCENES, scenes.TRAINING_SEED)
-        (mean, deviation), (said, terse) = encode_scenes(vae, data), words_of(data, vocabulary)
+        (mean, deviation), (said, terse) = encode_scenes(vae, data), captions(data, vocabulary)
         torch.save({"mean": mean, "deviation": deviation, "said": said, "terse": terse}, path)
     kept: dict[str, Tensor] = torch.load(path, weights_only=True)
     return kept
 
 
-def build() -> ZImagePipeline:
-    """The untrained pipeline: of its text encoder's layers, the last is read by nobody."""
+def build(names: int = 0) -> ZImagePipeline:
+    """The untrained pipeline: of its text encoder's layers, the last is read by nobody.
+
+    The text encoder has so many words more than the tokenizer: the drawings' own names, cut off when it is saved.
+    """
     torch.manual_seed(0)
     vocabulary = tokenizer.build()
     vocabulary.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     side = WIDTH // HEADS
     transformer = ZImageTransformer2DModel(
-        in_channels=4,
+        in_channels=8,
         dim=WIDTH,
         n_layers=LAYERS,
         n_refiner_layers=1,
@@ -90,7 +90,7 @@ def build() -> ZImagePipeline:
         axes_lens=[600, 32, 32],
     )
     qwen = Qwen3Config(
-        vocab_size=len(vocabulary),
+        vocab_size=len(vocabulary) + names,
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=2,
@@ -128,7 +128,7 @@ class TextToFlow(nn.Module):
 def train_base(steps: int) -> None:
     """Trains text encoder and transformer together, and writes the pipeline."""
     WORK.mkdir(parents=True, exist_ok=True)
-    pipe = build()
+    pipe = build(len(drawings.training()))
     pipe.to(device())
     pipe.set_progress_bar_config(disable=True)
     data = prepared(pipe.vae, pipe.tokenizer)
@@ -137,12 +137,12 @@ def train_base(steps: int) -> None:
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(data["mean"]), (BATCH,), generator=generator)
-        shape = data["mean"].shape[1:]
+        form, shape = torch.randint(FORMS, (BATCH,), generator=generator), data["mean"].shape[1:]
         spread, noise = torch.randn((2, BATCH, *shape), generator=generator)
         latents = data["mean"][index] + data["deviation"][index] * spread
         timesteps = torch.cat([schedule.draw_timestep(tuple(shape), generator) for _ in range(BATCH)])
         unsaid, short = (torch.rand(BATCH, 1, generator=generator) < share for share in (CAPTION_DROPOUT, TERSE))
-        words = torch.where(unsaid, empty, torch.where(short, data["terse"][index], data["said"][index]))
+        words = torch.where(unsaid, empty, torch.where(short, data["terse"][index, form], data["said"][index, form]))
         noisy, target = schedule.add_noise(latents, noise, timesteps), schedule.target(latents, noise, timesteps)
         flow = model(noisy.to(device()), timesteps.to(device()), words.to(device()))
         return F.mse_loss(flow.float(), target.to(device()))
@@ -151,11 +151,19 @@ def train_base(steps: int) -> None:
         return recognised(pipe, path)
 
     fit("flow", model, loss, steps=steps, rate=RATE, preview=preview, preview_every=500)
-    colors = torch.tensor([pipe.tokenizer.get_vocab()[f"{name}</w>"] for name in world.COLORS])
-    spoken = torch.cat([data["said"].flatten(), data["terse"].flatten()])
-    lend_meaning(pipe.text_encoder.get_input_embeddings(), spoken.to(device()), colors.to(device()))
+    settle(pipe.text_encoder, torch.cat([data["said"].flatten(), data["terse"].flatten()]), len(pipe.tokenizer))
     SEEN.write_text(recognised(pipe, WORK / "base.png"))
     pipe.save_pretrained(BASE)
+
+
+@torch.no_grad()
+def settle(text_encoder: PreTrainedModel, spoken: Tensor, words: int) -> None:
+    """Cuts the drawings' names off, after words never spoken got a meaning among those that were."""
+    table = text_encoder.get_input_embeddings().weight.cpu()
+    named = spoken[spoken >= words].unique()
+    weight = settle_words(nn.Embedding.from_pretrained(torch.cat([table[:words], table[named]])), spoken, words)
+    text_encoder.resize_token_embeddings(words)
+    text_encoder.get_input_embeddings().weight.copy_(weight)
 
 
 def recognised(pipe: ZImagePipeline, path: Path) -> str:
@@ -167,7 +175,7 @@ def recognised(pipe: ZImagePipeline, path: Path) -> str:
     seen = judge.look(judge.load(), images)
     nouns = sum(noun == asked[i][0] for i, noun in enumerate(seen.classes))
     right = sum(ground == asked[i][1] for i, ground in enumerate(seen.backgrounds))
-    grid([images[row : row + 10] for row in range(0, 60, 10)], cell=96).save(path)
+    grid([images[row : row + 10] for row in range(0, 60, 10)], cell=world.SIZE).save(path)
     return f"of 60 pictures the judge sees the noun in {nouns}, the ground in {right}"
 
 
@@ -209,7 +217,9 @@ def judged(names: Sequence[str], rate: float) -> tuple[list[list[str]], str]:
         print(name, *(f"{number:.2f}" for number in numbers[-1]), flush=True)
         pictures = {"base": before.images, "personalised": after.images, "class afterwards": class_after.images}
         columns = {title: [[images[i]] for i in SHOWN] for title, images in pictures.items()}
-        comparison(photos[:4], columns, [BACKGROUNDS[i] for i in SHOWN], cell=128).save(run.path / "comparison.png")
+        comparison(photos[:4], columns, [BACKGROUNDS[i] for i in SHOWN], cell=world.SIZE).save(
+            run.path / "comparison.png"
+        )
     table = np.array([*numbers, np.mean(numbers, 0)])
     rows = [[name, *(f"{value:.2f}" for value in row)] for name, row in zip([*names, "**mean**"], table, strict=True)]
     low, high = interval(np.array(gains))
@@ -218,18 +228,18 @@ def judged(names: Sequence[str], rate: float) -> tuple[list[list[str]], str]:
 
 
 HEADER = ["subject", "likeness, base", "likeness", "class likeness, base", "class likeness"]
-HEADER += ["background right", "class kept, base", "class kept"]
+HEADER += ["ground right", "class kept, base", "class kept"]
 NOTES = """{gain}
 
 The rate of sigma and bias is {rate:g}, the only one that was tried.
 
 The base: a Z-Image pipeline, whose transformer has {transformer} parameters and whose text encoder has {text}; trained
-by flow matching in {steps} steps of {batch} latents (64 x 64 pixels, six nouns on twelve grounds).
+by flow matching in {steps} steps of {batch} latents ({size} x {size} pixels, six nouns on {grounds} grounds).
 
 {base}.
 
-A subject is 300 steps with 40 class images; the text encoder stays as it is. Twelve pictures per subject and prompt,
-one per ground, seeds 0 to 11, equal for base and subject. Columns are explained in [prior.md](prior.md)."""
+A subject is 300 steps with 40 class images; the text encoder stays as it is. A picture per ground, subject and
+prompt, equal seeds for base and subject. Columns are explained in [prior.md](prior.md)."""
 
 
 def main() -> None:
@@ -247,9 +257,9 @@ def main() -> None:
     pipe = load_pipeline(resolve(str(BASE)))
     sizes = [f"{sum(p.numel() for p in part.parameters()):,}" for part in (pipe.transformer, pipe.text_encoder)]
     base = SEEN.read_text().capitalize()
-    notes = NOTES.format(
-        gain=gain, rate=flags.rate, transformer=sizes[0], text=sizes[1], steps=flags.steps, batch=BATCH, base=base
-    )
+    world_of = {"size": world.SIZE, "grounds": len(BACKGROUNDS)}
+    models = {"transformer": sizes[0], "text": sizes[1], "base": base, "steps": flags.steps, "batch": BATCH}
+    notes = NOTES.format(gain=gain, rate=flags.rate, **models, **world_of)
     write_table(RESULT, "Flow matching", "python -m benchmarks.flow_matching", HEADER, rows, notes)
 
 

@@ -13,12 +13,13 @@ from PIL import Image
 
 from benchmarks.starter_scores import Scorer
 from benchmarks.table import write_table
+from starter import world
 from starter.subjects import SUBJECTS
 from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.images import grid
 from vf_dreambooth.photos import read_folder
-from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
+from vf_dreambooth.pipeline import load_pipeline, set_subjects
 from vf_dreambooth.prompts import class_noun
 from vf_training.runs import RunFolder
 
@@ -124,20 +125,20 @@ def main() -> None:
     result = Path(__file__).with_name("inputs_real.md" if flags.photos else "inputs.md")
     WORK.mkdir(parents=True, exist_ok=True)
     base = resolve("starter")
-    pipe, scorer, rows = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12)), []
+    pipe, scorer, rows = load_pipeline(base), Scorer.of(base.preset), []
     header = ["photos and flags", "likeness", "ground right", "class kept"]
     for variant in ("the base", *variants):
         totals, pictures = [], []
         for source in sources:
             set_subjects(pipe, [(trained(source, variant, flags.seed).path, 1.0)] if variant in VARIANTS else [])
             mine = scorer.score(pipe, f"sks {source.cls}", source.cls, source.references())
-            general = scorer.score(pipe, f"a {source.cls}", source.cls, source.references())
+            general = scorer.score(pipe, f"{world.article(source.cls)} {source.cls}", source.cls, source.references())
             scores = (mine.likeness, mine.background.float(), general.cls.float())
             totals.append([score.mean().item() for score in scores])
             pictures += [[source.references()[0], *mine.images], [source.references()[0], *general.images]]
         means = [sum(column) / len(totals) for column in zip(*totals, strict=True)]
         rows.append([variant, *(f"{value:.2f}" for value in means)])
-        grid(pictures, cell=96).save(WORK / f"{result.stem}-{file_name(variant)}.png")
+        grid(pictures, cell=world.SIZE).save(WORK / f"{result.stem}-{file_name(variant)}.png")
         print(*rows[-1], flush=True)
         notes = NOTES.format(names=names, photos=photos)
         command = shlex.join(["python", "-m", "benchmarks.inputs", *sys.argv[1:]])

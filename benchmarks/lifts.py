@@ -25,6 +25,7 @@ from eval.encoders import Encoders
 from eval.intervals import estimate
 from eval.protocols import PROTOCOLS
 from eval.scoring import pairwise
+from starter import world
 from starter.subjects import TUNING_SUBJECTS, photographs, write
 from train_dreambooth_vectorfit import main as train
 from vectorfit.atomic import write_atomically
@@ -32,7 +33,7 @@ from vf_dreambooth import optimization
 from vf_dreambooth.base_models import resolve, starter_folder
 from vf_dreambooth.config import TrainConfig
 from vf_dreambooth.optimization import Optimization, Rate
-from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
+from vf_dreambooth.pipeline import load_pipeline, set_subjects
 from vf_training.runs import RunFolder
 
 WORK = Path("runs/lifts")
@@ -151,21 +152,22 @@ class Judges:
     def __init__(self) -> None:
         base = resolve("starter")
         self.pipe: DiffusionPipeline = load_pipeline(base)
-        self.scorer = Scorer(GenerationSettings.of(base.preset, 12))
+        self.scorer = Scorer.of(base.preset)
         self.encoders = Encoders.load(PROTOCOLS["starter"])
 
     def scores(self, run: RunFolder, subject: str) -> dict[str, float]:
         """The scores of pictures on all grounds, and of the class's."""
         cls, photos = TUNING_SUBJECTS[subject].cls, photographs(subject, TUNING_SUBJECTS[subject])
+        thing = f"{world.article(cls)} {cls}"
         set_subjects(self.pipe, [(run.path, 1.0)])
         word = run.path / WORD
         own = OwnWord(self.pipe.text_encoder, torch.load(word, weights_only=True)) if word.exists() else None
         mine = self.scorer.score(self.pipe, f"{TOKEN} {cls}", cls, photos)
-        general = self.scorer.score(self.pipe, f"a {cls}", cls, photos)
+        general = self.scorer.score(self.pipe, thing, cls, photos)
         if own is not None:
             own.hook.remove()
         dino, clip = self.encoders.dino, self.encoders.clip
-        drawn, texts = clip.images(mine.images), clip.texts([f"a photo of a {cls} {ground}" for ground in BACKGROUNDS])
+        drawn, texts = clip.images(mine.images), clip.texts([f"a photo of {thing} {ground}" for ground in BACKGROUNDS])
         values = (
             pairwise(dino.images(mine.images), dino.images(photos)).mean(),
             pairwise(drawn, clip.images(photos)).mean(),

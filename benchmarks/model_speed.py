@@ -33,8 +33,9 @@ ratios are to the floor of the same run. Memory is the peak of the whole process
 
 def starter() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Tensor]:
     unet = UNet2DConditionModel.from_pretrained(starter_folder() / "unet", dtype=torch.float32)
-    words = torch.randn(8, 48, unet.config.cross_attention_dim)
-    return unet, lambda model, x: model(x, torch.tensor(500), words.to(x.device)).sample, torch.randn(8, 4, 16, 16)
+    words = torch.randn(8, 32, unet.config.cross_attention_dim)
+    latents = torch.randn(8, unet.config.in_channels, 16, 16)
+    return unet, lambda model, x: model(x, torch.tensor(500), words.to(x.device)).sample, latents
 
 
 def sd14() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Tensor]:

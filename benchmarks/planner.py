@@ -85,11 +85,12 @@ def measure(
 
 
 def main() -> None:
-    pipe = load(resolve("starter"))
+    base = resolve("starter")
+    pipe = load(base)
     family, models = family_of(pipe), adapted_models(pipe)
     vf.inject(models)
     denoiser, prompts = family.denoiser(pipe), family.tokenize(pipe, ["a photo of sks dog", "a photo of a dog"])
-    noisy, index = torch.randn(8, *family.latent_shape(pipe, 64)), torch.arange(8) // 4
+    noisy, index = torch.randn(8, *family.latent_shape(pipe, base.preset.resolution)), torch.arange(8) // 4
     rows = []
     for name, dtype in (("float32", None), ("bf16", torch.bfloat16)):
         found = measure(models, lambda: denoiser(noisy, torch.full((8,), 500), prompts, index), dtype)

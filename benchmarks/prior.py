@@ -12,12 +12,12 @@ from train_dreambooth_vectorfit import main as train
 from vf_dreambooth.base_models import resolve
 from vf_dreambooth.images import grid
 from vf_dreambooth.photos import read_folder
-from vf_dreambooth.pipeline import GenerationSettings, load_pipeline, set_subjects
+from vf_dreambooth.pipeline import load_pipeline, set_subjects
 from vf_training.runs import RunFolder
 
 WORK = Path("runs/prior")
 RESULT = Path(__file__).with_suffix(".md")
-NAMES = ("cat", "bird", "boot", "teapot")
+NAMES = ("cat", "bird", "boot", "vase")
 PRIORS = {
     "class images": ("--prior", "class_images"),
     "base prediction": ("--prior", "base_prediction"),
@@ -27,12 +27,11 @@ PRIORS = {
     "drift, weight 3e-5": ("--prior", "drift", "--drift_weight", "3e-5"),
     "none": ("--prior", "none"),
 }
-NOTES = f"""Means over these subjects: {", ".join(NAMES)}; twelve pictures each, one per background, equal
+NOTES = f"""Means over these subjects: {", ".join(NAMES)}; a picture per ground ({len(world.BACKGROUNDS)}) each, equal
 seeds. Likeness is the mean cosine between the judge's embeddings of `sks` pictures and of the five photos.
 "Class likeness" is the same of pictures without `sks`: the base's is what it should stay at; above it, the
 class has drifted towards the subject. Seconds are of the whole run, class images included: those are drawn
-anew for every subject here, as for a first training of a class. Other programs ran beside some of the
-trainings (on an idle machine: 41 s with class images, 27 s without)."""
+anew for every subject here, as for a first training of a class."""
 
 
 def trained(name: str, prior: str) -> tuple[RunFolder, float]:
@@ -49,7 +48,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     base = resolve("starter")
-    pipe, scorer, rows = load_pipeline(base), Scorer(GenerationSettings.of(base.preset, 12)), []
+    pipe, scorer, rows = load_pipeline(base), Scorer.of(base.preset), []
     for prior in ("base", *PRIORS):
         totals, pictures = [], []
         for name in NAMES:
@@ -64,8 +63,8 @@ def main() -> None:
         means = [sum(column) / len(totals) for column in zip(*totals, strict=True)]
         rows.append([prior, *(f"{value:.2f}" for value in means[:4]), f"{means[4]:.0f}"])
         print(*rows[-1], flush=True)
-        grid(pictures, cell=96).save(WORK / f"{prior.replace(' ', '-').replace(',', '')}.png")
-        header = ["prior", "likeness", "background right", "class likeness", "class kept", "seconds"]
+        grid(pictures, cell=world.SIZE).save(WORK / f"{prior.replace(' ', '-').replace(',', '')}.png")
+        header = ["prior", "likeness", "ground right", "class likeness", "class kept", "seconds"]
         write_table(RESULT, "Keeping the class", "python -m benchmarks.prior", header, rows, NOTES)
 
 

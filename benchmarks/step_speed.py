@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.table import write_table
+from vf_dreambooth.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).with_suffix(".md")
@@ -42,8 +43,11 @@ def seconds_of_steps(tree: Path, precision: str) -> list[float]:
     script.Loop.update = timed
     with tempfile.TemporaryDirectory() as folder:
         photos, others = (ROOT / "examples" / name for name in ("dog", "bear"))
-        flags = ("--instance_dir", photos, "--class_data_dir", others, "--base_model", "starter")
-        sizes = ("--max_train_steps", STEPS, "--mixed_precision", precision, "--num_validation_images", 0)
+        # By its folder: the other commit's own starter may be another model.
+        base, preset = ROOT / "starter" / "weights" / "pipeline", PRESETS["starter"]
+        flags = ("--instance_dir", photos, "--class_data_dir", others, "--base_model", base)
+        sizes = ("--resolution", preset.resolution, "--learning_rate", preset.learning_rate, "--max_train_steps", STEPS)
+        sizes += ("--mixed_precision", precision, "--num_validation_images", 0)
         script.main([*map(str, (*flags, *sizes, "--output_dir", Path(folder) / "run"))])
     return seconds[WARM_UP:]
 

@@ -112,14 +112,16 @@ def score_command(flags: argparse.Namespace) -> None:
     for kind, label in result["labels"].items():
         score = result["overall"].get(kind)
         if score is not None:
-            print(f"{label:16} {_score_line(score)}")
+            print(f"{label:16} {_score_line(score, kind, result['overall'])}")
     print(out)
 
 
-def _score_line(score: dict) -> str:
+def _score_line(score: dict, kind: str, overall: dict) -> str:
+    """A score with its interval, and the two that it is read between: the photos' own, and the base's."""
     line = f"{score['mean']:.4f}  {PERCENT} {score['low']:.4f} to {score['high']:.4f}  n {score['n']}"
-    if "real" in score:
-        line += f"  {score['percent_of_real']:.1f} % of the photos' score {score['real']:.3f}"
+    for row in ("photos", "base"):
+        between = overall.get(row, {}).get(kind)
+        line += "" if between is None else f"  {row} {between:.4f}"
     return line
 
 

@@ -46,8 +46,8 @@ LIVE = (
     "in a purple wizard outfit",
 )
 PROPERTIES = ("red", "purple", "shiny", "wet", "cube shaped")
-# The backgrounds and colours that the starter knows.
-STARTER_GROUNDS = (*SHARED, OBJECTS[0], OBJECTS[3])
+# The grounds and colours that the starter knows: of the grounds all but two.
+STARTER_GROUNDS = tuple(words for words in (*SHARED, *OBJECTS) if "mirror" not in words and "sidewalk" not in words)
 STARTER_PROPERTIES = ("red", "purple")
 
 # The subjects of the data set and their classes. Most subjects have the name of their class.

@@ -19,7 +19,7 @@ from .collection import UNKNOWN_SEED
 from .comparison import KINDS, compare, require_alike
 from .intervals import PERCENT, estimate
 
-THUMBNAIL = 112  # pixels
+THUMBNAIL = 128  # pixels: the starter's pictures as they are
 SCHEMA = "vectorfit-report/1"  # of the JSON and the CSV
 EXTREMES = 6  # best and worst cells shown
 NOTHING = "–"

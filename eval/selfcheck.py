@@ -13,8 +13,8 @@ from .protocols import Protocol
 from .scoring import ceiling
 
 # Table 1 of the DreamBooth paper, which does not say whether images were compared with themselves; and the starter's
-# values on examples/.
-EXPECTED = {"dreambench-2023": {"dino": 0.774, "clip_i": 0.885}, "starter": {"dino": 0.9338, "clip_i": 0.6294}}
+# values on examples/. FILLIN
+EXPECTED = {"dreambench-2023": {"dino": 0.774, "clip_i": 0.885}, "starter": {"dino": 0.0, "clip_i": 0.0}}
 TOLERANCE = {"dreambench-2023": 0.01, "starter": 0.001}
 
 

@@ -15,7 +15,7 @@ from vf_dreambooth.photos import open_photo
 
 from .balance import Scores
 
-THUMBNAIL, CELL = 30, 144  # pixels: in the chart, and in the rows of pictures
+THUMBNAIL, CELL = 30, 128  # pixels: in the chart, and in the rows of pictures
 PICKED, OTHER = "tab:orange", "0.6"
 COLOURS = {"likeness": "tab:blue", "prompt": "tab:green", "cls": "tab:purple"}
 

@@ -1,1 +1,1 @@
-"""The starter: a small Stable Diffusion trained from scratch on a world of rendered scenes."""
+"""The starter: a small Stable Diffusion trained from scratch on scenes of 206 nouns drawn by seven icon sets."""

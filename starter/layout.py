@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+WORK = Path(__file__).with_name("work")  # ignored by git: caches and resumable training states
 WEIGHTS = Path(__file__).with_name("weights")
 PIPELINE = WEIGHTS / "pipeline"  # the diffusers folder
 JUDGE = WEIGHTS / "judge"

@@ -9,21 +9,22 @@ from transformers import CLIPTokenizer
 from . import world
 
 END = "</w>"  # marks the unit that ends a word
-MAX_LENGTH = 48  # tokens; DreamBench's longest prompt takes 18
+MAX_LENGTH = 32  # tokens; DreamBench's longest prompt takes 18
 
 # Words of the DreamBench prompts and of common requests that the world's captions do not use. No caption
-# trains their embeddings; train_unet.lend_meaning sets them. `sks` is the rare token that subjects take.
+# trains their embeddings; train_unet.settle_words sets them. `sks` is the rare token that subjects take.
 UNUSED = (
-    "sks wearing a red hat santa rainbow scarf black top and monocle chef outfit firefighter police pink glasses "
-    "yellow shirt purple wizard shiny wet cube shaped tree autumn leaves Eiffel Tower ocean milk green grass "
-    "sunflowers around it mirror sidewalk crowded dirt road white toy stuffed animal cartoon the my two of at night "
-    "painting drawing style"
+    "sks wearing santa rainbow scarf top and monocle chef outfit firefighter police wizard shiny wet "
+    "cube shaped mirror sidewalk crowded toy stuffed animal cartoon the my two at night painting drawing style can "
+    "teapot plushie fancy colorful grey brown gold silver big small little old new cute photo holding under behind "
+    "inside near room kitchen garden park street sky sunset rain space moonlight"
 )
 
 
 def corpus() -> list[str]:
     """Every word the tokenizer should know as one token."""
-    captions = [*world.CLASSES, *world.COLORS, *world.BACKGROUNDS, "a photo of a picture of an"]
+    captions = [*world.CLASSES, *world.COLORS, *world.PATTERNS, *world.BACKGROUNDS, world.NEXT_TO]
+    captions.append("a photo of a picture of an")
     return " ".join([*captions, UNUSED]).lower().split()
 
 

@@ -1,9 +1,8 @@
 """Trains the starter's ViT by self-distillation (DINO): `python -m starter.train_dino`.
 
 The two views of DINO are two scenes of one thing, on other grounds and otherwise turned: what they share is who it is.
-Things come in families of one glyph: as it is or repainted in any colour, the same with a pattern, and repainted anew.
-A batch has whole families, and a contrastive term keeps them apart: what tells members from each other must be seen.
-Held-out glyphs are never drawn.
+Things come in families of one noun: two drawings of it as they are, and the first one repainted or patterned. A batch
+has whole families, and a contrastive term keeps them apart: what tells members from each other must be seen.
 """
 
 import copy
@@ -17,41 +16,43 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import encoders, glyphs, world
+from . import drawings, encoders, scenes, world
 from .fitting import arguments, device, fit
-from .layout import DINO_FOLDER
-from .scenes import WORK
-from .subjects import SUBJECTS, TUNING_SUBJECTS, Subject
+from .layout import DINO_FOLDER, WORK
 
 VIEWS = 8  # scenes drawn of every thing
-FAMILY = 3  # things of one glyph
+FAMILY = 3  # things of one noun
 CONTRAST_TEMPERATURE = 0.1
 PROTOTYPES = 1024
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
-TRAINING = [name for name in glyphs.names() if name not in glyphs.HELD_OUT]
 
 
-def thing(index: int) -> tuple[str, Image.Image]:
-    """A thing's class and picture; three in a row are a family."""
+def thing(index: int) -> Image.Image:
+    """A thing's picture; three in a row are a family."""
     family, member = divmod(index, FAMILY)
     rng = np.random.default_rng((3, family))
-    name = TRAINING[rng.integers(len(TRAINING))]
-    repainted, *colors = rng.random() < 0.4, *(tuple(int(c) for c in rng.integers(20, 240, 3)) for _ in range(3))
-    plain = glyphs.glyph(name)
-    picture = world.recolor(plain, colors[0]) if repainted else plain
+    known = scenes.known(held_out=False)
+    noun = world.CLASSES[rng.integers(len(world.CLASSES))]
+    first, second = (drawings.picture(known[noun][i]) for i in rng.permutation(len(known[noun]))[:2])
+    color = tuple(int(c) for c in rng.integers(20, 240, 3))
     if member == 1:
-        picture = world.pattern(picture, ("dots", "stripes")[rng.integers(2)], colors[1])
-    elif member == 2:
-        picture = world.recolor(plain, colors[2])
-    return name.split("/")[0], picture
+        return second
+    if member == 2:
+        kind = rng.integers(3)
+        return world.recolor(first, color) if kind == 2 else world.pattern(first, world.PATTERNS[kind], color)
+    return first
+
+
+def _drawn(picture: Image.Image, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` scenes of a picture on grounds of their own [count, 3, 64, 64], uint8, at the encoders' size."""
+    stand_in = world.Thing(next(iter(drawings.held_out())))  # the picture replaces it
+    grounds = [str(ground) for ground in rng.permutation(list(world.BACKGROUNDS))[:count]]
+    drawn = [world.draw(world.Scene(stand_in, ground), rng, picture).reduce(2) for ground in grounds]
+    return np.stack([np.asarray(image) for image in drawn]).transpose(0, 3, 1, 2)
 
 
 def _views(index: int) -> np.ndarray:
-    cls, picture = thing(index)
-    rng = np.random.default_rng((5, index))
-    grounds = rng.permutation(list(world.BACKGROUNDS))[:VIEWS]
-    scenes = [world.Scene(cls, "", str(ground)) for ground in grounds]
-    return np.stack([np.asarray(world.draw(scene, rng, picture)) for scene in scenes])
+    return _drawn(thing(index), VIEWS, np.random.default_rng((5, index)))
 
 
 def instances(count: int) -> Tensor:
@@ -61,7 +62,7 @@ def instances(count: int) -> Tensor:
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             drawn = np.stack(list(pool.map(_views, range(count), chunksize=16)))
         WORK.mkdir(exist_ok=True)
-        torch.save(torch.from_numpy(drawn).permute(0, 1, 4, 2, 3).contiguous(), path.with_suffix(".tmp"))
+        torch.save(torch.from_numpy(drawn).contiguous(), path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
     return torch.load(path, weights_only=True)
 
@@ -117,43 +118,32 @@ def contrast(first: Tensor, second: Tensor) -> Tensor:
     return (F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)) / 2
 
 
-def _others(subject: Subject) -> list[Image.Image]:
-    """Different subjects of a subject's class: the glyphs of the class, without the subject's own look."""
-    own = [name for name in TRAINING if name.split("/")[0] == subject.cls]
-    return [glyphs.glyph(name) for name in own]
-
-
 @torch.no_grad()
 def separation(backbone: nn.Module, shots: int = 12) -> float:
-    """AUC: pairs of one held-out subject in different scenes, against it and another subject of its class.
+    """AUC: pairs of one held-out drawing in different scenes, against it and another drawing of its noun.
 
-    Scenes are on all twelve grounds, each drawn anew; the AUC is taken per subject and averaged over the subjects.
+    Nouns with two held-out drawings or more; the AUC is taken per drawing and averaged.
     """
     backbone.eval()
-    grounds, found = list(world.BACKGROUNDS), []
-
-    def embedded(pictures: list[Image.Image], cls: str, seed: int) -> Tensor:
-        rng = np.random.default_rng((4, seed))
-        drawn = [
-            np.asarray(world.draw(world.Scene(cls, "", grounds[shot % len(grounds)]), rng, picture))
-            for picture in pictures
-            for shot in range(shots)
-        ]
-        images = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float().to(device()) / 127.5 - 1
-        return F.normalize(backbone(images).float(), dim=1)
-
-    for seed, subject in enumerate({**SUBJECTS, **TUNING_SUBJECTS}.values()):
-        mine = embedded([subject.picture()], subject.cls, seed)
-        others = embedded(_others(subject), subject.cls, 100 + seed)
-        same = (mine @ mine.T)[torch.ones(shots, shots).triu(1).bool()]
-        different = (mine @ others.T).flatten()
-        found.append(float((same[:, None] > different[None]).float().mean()))
+    found = []
+    for number, mine in enumerate(scenes.known(held_out=True).values()):
+        if len(mine) < 2:
+            continue
+        pictures = [drawings.picture(drawing) for drawing in mine]
+        shown = [_drawn(picture, shots, np.random.default_rng((4, number, i))) for i, picture in enumerate(pictures)]
+        pixels = torch.from_numpy(np.concatenate(shown)).to(device()).float() / 127.5 - 1
+        embedded = F.normalize(backbone(pixels).float(), dim=1).unflatten(0, (len(mine), shots))
+        for i in range(len(mine)):
+            same = (embedded[i] @ embedded[i].T)[torch.ones(shots, shots).triu(1).bool()]
+            others = torch.cat([embedded[j] for j in range(len(mine)) if j != i])
+            different = (embedded[i] @ others.T).flatten()
+            found.append(float((same[:, None] > different[None]).float().mean()))
     backbone.train()
     return sum(found) / len(found)
 
 
 def main() -> None:
-    flags = arguments(__doc__, steps=1000, families=22, rate=7e-4, things=7500)
+    flags = arguments(__doc__, steps=2000, families=22, rate=7e-4, things=9000)
     data = instances(flags.things)
     torch.manual_seed(0)
     model = Distillation().to(device())
@@ -164,10 +154,10 @@ def main() -> None:
         chosen = (families[:, None] * FAMILY + torch.arange(FAMILY)).flatten()
         pair = torch.rand(len(chosen), VIEWS, generator=generator).argsort(1)[:, :2]
         views = torch.stack([data[chosen, pair[:, i]].to(device()).float() / 127.5 - 1 for i in range(2)])
-        return model.loss(torch.stack([encoders.blurred(view, generator) for view in views]))
+        return model.loss(torch.stack([encoders.softened(view, generator) for view in views]))
 
     def preview(path: Path) -> str:
-        return f"held-out subjects against others of their class, AUC {separation(model.backbone):.3f}"
+        return f"held-out drawings against others of their noun, AUC {separation(model.backbone):.3f}"
 
     fit("dino", model, loss, steps=flags.steps, rate=flags.rate, preview=preview, preview_every=250, weight_decay=0.04)
     encoders.save(model.backbone, DINO_FOLDER, "timm", encoders.dino_config())

@@ -66,6 +66,9 @@ sys.path[:0] = [{str(installed)!r}, {libraries!r}]
 import vf_starter
 from vf_dreambooth.base_models import load, resolve
 load(resolve("starter"))
+from vf_starter import judge, subjects
+assert len(subjects.photographs("dog", subjects.SUBJECTS["dog"])) == 5
+judge.load()
 import vf_tasks.__main__
 from vf_tasks import recipe
 assert recipe.names()

@@ -26,7 +26,7 @@ def documented(heading: str, *writers: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def dreambooth(tmp_path_factory):
-    """A run of two steps on the starter, with its own rate for the text encoder and photos to validate on."""
+    """A run of two steps on the starter, with rates for the text encoder and the biases, and photos to validate on."""
     folder = tmp_path_factory.mktemp("runs") / "clock"
     flags = {"--instance_dir": ROOT / "examples" / "clock", "--base_model": "starter", "--output_dir": folder}
     flags |= {"--max_train_steps": 2, "--prior": "none", "--num_validation_images": 1, "--text_encoder_lr": 0.01}
@@ -53,8 +53,9 @@ def test_a_dreambooth_run_has_the_documented_files_and_keys(dreambooth):
     assert {path.name for path in dreambooth.path.iterdir()} == top_level(documented("Files", "both", "DreamBooth"))
     assert set(dreambooth.read_config()) == documented("`config.json`", "both", "DreamBooth")
     keys = set().union(*dreambooth.read_log())
-    assert keys == documented("`log.jsonl`", "both", "DreamBooth") | {"lr_text_encoder"}
-    assert "`lr_text_encoder`" in PAGE
+    rates = {"lr_bias", "lr_text_encoder", "lr_text_encoder_bias"}
+    assert keys == documented("`log.jsonl`", "both", "DreamBooth") | rates
+    assert all(f"`{rate}`" in PAGE for rate in rates)
 
 
 def test_a_task_run_has_the_documented_files_and_keys(task):

@@ -45,14 +45,15 @@ PRESETS = {
         quick=("DPMSolverMultistepScheduler", 25),
         batch_size=4,
     ),
-    # benchmarks/starter_preset.md: more steps hardly improve likeness; background and class are still right.
+    # Rates and steps: benchmarks/starter_preset.md. Its own scheduler is DPM++ 2M, so class images take it too.
     "starter": Preset(
-        resolution=64,
+        resolution=128,
         learning_rate=4e-2,
         max_train_steps=300,
         num_class_images=40,
-        num_inference_steps=25,
-        guidance_scale=4.0,
+        num_inference_steps=20,
+        guidance_scale=7.0,
+        bias_lr=4e-3,
         rates_for=STARTER,
         batch_size=2,
     ),

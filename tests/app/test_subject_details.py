@@ -42,10 +42,10 @@ def test_an_uploaded_file_alone_has_no_log_to_show(library, subject_file):
 def test_scores_are_those_of_the_evaluator(library):
     file = library.root / "rex" / "evaluation" / "scores.json"
     file.parent.mkdir()
-    overall = {"dino": {"mean": 0.5, "low": 0.4, "high": 0.6}, "clip_t": None}
+    overall = {"dino": {"mean": 0.5, "low": 0.4, "high": 0.6}, "clip_t": None, "photos": {"dino": 0.9}}
     result = {"schema": "vectorfit-eval/1", "labels": {"dino": "starter DINO", "clip_t": "x"}, "overall": overall}
     file.write_text(json.dumps(result | {"protocol": {"name": "starter"}}))
-    assert scores(library.find("rex")) == [["starter DINO", "0.500", "0.400 to 0.600", "starter"]]
+    assert scores(library.find("rex")) == [["starter DINO", "0.500", "0.400 to 0.600", "0.900", "–", "starter"]]
     file.write_text("{}")
     assert scores(library.find("rex")) == []
 

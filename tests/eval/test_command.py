@@ -44,10 +44,10 @@ def prompts(tmp_path_factory):
 
 
 def generate(*arguments):
-    """`eval generate` with few denoising steps."""
+    """`eval generate` of small pictures with few denoising steps."""
     with pytest.MonkeyPatch.context() as patch:
         presets = StableDiffusion.presets
-        patch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=4))
+        patch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=4, resolution=64))
         main(["generate", *map(str, arguments)])
 
 
@@ -74,7 +74,7 @@ def test_generating_is_resumable_and_tells_what_each_picture_answers(generated, 
     assert f"{len(lost)} generated" in capsys.readouterr().out
     assert {file: (generated / file).read_bytes() for file in before} == before
     facts = json.loads((generated / "facts.json").read_text())
-    assert facts["parameters"] == 29_824
+    assert facts["parameters"] == 38_752
     assert facts["bytes"] == (run / "vectors.safetensors").stat().st_size
 
 
@@ -112,7 +112,7 @@ def test_scoring_reporting_and_comparing(generated, tmp_path, capsys):
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 10
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is fetched from anywhere
-    for words in ("four steps", "again", "PRES", "a sks clock in the snow", "most similar", "29,824"):
+    for words in ("four steps", "again", "PRES", "a sks clock in the snow", "most similar", "38,752"):
         assert words in page
     summary = json.loads((tmp_path / "report" / "report.json").read_text())
     assert summary["schema"] == "vectorfit-report/1"
@@ -181,7 +181,7 @@ def test_two_processes_generate_and_score_what_one_does(generated, run, prompts,
 def test_selfcheck_finds_the_recorded_values(capsys):
     main(["selfcheck", "--protocol", "starter"])
     out = capsys.readouterr().out
-    assert "10 subjects" in out
+    assert "12 subjects" in out
     assert "NOT near" not in out
     assert all(value is not None for value in EXPECTED["starter"].values())
     with pytest.raises(VectorFitError, match="one folder per subject"):
@@ -206,7 +206,7 @@ def test_mistakes_are_one_clear_line(arguments, message, capsys):
 def test_dreambenchs_lists_can_be_named(run, tmp_path):
     clock, live = task_of(run), task_of(run, wanted="live")
     assert [prompt.number for prompt in clock.prompts[:10]] == [prompt.number for prompt in live.prompts[:10]]
-    assert len(clock.prompts) == 14
+    assert len(clock.prompts) == 20
     assert len(live.prompts) == 12
 
 

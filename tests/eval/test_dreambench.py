@@ -21,6 +21,6 @@ def test_prompts_are_worded_as_in_the_data_set():
 
 
 def test_the_starters_share_is_what_its_world_knows():
-    assert len(prompts(False, starter=True)) == 14
+    assert len(prompts(False, starter=True)) == 20
     assert len(prompts(True, starter=True)) == 12
     assert {prompt.number for prompt in prompts(True, starter=True)} <= {prompt.number for prompt in prompts(True)}

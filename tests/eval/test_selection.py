@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     presets = StableDiffusion.presets
-    monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=2))
+    monkeypatch.setitem(presets, "starter", replace(presets["starter"], num_inference_steps=2, resolution=64))
 
 
 def files(run):
@@ -88,7 +88,7 @@ def test_a_dry_run_shows_the_trade_off_and_a_second_one_draws_nothing_anew(train
     assert all(0 <= one["balance"] <= 1 for one in result["candidates"])
     with Image.open(trained.path / "selection" / "trade_off.png") as picture:
         assert picture.width >= 900
-        assert picture.height > 6 * 144  # a row each for photos, base and four candidates
+        assert picture.height > 6 * 128  # a row each for photos, base and four candidates
 
     def draw(*_):
         raise AssertionError("drawn again")

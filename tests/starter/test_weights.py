@@ -2,16 +2,20 @@ import json
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from PIL import Image
 
-from starter import judge, measure, scenes, tokenizer, world
-from starter.layout import PIPELINE, WEIGHTS
-from starter.train_unet import terse_ids
+from starter import judge, measure, scenes, tokenizer
+from starter.layout import CLIP_FOLDER, DINO_FOLDER, JUDGE, PIPELINE, WEIGHTS
 
 
-def test_the_pipeline_is_small_enough_to_keep():
-    files = [path for path in PIPELINE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 25_000_000
+def bytes_of(*folders):
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*.safetensors"))
+
+
+def test_the_weights_are_small_enough_to_keep():
+    assert bytes_of(PIPELINE) <= 64_000_000
+    assert bytes_of(CLIP_FOLDER, DINO_FOLDER, JUDGE) <= 12_000_000
     assert max(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 16_000_000
 
 
@@ -22,55 +26,45 @@ def pipe():
     return pipe
 
 
+@pytest.fixture(scope="module")
+def unseen():
+    """Scenes of drawings that no training saw, at full size."""
+    return scenes.render(100, scenes.HELD_OUT_SEED, held_out=True)
+
+
+def test_it_draws_by_the_fast_scheduler_that_its_preset_counts_on(pipe):
+    assert isinstance(pipe.scheduler, DPMSolverMultistepScheduler)
+
+
 def test_the_tokenizer_is_the_one_the_world_builds(pipe):
     assert pipe.tokenizer.get_vocab() == tokenizer.build().get_vocab()
     assert pipe.tokenizer.model_max_length == tokenizer.MAX_LENGTH
+    assert len(pipe.text_encoder.get_input_embeddings().weight) == len(pipe.tokenizer)
 
 
-def test_the_word_sks_is_in_no_caption_and_is_read_as_describing_words_are(pipe):
-    data, vocabulary = scenes.render(400, scenes.TRAINING_SEED), tokenizer.build()
-    sks = vocabulary.get_vocab()["sks</w>"]
-    for ids in (
-        vocabulary(data.captions, padding="max_length", return_tensors="pt").input_ids,
-        terse_ids(data, vocabulary),
-    ):
-        assert not (ids == sks).any()
-    weight = pipe.text_encoder.get_input_embeddings().weight.detach()
-    colors = weight[[vocabulary.get_vocab()[f"{name}</w>"] for name in world.COLORS]]
-    shares = torch.linalg.lstsq(
-        torch.cat([colors, torch.ones(5, 1)], 1).T, torch.cat([weight[sks], torch.ones(1)])
-    ).solution
-    torch.testing.assert_close(shares @ colors, weight[sks], atol=2e-3, rtol=0)
-
-
-def test_the_vae_rebuilds_held_out_scenes(pipe):
+def test_the_vae_rebuilds_scenes_of_drawings_that_it_never_saw(pipe, unseen):
     from starter.train_vae import psnr
 
-    assert psnr(pipe.vae, scenes.render(50, scenes.HELD_OUT_SEED), count=50) >= 27
+    assert psnr(pipe.vae, unseen, count=50) >= 27
 
 
-def test_the_judge_recognises_rendered_scenes():
-    from starter.train_judge import accuracy
-
-    by_class, by_background = accuracy(judge.load(), scenes.render(300, scenes.HELD_OUT_SEED + 1))
-    assert by_class >= 0.95
-    assert by_background >= 0.95
-
-
-def test_what_is_asked_for_is_spread_evenly():
-    pairs = [measure.asked(index) for index in range(measure.COUNT)]
-    for part in zip(*pairs, strict=True):
-        counts = [part.count(value) for value in set(part)]
-        assert max(counts) - min(counts) <= 1
-    assert len(set(pairs)) > 150
+def test_the_judge_recognises_drawings_that_it_never_saw(unseen):
+    alone = [index for index, scene in enumerate(unseen.scenes) if scene.beside is None]
+    seen = judge.look(judge.load(), [Image.fromarray(unseen.images[i].permute(1, 2, 0).numpy()) for i in alone])
+    nouns = [got == unseen.scenes[i].cls for got, i in zip(seen.classes, alone, strict=True)]
+    grounds = [got == unseen.scenes[i].background for got, i in zip(seen.backgrounds, alone, strict=True)]
+    assert sum(nouns) / len(alone) >= 0.6  # of 206 nouns; the model card has what a thousand scenes give
+    assert sum(grounds) / len(alone) >= 0.97
 
 
 @pytest.mark.slow
 def test_generated_pictures_show_what_was_asked_for():
-    seen, truth = judge.look(judge.load(), measure.generate()), [measure.asked(i) for i in range(measure.COUNT)]
-    classes = sum(got == asked for got, (asked, _) in zip(seen.classes, truth, strict=True)) / measure.COUNT
-    backgrounds = sum(got == asked for got, (_, asked) in zip(seen.backgrounds, truth, strict=True)) / measure.COUNT
-    assert classes >= 0.95
-    assert backgrounds >= 0.97
+    truth = [measure.asked(index) for index in range(measure.COUNT)]
+    images = measure.generate(measure.load(), [measure.prompt(*pair) for pair in truth], list(range(measure.COUNT)))
+    seen = judge.look(judge.load(), images)
+    nouns = sum(got == cls for got, (cls, _) in zip(seen.classes, truth, strict=True)) / measure.COUNT
+    grounds = sum(got == ground for got, (_, ground) in zip(seen.backgrounds, truth, strict=True)) / measure.COUNT
+    assert nouns >= 0.9
+    assert grounds >= 0.97
     recorded = json.loads((WEIGHTS / "measured.json").read_text())
-    assert abs(classes - recorded["class_recognised"]) <= 0.02
+    assert abs(nouns - recorded["noun_recognised"]) <= 0.02

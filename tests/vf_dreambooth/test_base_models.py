@@ -16,7 +16,7 @@ from vf_dreambooth.base_models import SD14, load, resolve
 
 def test_base_models_and_their_presets(tmp_path):
     starter, sd = resolve("starter"), resolve(SD14)
-    assert starter.preset.resolution == 64
+    assert starter.preset.resolution == 128
     assert (sd.preset.learning_rate, sd.preset.num_class_images, sd.preset.resolution) == (5e-5, 300, 512)
     assert resolve("auto").name == (SD14 if torch.cuda.is_available() else "starter")
     with pytest.raises(VectorFitError, match="no such folder"):
