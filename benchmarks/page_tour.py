@@ -14,7 +14,7 @@ from benchmarks.page_server import ROOT, browser, serve, untrained
 
 FILM = ROOT / "docs" / "page"
 DESKTOP, PHONE = {"width": 1400, "height": 1000}, {"width": 390, "height": 844}
-SUBJECT = "teapot"  # of the shipped ones, the one that a person recognises at a glance
+SUBJECT = "clock"  # of the shipped ones, the one that a person recognises at a glance
 TO_A_PICTURE, TO_A_SUBJECT = 3, 6  # actions that a way may take
 PATIENCE = 3_600_000  # milliseconds: a training may take that long here
 SETTLED = 700  # milliseconds until what moves on the page stands still

@@ -37,7 +37,7 @@ def setups_of(subjects: list[str], folder: Path, flags: argparse.Namespace) -> l
             (photos / name).symlink_to(EXAMPLES / name)
     command: dict[str, Any] = {"--instance_dir": photos, "--base_model": "starter", "--output_dir": folder}
     # Which pictures the class has makes no difference to the time, and drawing them takes long.
-    command |= {"--mixed_precision": flags.mixed_precision, "--class_data_dir": EXAMPLES / "teapot"}
+    command |= {"--mixed_precision": flags.mixed_precision, "--class_data_dir": EXAMPLES / "clock"}
     command |= {"--together": len(subjects), "--num_validation_images": 0}
     setups, _ = prepare([str(part) for pair in command.items() for part in pair])
     return setups

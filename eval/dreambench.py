@@ -54,7 +54,21 @@ STARTER_PROPERTIES = ("red", "purple")
 NAMED_AS_CLASS = "backpack can candle cat cat2 clock dog dog2 dog3 dog5 dog6 dog7 dog8 teapot vase".split()
 SUBJECTS = {**KNOWN_SUBJECTS, **{name: name.rstrip("0123456789") for name in NAMED_AS_CLASS}}
 
-ANIMALS = ("bear", "bird", "cat", "dog", "elephant", "fish", "horse", "monkey", "owl", "rabbit", "turtle")
+ANIMALS = (
+    "bear",
+    "bird",
+    "cat",
+    "dog",
+    "dragon",
+    "elephant",
+    "fish",
+    "fox",
+    "horse",
+    "monkey",
+    "owl",
+    "rabbit",
+    "turtle",
+)
 
 
 @dataclass(frozen=True)
