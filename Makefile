@@ -26,10 +26,10 @@ app: .venv/installed-app
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/vectorfit train \
-		--instance_dir examples/dog --base_model starter --output_dir runs/demo
+		--instance_dir examples/teapot --base_model starter --output_dir runs/demo
 	$(BIN)/vectorfit generate --vectors runs/demo --compare \
-		--prompt "a photo of sks dog in the snow" --prompt "sks dog on the beach" \
-		--prompt "sks dog on top of a purple rug in a forest" --prompt "a photo of a dog"
+		--prompt "a photo of sks teapot in the snow" --prompt "sks teapot on the beach" \
+		--prompt "sks teapot on top of a purple rug in a forest" --prompt "a photo of a teapot"
 	@echo "picture      runs/demo/generated/comparison.png: photos, the base, the subject"
 
 test: .venv/installed-dev
