@@ -12,6 +12,7 @@ LAYERS = {
     "group norm": (nn.GroupNorm(4, 16), 8),
     "convolution of small maps": (nn.Conv2d(16, 24, 3, padding=1), 4),
     "convolution of large maps": (nn.Conv2d(16, 24, 3, padding=1), 8),
+    "convolution of small maps without a border": (nn.Conv2d(16, 24, 3), 4),
     "strided convolution": (nn.Conv2d(16, 24, 3, stride=2, padding=1), 4),
     "convolution of single places": (nn.Conv2d(16, 24, 1), 4),
 }
