@@ -163,7 +163,7 @@ def main() -> None:
     notes = f"""Every client asks for {EACH} pictures of {STEPS} steps at once, with its own seeds and prompt, beside
 one training. Every answer is checked by the settings in its PNG. A place is the number of requests before one in the
 queue. SIGKILL ends the server between two pictures of a drawing; the browser finds those that were done again.
-Seconds and steps are those of one run on two cores, with nothing but that training beside."""
+Seconds and steps are those of one run on two cores, with that training and little else beside."""
     write_table(RESULT, "Many requests at once", "python -m benchmarks.page_load", ["", ""], rows, notes)
     print(RESULT.read_text())
 
